@@ -88,26 +88,30 @@ class Auto(Method):
             return self._by_state(state, share, task, partition, model)
         known = {"lr": self.lr, "weight_decay": self.weight_decay, "training_steps": self.training_steps}
         if self.training_steps is not None:
-            known["budget"] = share
+            known |= self._spending(partition)
         options = {name: value for name, value in known.items() if value is not None}
         return "continued_training", options, "it comes nearest to retraining where no state of the training is given"
 
     def _by_state(
         self, state: TrainingState, share: float, task: Task, partition: Any, model: nn.Module
     ) -> tuple[str, dict[str, Any], str]:
-        options, rate = {"training": state, "budget": share}, growth_rate(state, model)
+        options, rate = {"training": state, **self._spending(partition)}, growth_rate(state, model)
         if rate is None:
             return "continued_training", options, "the state of its training is at hand, without a checkpoint"
         how = f"at its end the norm of the weights changed by {rate:.1%} per training"
         if rate <= GROWING:
             return "continued_training", options, f"the training had settled: {how}"
         if self._may_teach(task, partition, model):
-            options["budget"] = TAUGHT_SHARE
+            options = {"training": state, "budget": TAUGHT_SHARE}
             why = f"the training had not settled, so what it learned by heart stays without a teacher: {how}"
             return "continued_training", options | TEACHER, why
         if state.earliest(share * state.total) is not None:
-            return "replay", options, f"the training had not settled: {how}"
+            return "replay", {"training": state, "budget": share}, f"the training had not settled: {how}"
         return "continued_training", options, f"no checkpoint lies in its last {share:.1%}, though {how}"
+
+    def _spending(self, partition: Any) -> dict[str, Any]:
+        """Return the options that bound what is spent: the usual share, and more while what is forgotten moves."""
+        return {"budget": self.budget} if self.budget < share_of(partition) else {"at_most": self.budget}
 
     def _may_teach(self, task: Task, partition: Any, model: nn.Module) -> bool:
         if self.budget < TAUGHT_SHARE or task.name == "link_prediction" or partition.forgets == ("edges",):

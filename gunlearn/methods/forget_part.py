@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gunlearn.errors import EmptyForgetSetError
+from gunlearn.errors import EmptyForgetSetError, UnsupportedMethodError
 from gunlearn.losses import Prediction
 from gunlearn.tasks.base import PartItems, Parts, Task
 
@@ -13,6 +13,14 @@ from gunlearn.tasks.base import PartItems, Parts, Task
 def no_forget_items(method: str) -> EmptyForgetSetError:
     """Return the error of a request that names nothing that the task has an item for."""
     return EmptyForgetSetError(f"Expected forgotten training items for '{method}' (got a request that names none)")
+
+
+def has_forget_items(parts: Parts) -> bool:
+    """Return whether forgotten items are predicted: a forgotten edge under node classification is none."""
+    try:
+        return parts.count("forget") > 0
+    except UnsupportedMethodError:
+        return False
 
 
 def forget_items(parts: Parts, method: str) -> Any:

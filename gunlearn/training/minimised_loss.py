@@ -19,10 +19,10 @@ _DRAWS = 3  # of dropout and negatives
 
 
 @torch.no_grad()
-def training_loss(model: nn.Module, data: Any, task: Task, reading: BatchOptions, seed: int) -> float:
-    """Return the mean negative log-likelihood of training items, in nats.
+def training_losses(model: nn.Module, data: Any, task: Task, reading: BatchOptions, seed: int) -> Tensor:
+    """Return the mean negative log-likelihood of training items under each of three draws, `[3]` in nats.
 
-    Dropout, negatives and batches are drawn under `seed`, the same for each model; the mean over three draws counts.
+    Dropout, negatives and batches are drawn under `seed`, the same for each model.
 
     Args:
         model: to judge; it does not change.
@@ -31,12 +31,12 @@ def training_loss(model: nn.Module, data: Any, task: Task, reading: BatchOptions
         reading: how much a pass reads.
         seed: of the draws.
     """
-    model, total = copy.deepcopy(model).train(), 0.0
+    model, losses = copy.deepcopy(model).train(), []
     for draw in range(_DRAWS):
         with isolated_rng(seed + draw):
             _, step = training_step(model, data, task, reading)
-            total += float(summed(step()).total) / _DRAWS
-    return total
+            losses.append(float(summed(step()).total))
+    return torch.tensor(losses, dtype=torch.double)
 
 
 def penalty_of(weights: Mapping[str, Tensor], decay: Mapping[str, float]) -> float:

@@ -1,6 +1,7 @@
 """Continued training against the training itself, replay against what it repeats, and their controls."""
 
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -136,7 +137,8 @@ def test_the_rate_is_constant_and_falls_in_the_last_quarter() -> None:
     assert raised == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0, 0.5]
 
 
-def test_what_is_forgotten_sets_the_price() -> None:
+def test_what_is_forgotten_sets_the_price(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gunlearn.methods.any_task.still_moving._RATIO", math.inf)
     data = lone()
     base = trained(data, epochs=200)
     for request, share in (

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from gunlearn.errors import UnsupportedMethodError, UnsupportedModelError
+from gunlearn.errors import UnsupportedModelError
 from gunlearn.losses.divergences import cross_entropy
 from gunlearn.methods.base import Problem
-from gunlearn.methods.forget_part import no_forget_items
+from gunlearn.methods.forget_part import has_forget_items, no_forget_items
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Parts
 from gunlearn.tasks.sampling import BatchOptions
@@ -29,12 +29,10 @@ _BISECTIONS, _LARGEST = 40, 100.0
 def can_teach(parts: Parts, model: nn.Module) -> bool:
     """Return whether there are forgotten items that are predicted, and `taught` takes the model."""
     try:
-        if parts.count("forget") == 0:
-            return False
         _new_model(model)
-    except (UnsupportedModelError, UnsupportedMethodError):
+    except UnsupportedModelError:
         return False
-    return True
+    return has_forget_items(parts)
 
 
 def _new_model(model: nn.Module) -> nn.Module:

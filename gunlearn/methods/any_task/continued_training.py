@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -16,21 +16,26 @@ from gunlearn.methods.any_task.handed_on import Making
 from gunlearn.methods.any_task.second_look import LOOKS, Look
 from gunlearn.methods.any_task.shrunk import shrink
 from gunlearn.methods.any_task.starts import estimated, from_state
+from gunlearn.methods.any_task.still_moving import FEWEST, PASSES, StillMoving
 from gunlearn.methods.any_task.training_budget import fall, is_small, steps_of
 from gunlearn.methods.base import BY_MODE, Outcome, Problem, check_interval
+from gunlearn.methods.forget_part import has_forget_items
 from gunlearn.methods.gradient import GradientMethod
 from gunlearn.tasks.base import Parts
 from gunlearn.training.arguments import TrainArguments
 from gunlearn.training.optimizers import SchedulerSpec, goes_on
+from gunlearn.training.processes import world_size
 from gunlearn.training.run import reading_of
 from gunlearn.training.second_moments import shorten_memory
 from gunlearn.training.settled import growth_rate
 from gunlearn.training.state_sources import NONE, as_training_state
+from gunlearn.training.step import Change
 from gunlearn.training.training_state import TrainingState
 from gunlearn.training.unseen import UNSEEN_WEIGHT, Unseen, find_unseen, training_objective, weight_of
 
 _RAMP = 0.25  # share of the steps over which the rate of an optimiser without state rises
 _USUAL_RATE = 1e-3
+_SLACK = 0.05  # rise of the training's loss that an optimiser with its state may bring: retraining may, too
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,8 @@ class ContinuedTraining(GradientMethod):
         unseen_weight: weight of a divergence that draws forgotten edges to the scores that retraining is expected to
             give them (`gunlearn.tasks.graph.retrained_scores`): under link prediction with validation edges, for
             requests of edges alone. 0 leaves it out.
+        at_most: where `budget` is `None`, the steps are doubled, up to this share of the training's, as long as the
+            predictions of forgotten items move on (`gunlearn.methods.any_task.still_moving`), and are at least 20.
         teacher_share: share of the steps that train a new model without the forgotten items; its predictions of them,
             as sure as the original is of validation items (of classes, where there are some), are what `unseen_weight`
             draws the model to then. For items that a training without weight decay learned by heart: continuing alone
@@ -78,6 +85,7 @@ class ContinuedTraining(GradientMethod):
     weight_decay: float = BY_MODE
     training_steps: int | None = None
     budget: float | None = None
+    at_most: float = 1 / 3
     unseen_weight: float = UNSEEN_WEIGHT
     teacher_share: float = 0.0
     shrink: float = 1.0
@@ -93,7 +101,7 @@ class ContinuedTraining(GradientMethod):
         return "taught" if self.teacher_share else "estimated" if self.training == NONE else super().label
 
     def __post_init__(self) -> None:
-        check_interval(self, "in (0, 1]", "shrink", *([] if self.budget is None else ["budget"]))
+        check_interval(self, "in (0, 1]", "shrink", "at_most", *([] if self.budget is None else ["budget"]))
         check_interval(self, ">= 0", "unseen_weight")
         check_interval(self, "in [0, 1)", "teacher_share")
         if self.teacher_share:
@@ -159,8 +167,12 @@ class ContinuedTraining(GradientMethod):
         changes = start.changes
         if source is not None and steps is not None and not learning and not is_small(problem.partition):
             changes += (partial(shorten_memory, steps=steps),)
+        moving = self._moving(problem, steps, spent, total) if by_budget and not learning else None
+        if moving is not None:
+            steps, spent = moving.most, spent + PASSES
+            problem = replace(problem, callbacks=[*problem.callbacks, moving])  # its state is checkpointed
         making = Making(start.make, *changes, lambda _: shrink(problem.model, self.shrink))
-        own = self._ready(problem, state, steps, making, start.rises)
+        own = replace(self._ready(problem, state, steps, making, start.rises), moving=moving)
         if learning:
             make = Making(start.make, *changes)
             own = replace(own, unseen=taught(self.name, problem, self.unseen_weight, learning, make, own.reading))
@@ -172,7 +184,8 @@ class ContinuedTraining(GradientMethod):
         if learning:
             outcome.notes["teacher_steps"] = learning
         if look is not None:
-            outcome = look.not_farther(outcome, making.made, take_back=self.shrink == 1 and not learning)
+            keep = self.shrink < 1 or learning > 0
+            outcome = look.not_farther(outcome, making.made, not keep, slack=0.0 if source is None else _SLACK)
         if total is not None and outcome.state is not None:
             taken = outcome.state.step
             outcome.notes["price"] = round((taken + spent + learning) / total, 4)
@@ -180,6 +193,16 @@ class ContinuedTraining(GradientMethod):
         if outcome.unchanged:
             outcome.training = state
         return outcome
+
+    def _moving(self, problem: Problem, steps: int | None, spent: int, total: int | None) -> StillMoving | None:
+        """Return what watches the forgotten items; `None` where none is predicted, or no budget is left to go on."""
+        if self.budget is not None or total is None or steps is None or self.shrink < 1 or world_size() > 1:
+            return None
+        most = int(self.at_most * total) - spent - PASSES
+        parts = problem.task.parts(problem.partition, "retain", problem.model, ("forget", "retain"))
+        if most <= steps or not has_forget_items(parts):
+            return None
+        return StillMoving(problem, parts, max(steps - PASSES, min(FEWEST, most)), most, self.batch_size)
 
     def _shares(self, steps: int | None) -> tuple[int | None, int]:
         """Return the steps of the model and those of its teacher, out of so many."""
@@ -211,6 +234,7 @@ class _Run(ContinuedTraining):
 
     rises: bool = False
     unseen: Unseen | None = None
+    moving: StillMoving | None = None
 
     def objective(self) -> Objective:
         return training_objective(self.unseen)
@@ -222,4 +246,9 @@ class _Run(ContinuedTraining):
         return {} if self.unseen is None else {"forget": self.unseen.logits}
 
     def make_scheduler(self, problem: Problem, steps: int) -> SchedulerSpec | None:
-        return self.scheduler or fall(steps, _RAMP if self.rises else 0.0)
+        moving = self.moving
+        return self.scheduler or fall(steps if moving is None else lambda: moving.steps, _RAMP if self.rises else 0.0)
+
+    def adapt(self, problem: Problem, parts: Parts) -> tuple[Change, Callable[[], bool] | None]:
+        change, stop = super().adapt(problem, parts)
+        return change, stop if self.moving is None else self.moving.ends

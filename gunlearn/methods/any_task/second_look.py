@@ -10,11 +10,12 @@ from torch import nn
 from gunlearn.methods.base import Outcome
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.sampling import BatchOptions
-from gunlearn.training.minimised_loss import decay_of, penalty_of, training_loss
+from gunlearn.training.minimised_loss import decay_of, penalty_of, training_losses
 from gunlearn.training.processes import world_size
 
 #: Passes that a look before and one after take: three draws each, forward alone, cost about as much as a step each.
 LOOKS = 2
+_T = 2.92  # Student's t for three draws, 5 % on one side
 
 
 class Look:
@@ -34,24 +35,27 @@ class Look:
     def __init__(self, model: nn.Module, data: Any, task: Task, reading: BatchOptions, seed: int) -> None:
         self.seen = data, task, reading, seed
         self.weights = copy.deepcopy(model.state_dict())
-        self.loss = training_loss(model, *self.seen) if world_size() == 1 else None
+        self.losses = training_losses(model, *self.seen) if world_size() == 1 else None
 
-    def not_farther(self, outcome: Outcome, optimizer: Any, take_back: bool = True) -> Outcome:
+    def not_farther(self, outcome: Outcome, optimizer: Any, take_back: bool = True, slack: float = 0.0) -> Outcome:
         """Return the outcome; with the weights from before where the loss, with the optimiser's L2 penalty, rose.
 
-        Without `take_back` the steps stay, and the notes alone say so.
+        A rise counts where it is more than the draws of dropout and negatives explain (a paired t test at 5 %), and
+        more than the share `slack` of the loss. Without `take_back` the steps stay, and the notes alone say so.
         """
         model, state = outcome.model, outcome.state
         decay = None if optimizer is None else decay_of(optimizer, model)
-        if self.loss is None or decay is None or state is None or not state.step:
+        if self.losses is None or decay is None or state is None or not state.step:
             return outcome
-        before = self.loss + penalty_of(self.weights, decay)
-        after = training_loss(model, *self.seen) + penalty_of(model.state_dict(), decay)
+        losses = training_losses(model, *self.seen)
+        added = [penalty_of(weights, decay) for weights in (self.weights, model.state_dict())]
+        before, after = float(self.losses.mean()) + added[0], float(losses.mean()) + added[1]
         outcome.notes |= {"training_loss_before": before, "training_loss": after}
-        if after > before and take_back:
+        by_chance = _T * float((losses - self.losses).std()) / len(losses) ** 0.5
+        if after - before > max(by_chance, slack * before) and take_back:
             model.load_state_dict(self.weights)
             outcome.unchanged = (
                 f"{state.step} steps raised the training's loss on the retained data from {before:.6g} to {after:.6g} "
-                "nats, and were taken back; give the state of the training, a lower 'lr' or more steps"
+                "nats, and were taken back; give the state of the training or a lower 'lr'"
             )
         return outcome

@@ -7,7 +7,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from gunlearn.errors import InvalidInputError
 
-_CONSTANT = 0.75  # share of the steps before the rate falls
+#: Share of the steps before the learning rate falls.
+CONSTANT = 0.75
 _FEW, _REACH = 10, 0.1  # items, share of the nodes
 _USUAL_STEPS = 50
 
@@ -45,13 +46,16 @@ def steps_of(budget: float | None, partition: Any, total: int | None) -> int:
     return steps
 
 
-def fall(steps: int, rise: float = 0.0) -> Callable[[Any], LambdaLR]:
-    """Return a scheduler whose rate falls to 0 over the last quarter of the steps; with `rise` it also rises from 0."""
-    whole = max(1, steps)
+def fall(steps: int | Callable[[], int], rise: float = 0.0) -> Callable[[Any], LambdaLR]:
+    """Return a scheduler whose rate falls to 0 over the last quarter of the steps; with `rise` it also rises from 0.
+
+    A function tells a number of steps that changes while the rate is constant.
+    """
 
     def factor(step: int) -> float:
+        whole = max(1, steps if isinstance(steps, int) else steps())
         share = step / whole
         up = min(1.0, (share + 1 / whole) / rise) if rise else 1.0
-        return min(up, 1.0, max(0.0, (1 - share) / (1 - _CONSTANT)))
+        return min(up, 1.0, max(0.0, (1 - share) / (1 - CONSTANT)))
 
     return lambda optimizer: LambdaLR(optimizer, factor)
