@@ -16,6 +16,7 @@ from gunlearn.errors import InvalidInputError
 from gunlearn.training.training_state import TrainingState
 
 _REMEDY = "hand in the optimiser that trained this model, or its state_dict"
+_BY_NAME = 'name it for estimates in place of its state (optimizer="adam", lr=...)'
 _SAME = 0.5  # share of a parameter's values
 _LIKE_PARAMETER = ("exp_avg", "exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg", "sum", "acc_delta", "prev")
 _ADDED = {"params", "param_names", "initial_lr"}  # keys of a group that are no settings of its class
@@ -35,22 +36,56 @@ def goes_on(source: Any) -> bool:
     return isinstance(source, Optimizer | Mapping | TrainingState)
 
 
-def resumed_optimizer(source: Any, parameters: Sequence[nn.Parameter], names: Sequence[str] = ()) -> Optimizer:
+def steps_counted(state: Mapping[str, Any]) -> int | None:
+    """Return the steps that the state in an optimiser's `state_dict` counts; `None` where it counts none."""
+    counts = [int(entry["step"]) for entry in state["state"].values() if "step" in entry]
+    return max(counts, default=None)
+
+
+def resumed_optimizer(
+    source: Any, parameters: Sequence[nn.Parameter], names: Sequence[str] = (), may_be_new: bool = False
+) -> Optimizer:
     """Return an optimiser over `parameters` with the class, settings and state of `source`, which does not change.
 
     Args:
         source: an optimiser, an optimiser's `state_dict`, or a `TrainingState`.
         parameters: those of a copy of the model that it trained.
         names: their names, where the state has some.
+        may_be_new: `source` need not have taken a step.
 
     Raises:
-        InvalidInputError: other parameters, or a `state_dict` of no class of `torch.optim`.
+        InvalidInputError: other parameters, a `state_dict` of no class of `torch.optim`, or no step taken.
     """
-    if isinstance(source, Optimizer):
-        return _moved(source, list(parameters))
     if isinstance(source, TrainingState):
-        return _loaded(source.optimizer, source.kind, list(parameters), names, source.names)
-    return _loaded(source, "", list(parameters), names)
+        made = _loaded(source.optimizer, source.kind, list(parameters), names, source.names)
+        may_be_new = may_be_new or not source.steps
+    elif isinstance(source, Optimizer):
+        made = _moved(source, list(parameters))
+    else:
+        made = _loaded(source, "", list(parameters), names)
+    if not may_be_new and not _has_stepped(made) and _leaves_state(made):
+        raise InvalidInputError(
+            f"Expected the optimiser's state after the training (got that of a new {type(made).__name__}, which has "
+            f"taken no step); {_REMEDY}, or {_BY_NAME}"
+        )
+    return made
+
+
+def _has_stepped(optimizer: Optimizer) -> bool:
+    return any(entry and ("step" not in entry or int(entry["step"]) > 0) for entry in optimizer.state.values())
+
+
+def _leaves_state(optimizer: Optimizer) -> bool:
+    """Return whether a step of such an optimiser leaves state, as of all in torch but SGD without momentum."""
+    if isinstance(optimizer, torch.optim.LBFGS | torch.optim.SparseAdam):  # which need more than a gradient to step
+        return True
+    group = optimizer.param_groups[0]
+    place = nn.Parameter(group["params"][0].new_zeros(1, 1))
+    place.grad = torch.ones_like(place)
+    probe = copy.copy(optimizer)
+    probe.param_groups, probe.state = [{**group, "params": [place]}], defaultdict(dict)
+    probe.step()
+    return any(probe.state.values())
 
 
 def _moved(source: Optimizer, parameters: list[nn.Parameter]) -> Optimizer:
@@ -135,7 +170,8 @@ def _by_shape(state: Mapping[str, Any], parameters: list[nn.Parameter]) -> list[
                 raise InvalidInputError(
                     f"Expected one group of parameters in the state of an optimiser, names of all, or groups of "
                     f"different shapes (got {len(groups)} groups, and nothing tells which parameter an entry belongs "
-                    "to); hand in the optimiser itself"
+                    "to); build the optimiser of this model's parameters with the same groups, load the state_dict, and "
+                    "hand in the optimiser"
                 )
     return sorted(parameters, key=lambda parameter: at.get(parameter.shape, len(groups)))
 

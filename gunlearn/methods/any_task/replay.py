@@ -81,7 +81,7 @@ class Replay(Method):
         def make(parameters: Sequence[nn.Parameter]) -> Any:
             if moment.rng is not None:  # here, since batches draw their seed before
                 torch.set_rng_state(moment.rng)
-            return resumed_optimizer(replace(state, optimizer=moment.optimizer), parameters, own)
+            return resumed_optimizer(replace(state, steps=moment.step, optimizer=moment.optimizer), parameters, own)
 
         making = Making(make)
         taken = train_from_scratch(
