@@ -170,8 +170,8 @@ def _by_shape(state: Mapping[str, Any], parameters: list[nn.Parameter]) -> list[
                 raise InvalidInputError(
                     f"Expected one group of parameters in the state of an optimiser, names of all, or groups of "
                     f"different shapes (got {len(groups)} groups, and nothing tells which parameter an entry belongs "
-                    "to); build the optimiser of this model's parameters with the same groups, load the state_dict, and "
-                    "hand in the optimiser"
+                    "to); build the optimiser of this model's parameters with the same groups, load the state_dict, "
+                    "and hand the optimiser in"
                 )
     return sorted(parameters, key=lambda parameter: at.get(parameter.shape, len(groups)))
 

@@ -84,7 +84,7 @@ def test_groups_and_their_settings_are_found_by_value_whatever_their_order() -> 
     alike = torch.optim.SGD([{"params": square[1].parameters()}, {"params": square[0].parameters()}], 0.1, momentum=0.9)
     square(torch.ones(1, 2)).sum().backward()
     alike.step()
-    with pytest.raises(InvalidInputError, match="2 groups, and nothing tells.*with the same groups, load"):
+    with pytest.raises(InvalidInputError, match=r"2 groups, and nothing tells.*with the same groups, load"):
         make_optimizer(alike.state_dict(), list(square.parameters()), 1.0)
 
 
@@ -159,7 +159,12 @@ def test_an_optimiser_that_never_stepped_is_no_state_of_a_training(what: str) ->
 
 def test_an_optimiser_without_state_may_go_on() -> None:
     initial = TrainingState(0, 5, "Adam", new(torch.optim.Adam).state_dict())  # the first checkpoint of a training
-    for source in (new(torch.optim.SGD), new(torch.optim.SGD).state_dict(), Signs(model().parameters(), False), initial):
+    for source in (
+        new(torch.optim.SGD),
+        new(torch.optim.SGD).state_dict(),
+        Signs(model().parameters(), False),
+        initial,
+    ):
         assert not resumed_optimizer(source, list(model().parameters())).state
 
 
