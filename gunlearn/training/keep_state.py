@@ -32,7 +32,7 @@ class KeepState(StatefulCallback):
 
     If you go back to the best weights at the end, call `settle` each time you take a copy of them.
 
-    In Lightning call `self.keeping.step(self.model, self.optimizers())` in `on_train_batch_end`; a Trainer of
+    In Lightning call `self.keeping.step(self.model, self.optimizers())` at the end of `optimizer_step`; a Trainer of
     transformers takes `gunlearn.llm.as_trainer_callback(keeping)` among its callbacks.
 
     Checkpoints are taken 1/20, 1/10 and 1/5 of all steps before the end, since going back that far costs that share of
