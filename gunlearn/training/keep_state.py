@@ -155,6 +155,11 @@ class KeepState(StatefulCallback):
         if getattr(args, "keep", "last") == "best" and state.best_epoch == kwargs["metrics"].get("epoch"):
             self.settle()
 
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        best = getattr(args, "load_best_model_at_end", False)  # transformers loads it at the end of the training
+        if best and getattr(state, "best_global_step", None) == state.global_step:
+            self.settle()
+
     def on_train_end(self, args: Any, state: TrainState, control: Any, **kwargs: Any) -> None:
         own = hasattr(args, "keep")  # in gunlearn.train; nobody else hands the state on without `state`
         if own and self.ended is None and not self._holds_the_last_step(kwargs["model"]):
