@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from gunlearn.errors import CheckpointError
-from gunlearn.training.resumed_optimizer import steps_counted
+from gunlearn.training.optimizer_state import steps_counted
 from gunlearn.training.training_state import Moment, TrainingState
 
 _WEIGHTS = ("model", "model_state_dict", "state_dict", "weights", "net")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gunlearn.errors import InvalidInputError
+from gunlearn.training.optimizer_state import has_stepped, leaves_state
 from gunlearn.training.training_state import TrainingState
 
 _REMEDY = "hand in the optimiser that trained this model, or its state_dict"
@@ -36,12 +37,6 @@ def goes_on(source: Any) -> bool:
     return isinstance(source, Optimizer | Mapping | TrainingState)
 
 
-def steps_counted(state: Mapping[str, Any]) -> int | None:
-    """Return the steps that the state in an optimiser's `state_dict` counts; `None` where it counts none."""
-    counts = [int(entry["step"]) for entry in state["state"].values() if "step" in entry]
-    return max(counts, default=None)
-
-
 def resumed_optimizer(
     source: Any, parameters: Sequence[nn.Parameter], names: Sequence[str] = (), may_be_new: bool = False
 ) -> Optimizer:
@@ -63,29 +58,12 @@ def resumed_optimizer(
         made = _moved(source, list(parameters))
     else:
         made = _loaded(source, "", list(parameters), names)
-    if not may_be_new and not _has_stepped(made) and _leaves_state(made):
+    if not may_be_new and not has_stepped(made) and leaves_state(made):
         raise InvalidInputError(
             f"Expected the optimiser's state after the training (got that of a new {type(made).__name__}, which has "
             f"taken no step); {_REMEDY}, or {_BY_NAME}"
         )
     return made
-
-
-def _has_stepped(optimizer: Optimizer) -> bool:
-    return any(entry and ("step" not in entry or int(entry["step"]) > 0) for entry in optimizer.state.values())
-
-
-def _leaves_state(optimizer: Optimizer) -> bool:
-    """Return whether a step of such an optimiser leaves state, as of all in torch but SGD without momentum."""
-    if isinstance(optimizer, torch.optim.LBFGS | torch.optim.SparseAdam):  # which need more than a gradient to step
-        return True
-    group = optimizer.param_groups[0]
-    place = nn.Parameter(group["params"][0].new_zeros(1, 1))
-    place.grad = torch.ones_like(place)
-    probe = copy.copy(optimizer)
-    probe.param_groups, probe.state = [{**group, "params": [place]}], defaultdict(dict)
-    probe.step()
-    return any(probe.state.values())
 
 
 def _moved(source: Optimizer, parameters: list[nn.Parameter]) -> Optimizer:
