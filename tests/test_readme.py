@@ -13,6 +13,7 @@ from tests.conftest import REPOSITORY
 
 README = REPOSITORY / "README.md"
 INFLUENCE = REPOSITORY / "docs" / "influence.md"
+METHODS = REPOSITORY / "docs" / "methods.md"
 METRICS = REPOSITORY / "docs" / "metrics.md"
 TABLES = [
     ("methods", methods_table, README),
@@ -80,6 +81,13 @@ def test_influence(tmp_path, monkeypatch) -> None:
     names = executed(INFLUENCE)
     assert (tmp_path / "runs" / "mine" / "influence.html").stat().st_size > 10_000
     assert names["scores"].shape == (names["data"].num_edges,)
+
+
+def test_nearest_to_retraining() -> None:
+    names = executed(METHODS, "training=base")
+    assert names["result"].notes["start"] == "estimated second moments"
+    names = executed(METHODS, "KeepState", **names)
+    assert (names["result"].notes["chosen"], names["keeping"].taken) == ("continued_training", 100)
 
 
 def test_figures(tmp_path, monkeypatch) -> None:

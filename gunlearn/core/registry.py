@@ -89,10 +89,9 @@ class Registry(Mapping[str, type[T]], Generic[T]):
         return cls(**{**settings, **options})
 
     def check_known(self, name: str, cls: type[T], options: Mapping[str, Any]) -> None:
-        """Refuse options that a class does not have."""
+        """Refuse options that a class does not have; its `not_options` say what to do in place of some."""
         known = option_names(cls)
         unknown = sorted(set(options) - set(known))
         if unknown:
-            raise InvalidInputError(
-                f"Expected options of '{name}' among {sorted(known)} (got {unknown}){did_you_mean(unknown[0], known)}"
-            )
+            hint = getattr(cls, "not_options", {}).get(unknown[0], did_you_mean(unknown[0], known))
+            raise InvalidInputError(f"Expected options of '{name}' among {sorted(known)} (got {unknown}){hint}")

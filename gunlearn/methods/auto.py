@@ -14,8 +14,9 @@ from gunlearn.methods.any_task.training_budget import share_of
 from gunlearn.methods.base import Method, Outcome, Problem, check_interval
 from gunlearn.nn.layers.linear_head import LinearHead
 from gunlearn.tasks.base import Task
+from gunlearn.training.optimizers import check_optimizer, goes_on
 from gunlearn.training.settled import GROWING, growth_rate
-from gunlearn.training.state_sources import as_training_state
+from gunlearn.training.state_sources import NONE, as_training_state
 from gunlearn.training.training_state import TrainingState
 
 CHEAP = 0.01  # share of retraining's time below which only free methods fit
@@ -36,7 +37,7 @@ class Auto(Method):
     4. `training` that had not settled (`gunlearn.training.settled`: its weights still grew by more than a tenth per
        training, as without weight decay): `continued_training` with a teacher where nodes or items are forgotten whose
        model can be drawn anew, else `replay` from a checkpoint within the budget;
-    5. else `continued_training`, with the state of the training or, without, with estimates in its place.
+    5. else `continued_training`, with the state of the training or its `optimizer`, else with estimates in its place.
 
     A twentieth of the training's steps is spent on up to 10 items (nodes: that touch at most a tenth of the graph),
     an eighth on more nodes, a fifth on more edges and with a teacher, and never more than the budget. The rules come
@@ -45,6 +46,7 @@ class Auto(Method):
     Args:
         budget: share of retraining's steps that may be spent, at most.
         training: the state of the training, see `ContinuedTraining`; results say what is missing without it.
+        optimizer: the optimiser that trained the model, or its `state_dict`, in place of `training`.
         training_steps: optimiser steps of the training, where no `training` says so.
         lr: learning rate of the training, where no `training` says so.
         weight_decay: penalty of the training, where no `training` says so; `None` estimates it from the weights.
@@ -53,6 +55,7 @@ class Auto(Method):
 
     budget: float = 0.33
     training: Any = None
+    optimizer: Any = None
     training_steps: int | None = None
     lr: float | None = None
     weight_decay: float | None = None
@@ -67,8 +70,20 @@ class Auto(Method):
     def __post_init__(self) -> None:
         if not self.budget > 0:
             raise InvalidInputError(f"Expected 'budget' > 0 (got {self.budget})")
+        if self.optimizer is not None:
+            self._check_optimizer()
         check_interval(self, "> 0", *([] if self.lr is None else ["lr"]))
         check_interval(self, ">= 0", *([] if self.weight_decay is None else ["weight_decay"]))
+
+    def _check_optimizer(self) -> None:
+        if not goes_on(self.optimizer):
+            raise InvalidInputError(
+                f"Expected an 'optimizer' that trained the model, or its state_dict (got {self.optimizer!r}); name one "
+                "to 'continued_training'"
+            )
+        check_optimizer(self.optimizer, None)
+        if self.training not in (None, NONE):
+            raise InvalidInputError("Expected 'training' or 'optimizer' (got both)")
 
     def choose(self, task: Task, partition: Any, model: nn.Module) -> tuple[str, dict[str, Any], str]:
         """Return the name of the method, its options, and the rule that picked it: the end of a sentence."""
@@ -86,10 +101,12 @@ class Auto(Method):
         state, share = as_training_state(self.training), min(self.budget, share_of(partition))
         if state is not None:
             return self._by_state(state, share, task, partition, model)
-        known = {"lr": self.lr, "weight_decay": self.weight_decay, "training_steps": self.training_steps}
+        known = {name: getattr(self, name) for name in ("optimizer", "lr", "weight_decay", "training_steps")}
         if self.training_steps is not None:
             known |= self._spending(partition)
         options = {name: value for name, value in known.items() if value is not None}
+        if self.optimizer is not None:
+            return "continued_training", options, "the optimiser of its training is at hand, without a checkpoint"
         return "continued_training", options, "it comes nearest to retraining where no state of the training is given"
 
     def _by_state(
@@ -124,7 +141,8 @@ class Auto(Method):
         method.supports(problem.task, problem.partition)
         outcome = method.run_with_fresh_state(problem)
         chosen = f"'auto' chose '{name}', because {why}."
-        outcome.notes |= {"chosen": name, "options": {k: str(v) for k, v in options.items()}, "why": chosen}
+        written = {key: str(value) for key, value in method.config().items() if key in options}
+        outcome.notes |= {"chosen": name, "options": written, "why": chosen}
         lacks = self._lacks(name, options)
         if lacks:
             outcome.notes["lacks"] = lacks
@@ -134,20 +152,21 @@ class Auto(Method):
         """Return in words what would have brought the model nearer to retraining; empty where all is known."""
         if name != "continued_training" or "training" in options:
             return ""
-        guessed = [
-            words
-            for value, words in (
-                (self.lr, "its learning rate (lr), taken as 1e-3"),
-                (self.weight_decay, "its weight decay, estimated from the weights"),
-                (self.training_steps, "its number of steps (training_steps), for which 50 steps were taken"),
-            )
-            if value is None
-        ]
-        also = f", nor {'; '.join(guessed)}" if guessed else ""
-        return (
-            "Nothing was given of the training: not the optimiser's state (training=, what gunlearn.train returned or "
-            f"gunlearn.KeepState kept){also}."
+        state = (
+            "the optimiser's state (training=, what gunlearn.train returned or gunlearn.KeepState kept, or optimizer=, "
+            "your own)"
         )
+        steps = "its number of steps (training_steps=), for which 50 steps were taken"
+        missing: list[tuple[float | None, str]] = [(self.training_steps, steps)]
+        if self.optimizer is None:
+            missing = [
+                (None, state),
+                (self.lr, "its learning rate (lr=), taken as 1e-3"),
+                (self.weight_decay, "its weight decay (weight_decay=), estimated from the weights"),
+                *missing,
+            ]
+        lacks = [words for given, words in missing if given is None]
+        return f"Not given of the training: {'; '.join(lacks)}." if lacks else ""
 
 
 def share_that_stays(task: Task, partition: Any) -> float:

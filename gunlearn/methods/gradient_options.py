@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from gunlearn.core.checks import check_integer
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.losses import Loss, Objective, as_objective
 from gunlearn.methods.base import Method
@@ -41,7 +42,7 @@ class GradientOptions(Method):
         num_neighbors: neighbours per layer for `sampler="neighbor"`.
         subgraph: encode only the subgraph that the step's items depend on: `"auto"` where it has at most half of the
             edges and gives the outputs of the whole graph (tried once), `"always"` or `"never"`.
-        steps: optimiser steps, in place of `epochs`.
+        steps: optimiser steps, at least one, in place of `epochs`.
         accumulate: read all forgotten items at each step, `batch_size` at a time, and add up their gradients. With
             `until` they are read whole in any case.
         optimizer: a name or class of `torch.optim`, or a function from parameters to an optimiser, which sets the rate.
@@ -71,6 +72,8 @@ class GradientOptions(Method):
 
     def __post_init__(self) -> None:
         """Refuse bad options at construction, not at the first step."""
+        if self.steps is not None:
+            check_integer("steps", self.steps, minimum=1)
         self.arguments()
         _ = self.reading
         if self.message_graph not in ("retain", "full"):

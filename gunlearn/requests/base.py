@@ -59,11 +59,12 @@ class Request(ABC):
         graph = TrainingGraph(data)
         named = self.selection(graph, scores)
         if not named.forgets:
-            raise EmptyForgetSetError(f"Expected {self!r} to forget something (got nothing)")
+            raise EmptyForgetSetError(f"Expected {type(self).__name__} to forget something (got nothing)")
         selection = named.closed(graph)
         if bool(selection.edges.all()):
             raise InvalidRequestError(
-                f"Expected {self!r} to leave something to retain (got all {graph.num_edges} training edges)"
+                f"Expected {type(self).__name__} to leave something to retain (got all {graph.num_edges} training "
+                "edges)"
             )
         return Partition.of(self.kind, graph, selection, named.forgets)
 

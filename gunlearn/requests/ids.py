@@ -122,10 +122,11 @@ class RequestByIds(RequestByArguments):
             check_unique(named, self.noun)
         kept = named.unique()
         before = kept[:0] if gone is None else kept[gone.cpu()[kept]]
-        if self.missing == "error" and before.numel():
+        if self.missing == "error" and before.numel():  # where they stand: what was forgotten belongs into no log
+            at = torch.isin(named, before).nonzero().view(-1) + 1
             raise InvalidRequestError(
                 f"Expected {self.noun}s that are still there (got {before.numel()} of {kept.numel()} that were deleted "
-                f"before: {show_columns(before)}); missing='ignore' skips them"
+                f"before: number {show_columns(at)} of the request); missing='ignore' skips them"
             )
         if gone is not None:
             kept = kept[~gone.cpu()[kept]]

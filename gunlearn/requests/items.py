@@ -108,7 +108,8 @@ class ForgetItems(RequestByIds):
         forget = torch.zeros_like(train).index_fill(0, rows, True)
         if not bool((train & ~forget).any()):
             raise InvalidRequestError(
-                f"Expected {self!r} to leave something to retain (got all {int(train.sum())} training items)"
+                f"Expected {type(self).__name__} to leave something to retain (got all {int(train.sum())} training "
+                "items)"
             )
         return ItemPartition(
             data=data,
@@ -122,11 +123,11 @@ class ForgetItems(RequestByIds):
 
     def select(self, graph: TrainingGraph, scores: Tensor | None) -> Tensor:
         """Refuse a sum with requests on a graph: items are no edges."""
-        raise InvalidRequestError(f"Expected requests on a graph in a sum (got {self!r})")
+        raise InvalidRequestError(f"Expected requests on a graph in a sum (got {type(self).__name__})")
 
     def __add__(self, other: Request) -> NoReturn:
         """Refuse a sum: one request can name all rows."""
-        raise InvalidRequestError(f"Expected one request for all items (got the sum of {self!r} and {other!r})")
+        raise InvalidRequestError(f"Expected one request for all items (got a sum with {type(other).__name__})")
 
 
 def split_rows(rows: list[Any], num_forget: int) -> ItemPartition:

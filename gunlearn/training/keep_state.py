@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -29,7 +30,9 @@ class KeepState(StatefulCallback):
             keeping.step(model, optimizer)
         training = keeping.state(model)
 
-    In Lightning call `self.keeping.step(self.model, self.optimizers())` in `on_train_batch_end`; a Trainer of
+    If you go back to the best weights at the end, call `settle` each time you take a copy of them.
+
+    In Lightning call `self.keeping.step(self.model, self.optimizers())` at the end of `optimizer_step`; a Trainer of
     transformers takes `gunlearn.llm.as_trainer_callback(keeping)` among its callbacks.
 
     Checkpoints are taken 1/20, 1/10 and 1/5 of all steps before the end, since going back that far costs that share of
@@ -55,6 +58,7 @@ class KeepState(StatefulCallback):
         self.rates: list[list[float]] = []
         self.ended: tuple[int, dict[str, Any], list[Moment]] | None = None
         self._optimizer: Any = None
+        self._versions: list[int] = []
         self._rate: list[float] | None = None
 
     def _plan(self, steps: int) -> None:
@@ -65,20 +69,25 @@ class KeepState(StatefulCallback):
         self.taken += 1
         self.rates.append(self._rate or _rates(optimizer))
         self._rate = None
-        optimizer = getattr(optimizer, "optimizer", optimizer)  # Lightning and accelerate wrap it
-        self.kind = type(optimizer).__name__ if type(optimizer).__module__.startswith("torch.optim") else ""
-        if optimizer is not self._optimizer:
-            called = {id(parameter): name for name, parameter in model.named_parameters()}
-            self.names = tuple(called.get(id(p), "") for group in optimizer.param_groups for p in group["params"])
-        self._optimizer = optimizer
+        optimizer = self._follow(model, optimizer)
         if self.taken % self.every == 0:
             reach = self.taken - _KEPT[-1] * self.every
             self.moments = [moment for moment in self.moments if moment.step >= reach]
             weights, state = on_cpu(model.state_dict()), on_cpu(optimizer.state_dict())
             self.moments.append(Moment(self.taken, weights, state, torch.get_rng_state()))
 
+    def _follow(self, model: nn.Module, optimizer: Any) -> Any:
+        """Note what the optimiser is and how its parameters are; return it without what wraps it."""
+        optimizer = getattr(optimizer, "optimizer", optimizer)  # Lightning and accelerate do
+        self.kind = type(optimizer).__name__ if type(optimizer).__module__.startswith("torch.optim") else ""
+        if optimizer is not self._optimizer:
+            called = {id(parameter): name for name, parameter in model.named_parameters()}
+            self.names = tuple(called.get(id(p), "") for group in optimizer.param_groups for p in group["params"])
+        self._optimizer, self._versions = optimizer, _versions(optimizer)
+        return optimizer
+
     def settle(self) -> None:
-        """Note that the weights as they are now may be the final ones."""
+        """Note that the weights as they are now may be the final ones: a copy was taken as the best so far."""
         self.ended = self._now()
 
     def _now(self) -> tuple[int, dict[str, Any], list[Moment]]:
@@ -92,11 +101,19 @@ class KeepState(StatefulCallback):
             **reading: how items were read, see `TrainingState`.
 
         Raises:
-            InvalidInputError: `step` was never called.
+            InvalidInputError: `step` was never called, or the weights are not those of the last one and `settle` was
+                not called.
         """
         if not self.taken:
             raise InvalidInputError("Expected 'step(model, optimizer)' after each step of the training (got none)")
-        steps, optimizer, moments = self.ended or self._now()
+        unmoved = self._holds_the_last_step(model)
+        if not unmoved and self.ended is None:
+            raise InvalidInputError(
+                "Expected the weights that the last 'step' left (got others, such as those of an earlier epoch); call "
+                "'settle()' each time the best weights are taken, so that the optimiser's state is theirs, and 'step' "
+                "after all that changes weights in a step"
+            )
+        steps, optimizer, moments = self._now() if self.ended is None or unmoved else self.ended
         rates = torch.tensor(self.rates)
         wanted = [steps - back * self.every for back in _KEPT]
         return TrainingState(
@@ -111,8 +128,22 @@ class KeepState(StatefulCallback):
             moments=tuple(m for m in moments if any(0 <= m.step - w < self.every and m.step < steps for w in wanted)),
         )
 
+    def _holds_the_last_step(self, model: nn.Module) -> bool:
+        """Return whether the weights of `model` are those that the last step left in the optimiser's parameters."""
+        if _versions(self._optimizer) != self._versions:
+            return False
+        own = dict(model.named_parameters())
+        held = (p for group in self._optimizer.param_groups for p in group["params"])
+        return all(
+            own[name] is p or torch.equal(own[name].detach().cpu(), p.detach().cpu())
+            for name, p in zip(self.names, held, strict=True)
+            if name in own
+        )
+
     def on_train_begin(self, args: Any, state: TrainState, control: Any, **kwargs: Any) -> None:
         self._plan(max(1, state.max_steps))
+        if kwargs.get("optimizer") is not None:
+            self._follow(kwargs["model"], kwargs["optimizer"])  # a resumed run may have no step left
 
     def on_step_begin(self, args: Any, state: TrainState, control: Any, **kwargs: Any) -> None:
         self._rate = _rates(kwargs["optimizer"])  # at the end of a step the scheduler has moved on
@@ -122,6 +153,19 @@ class KeepState(StatefulCallback):
 
     def on_evaluate(self, args: Any, state: TrainState, control: Any, **kwargs: Any) -> None:
         if getattr(args, "keep", "last") == "best" and state.best_epoch == kwargs["metrics"].get("epoch"):
+            self.settle()
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        best = getattr(args, "load_best_model_at_end", False)  # transformers loads it at the end of the training
+        if best and getattr(state, "best_global_step", None) == state.global_step:
+            self.settle()
+
+    def on_train_end(self, args: Any, state: TrainState, control: Any, **kwargs: Any) -> None:
+        own = hasattr(args, "keep")  # in gunlearn.train; nobody else hands the state on without `state`
+        if own and self.ended is None and not self._holds_the_last_step(kwargs["model"]):
+            warnings.warn(
+                "a callback changed the weights after the last step: the kept state is from before", stacklevel=2
+            )
             self.settle()
 
     def state_dict(self) -> dict[str, Any]:
@@ -134,6 +178,11 @@ class KeepState(StatefulCallback):
         self.moments = [Moment(**moment) for moment in state["moments"]]
         ended = state["ended"]
         self.ended = None if ended is None else (ended[0], ended[1], [Moment(**moment) for moment in ended[2]])
+
+
+def _versions(optimizer: Any) -> list[int]:
+    """Return how often each parameter was changed in place, which `.to`, `.eval` and new gradients do not."""
+    return [p._version for group in optimizer.param_groups for p in group["params"]]
 
 
 def _rates(optimizer: Any) -> list[float]:

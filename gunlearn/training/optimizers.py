@@ -103,7 +103,7 @@ def make_optimizer(
     """
     check_optimizer(spec, options)
     if goes_on(spec):
-        return resumed_optimizer(spec, parameters, names)
+        return resumed_optimizer(spec, parameters, names, may_be_new=True)
     if makes_its_own(spec):
         made = spec(parameters)
         if not (hasattr(made, "step") and hasattr(made, "zero_grad") and hasattr(made, "state_dict")):

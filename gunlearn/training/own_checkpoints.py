@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,39 +17,122 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from gunlearn.errors import CheckpointError
+from gunlearn.training.optimizer_state import steps_counted
 from gunlearn.training.training_state import Moment, TrainingState
 
 _WEIGHTS = ("model", "model_state_dict", "state_dict", "weights", "net")
 _OPTIMIZERS = ("optimizer", "optimizer_state_dict", "optimizer_states", "optim", "opt")
 _STEPS = ("step", "global_step", "iteration", "iter", "steps")
+_TRAINER = "trainer_state.json"
 _FILES = (".pt", ".pth", ".ckpt", ".bin", ".tar")
 
 
-def read_checkpoints(folder: str | Path) -> TrainingState:
+@dataclass(frozen=True)
+class _Read:
+    """What a checkpoint holds; `said` is a number in its entry `by`, or in its name."""
+
+    path: Path
+    weights: dict[str, Tensor]
+    optimizer: Mapping[str, Any]
+    said: int | None
+    by: str
+
+    @property
+    def steps(self) -> int | None:
+        """Return the steps that the optimiser counted."""
+        return steps_counted(self.optimizer)
+
+
+def read_checkpoints(source: str | Path) -> TrainingState:
     """Read the checkpoints of a training: its end is the last one, the others are what `replay` may go back to.
 
     Args:
-        folder: of files that hold weights (`"model_state_dict"`, ...), the optimiser's state
-            (`"optimizer_state_dict"`, ...) and the step (`"step"`, `"global_step"`, ..., or the number in the file's
-            name), as PyTorch's tutorials and Lightning write them; or of folders `checkpoint-500`, as transformers'
-            Trainer does. Files are read without running code from them.
+        source: a folder of files that hold weights (`"model_state_dict"`, ...) and the optimiser's state
+            (`"optimizer_state_dict"`, ...), as PyTorch's tutorials and Lightning write them; or of folders
+            `checkpoint-500`, as transformers' Trainer does; or one of these, the end of the training. The steps are
+            those that the optimiser counted; of one that counts none (SGD), the number under `"step"`,
+            `"global_step"`, ..., or else in the file's name. Files are read without running code from them; a warning
+            names what is no such checkpoint.
 
     Raises:
-        CheckpointError: no checkpoint, one that cannot be read or lacks one of the three, or two of one step.
+        CheckpointError: no checkpoint, the last one cannot be read, or nothing tells their steps.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise CheckpointError(f"Expected a folder of checkpoints (got no folder {folder})")
-    entries = sorted(folder.iterdir())
+    source = Path(source)
+    if not source.exists():
+        raise CheckpointError(f"Expected a folder of checkpoints (got no folder {source})")
+    found = _all_in(source)
+    counts = any(one.steps is not None for one in found)
+    moments: dict[int, Moment] = {}
+    order: list[tuple[int, int]] = []
+    for one in found:
+        step = _steps_of(one, counts)
+        same = moments.setdefault(step, Moment(step, one.weights, dict(one.optimizer)))
+        if not _same(same.weights, one.weights):  # else a copy: last.ckpt, best.pt
+            raise CheckpointError(
+                f"Expected checkpoints of different steps in {source} (got two of step {step}, {one.path.name} and "
+                "another, with different weights)"
+            )
+        if one.by in (*_STEPS, "epoch") and one.said is not None:
+            order.append((step, one.said))
+    said = [number for _, number in sorted(order)]
+    if said != sorted(said):
+        raise CheckpointError(
+            f"Expected checkpoints of one optimiser in {source} (got some whose optimiser counts steps "
+            f"{[step for step, _ in sorted(order)]} at {said}, as if it was made anew in between); keep the later ones"
+        )
+    last = max(moments)
+    return TrainingState(last, last, "", moments[last].optimizer, moments=tuple(moments[k] for k in sorted(moments)))
+
+
+def _steps_of(one: _Read, counts: bool) -> int:
+    """Return the steps before a checkpoint: those its optimiser counted, else those it says."""
+    if one.steps is not None:
+        return one.steps
+    if counts and not one.optimizer["state"]:  # before the first step
+        return 0
+    if one.said is None or "epoch" in one.by:
+        raise CheckpointError(
+            f"Expected the step under one of {_STEPS} in {one.path}, whose optimiser does not count its steps (got "
+            "epochs alone); save the steps that were taken as 'step'"
+        )
+    return one.said
+
+
+def _same(weights: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> bool:
+    return weights.keys() == others.keys() and all(torch.equal(value, others[name]) for name, value in weights.items())
+
+
+def _all_in(source: Path) -> list[_Read]:
+    """Read all checkpoints of a folder, or the one that it is."""
+    if source.is_file():
+        return [_of_file(source)]
+    if (source / _TRAINER).is_file():
+        return [_of_trainer(source)]
+    entries = sorted(source.iterdir())
     trainers = [path for path in entries if path.is_dir() and re.fullmatch(r"checkpoint-\d+", path.name)]
     files = [path for path in entries if path.is_file() and path.suffix in _FILES]
-    moments = [_of_trainer(path) for path in trainers] or [_of_file(path) for path in files]
-    moments.sort(key=lambda moment: moment.step)
-    steps = [moment.step for moment in moments]
-    if not moments or len(set(steps)) < len(steps):
-        raise CheckpointError(f"Expected checkpoints of different steps in {folder} (got steps {steps})")
-    last = moments[-1]
-    return TrainingState(last.step, last.step, "", last.optimizer, moments=tuple(moments))
+    found, left = [], dict[Path, CheckpointError]()
+    for path in trainers or files:
+        try:
+            found.append(_of_trainer(path) if trainers else _of_file(path))
+        except CheckpointError as error:
+            left[path] = error
+    newest = max(left, key=lambda path: _last_number(path.stem), default=None)
+    if newest is not None and _last_number(newest.stem) > max(
+        (_last_number(one.path.stem) for one in found), default=-2
+    ):
+        raise left[newest]  # it may be the end of the training
+    if not found:
+        raise CheckpointError(f"Expected checkpoints in {source} (got none)")
+    if left:
+        what = "; ".join(f"{path.name}: {error}" for path, error in left.items())
+        warnings.warn(f"left out of the checkpoints in {source}, {what}", UserWarning, stacklevel=4)
+    return found
+
+
+def _last_number(name: str) -> int:
+    """Return the last number in a name, -1 where there is none."""
+    return int((re.findall(r"\d+", name) or [-1])[-1])
 
 
 def _load(path: Path) -> Any:
@@ -61,7 +146,7 @@ def _load(path: Path) -> Any:
         ) from error
 
 
-def _of_file(path: Path) -> Moment:
+def _of_file(path: Path) -> _Read:
     """Read one file."""
     found = _load(path)
     if not isinstance(found, Mapping):
@@ -77,21 +162,33 @@ def _of_file(path: Path) -> Moment:
     if missing:
         raise CheckpointError(f"Expected {' and '.join(missing)} in {path} (got keys {sorted(map(str, found))[:8]})")
     state = found[optimizer][0] if isinstance(found[optimizer], list | tuple) else found[optimizer]
-    number = re.findall(r"\d+", path.stem)
-    if step is None and not number:
+    if not isinstance(state, Mapping) or "state" not in state:
+        raise CheckpointError(f"Expected an optimiser's state_dict under '{optimizer}' in {path} (got another value)")
+    by, said = _number_of(found, step, path.stem.lower())
+    if said is None and steps_counted(state) is None:
         raise CheckpointError(f"Expected the step under one of {_STEPS}, or in the name of {path.name} (got neither)")
-    return Moment(int(found[step]) if step is not None else int(number[-1]), _named(found[weights]), state)
+    return _Read(path, _named(found[weights]), state, said, by)
 
 
-def _of_trainer(path: Path) -> Moment:
+def _number_of(found: Mapping[str, Any], step: str | None, name: str) -> tuple[str, int | None]:
+    """Return by what a file says how far training was, and the number."""
+    key = step if step is not None else "epoch" if "epoch" in found and "step" not in name else None
+    if key is not None:
+        return key, int(found[key])
+    number = _last_number(name)
+    by = "epoch in the name" if "epoch" in name and "step" not in name else "name"
+    return by, None if number < 0 else number
+
+
+def _of_trainer(path: Path) -> _Read:
     """Read a folder that transformers' Trainer wrote."""
     safe, old = path / "model.safetensors", path / "pytorch_model.bin"
     try:
         weights = load_file(safe) if safe.is_file() else _load(old)
-        step = json.loads((path / "trainer_state.json").read_text())["global_step"]
+        step = json.loads((path / _TRAINER).read_text())["global_step"]
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise CheckpointError(f"Expected a checkpoint of transformers' Trainer in {path} (got: {error})") from error
-    return Moment(int(step), dict(weights), _load(path / "optimizer.pt"))
+    return _Read(path, dict(weights), _load(path / "optimizer.pt"), int(step), "global_step")
 
 
 def _named(weights: Any) -> dict[str, Tensor]:

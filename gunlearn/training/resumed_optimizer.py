@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gunlearn.errors import InvalidInputError
+from gunlearn.training.optimizer_state import has_stepped, leaves_state
 from gunlearn.training.training_state import TrainingState
 
 _REMEDY = "hand in the optimiser that trained this model, or its state_dict"
+_BY_NAME = 'name it for estimates in place of its state (optimizer="adam", lr=...)'
 _SAME = 0.5  # share of a parameter's values
 _LIKE_PARAMETER = ("exp_avg", "exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg", "sum", "acc_delta", "prev")
 _ADDED = {"params", "param_names", "initial_lr"}  # keys of a group that are no settings of its class
@@ -35,22 +37,33 @@ def goes_on(source: Any) -> bool:
     return isinstance(source, Optimizer | Mapping | TrainingState)
 
 
-def resumed_optimizer(source: Any, parameters: Sequence[nn.Parameter], names: Sequence[str] = ()) -> Optimizer:
+def resumed_optimizer(
+    source: Any, parameters: Sequence[nn.Parameter], names: Sequence[str] = (), may_be_new: bool = False
+) -> Optimizer:
     """Return an optimiser over `parameters` with the class, settings and state of `source`, which does not change.
 
     Args:
         source: an optimiser, an optimiser's `state_dict`, or a `TrainingState`.
         parameters: those of a copy of the model that it trained.
         names: their names, where the state has some.
+        may_be_new: `source` need not have taken a step.
 
     Raises:
-        InvalidInputError: other parameters, or a `state_dict` of no class of `torch.optim`.
+        InvalidInputError: other parameters, a `state_dict` of no class of `torch.optim`, or no step taken.
     """
-    if isinstance(source, Optimizer):
-        return _moved(source, list(parameters))
     if isinstance(source, TrainingState):
-        return _loaded(source.optimizer, source.kind, list(parameters), names, source.names)
-    return _loaded(source, "", list(parameters), names)
+        made = _loaded(source.optimizer, source.kind, list(parameters), names, source.names)
+        may_be_new = may_be_new or not source.steps
+    elif isinstance(source, Optimizer):
+        made = _moved(source, list(parameters))
+    else:
+        made = _loaded(source, "", list(parameters), names)
+    if not may_be_new and not has_stepped(made) and leaves_state(made):
+        raise InvalidInputError(
+            f"Expected the optimiser's state after the training (got that of a new {type(made).__name__}, which has "
+            f"taken no step); {_REMEDY}, or {_BY_NAME}"
+        )
+    return made
 
 
 def _moved(source: Optimizer, parameters: list[nn.Parameter]) -> Optimizer:
@@ -135,7 +148,8 @@ def _by_shape(state: Mapping[str, Any], parameters: list[nn.Parameter]) -> list[
                 raise InvalidInputError(
                     f"Expected one group of parameters in the state of an optimiser, names of all, or groups of "
                     f"different shapes (got {len(groups)} groups, and nothing tells which parameter an entry belongs "
-                    "to); hand in the optimiser itself"
+                    "to); build the optimiser of this model's parameters with the same groups, load the state_dict, "
+                    "and hand the optimiser in"
                 )
     return sorted(parameters, key=lambda parameter: at.get(parameter.shape, len(groups)))
 

@@ -1,9 +1,12 @@
 """Where the state of a training may come from."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gunlearn.errors import InvalidInputError, InvalidTypeError
+from torch.optim import Optimizer
+
+from gunlearn.errors import CheckpointError, InvalidInputError, InvalidTypeError
 from gunlearn.training.own_checkpoints import read_checkpoints
 from gunlearn.training.training_state import FILE, TrainingState
 
@@ -13,7 +16,7 @@ NONE = "none"
 def as_training_state(source: Any) -> TrainingState | None:
     """Return the training state in a `Result` of `gunlearn.train`, in a file or folder of a saved one, or itself.
 
-    A folder of a user's own checkpoints is read by `gunlearn.training.own_checkpoints.read_checkpoints`.
+    A user's own checkpoints, a folder or one file, are read by `gunlearn.training.own_checkpoints.read_checkpoints`.
 
     `"none"` is `None`, and keeps grids from handing in the state of their base model.
 
@@ -28,7 +31,12 @@ def as_training_state(source: Any) -> TrainingState | None:
         path = Path(source)
         if path.is_dir() and not (path / FILE).exists():
             return read_checkpoints(path)
-        return TrainingState.load(path / FILE if path.is_dir() else path)
+        return _of_file(path / FILE if path.is_dir() else path)
+    if isinstance(source, Optimizer | Mapping):
+        raise InvalidTypeError(
+            f"Expected 'training' to be the state of a training with its checkpoints (got {type(source).__name__}); "
+            "hand an optimiser, or its state_dict, to method 'continued_training' or 'auto' as optimizer="
+        )
     if not hasattr(source, "training") or not hasattr(source, "method"):
         raise InvalidTypeError(
             f"Expected 'training' to be what gunlearn.train returned, its 'training', or a folder that it was saved to "
@@ -41,3 +49,16 @@ def as_training_state(source: Any) -> TrainingState | None:
             "saved)"
         )
     return source.training
+
+
+def _of_file(path: Path) -> TrainingState:
+    """Read a saved state, or one checkpoint of a user's own as the end of its training."""
+    try:
+        return TrainingState.load(path)
+    except CheckpointError as error:
+        if path.name == FILE or not path.is_file():
+            raise
+        try:
+            return read_checkpoints(path)
+        except CheckpointError as other:
+            raise CheckpointError(f"{error}, or a checkpoint of your own: {other}") from other

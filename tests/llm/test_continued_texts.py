@@ -21,7 +21,7 @@ def rows(count: int, seed: int) -> list[dict]:
     return [{"input_ids": row, "labels": row, "attention_mask": [1] * 8} for row in ids]
 
 
-def trained(folder: Path, data: list[dict], name: str = "llama", **more: Any):
+def trained(folder: Path, data: list[dict], name: str = "llama", held_out: list[dict] | None = None, **more: Any):
     model, keeping = tiny(name).train(), gu.KeepState()
     trainer = Trainer(
         model,
@@ -30,6 +30,7 @@ def trained(folder: Path, data: list[dict], name: str = "llama", **more: Any):
             use_cpu=True, report_to=[], disable_tqdm=True, seed=0, **{"save_strategy": "no", **more},
         ),
         train_dataset=data,
+        eval_dataset=held_out,
         data_collator=PartCollator(),
         callbacks=[as_trainer_callback(keeping)],
     )  # fmt: skip
@@ -60,6 +61,17 @@ def test_a_trainers_state_goes_on(tmp_path: Path) -> None:
     assert [entry["step"] for entry in result.history] == [1, 2, 3, 4]
     replayed = gu.unlearn(trainer.model, data, gu.ForgetItems([0, 1]), "replay", CausalLM(), training=state, budget=0.2)
     assert replayed.notes["from_step"] == 16
+
+
+def test_the_state_is_that_of_the_best_weights_that_a_trainer_loads(tmp_path: Path) -> None:
+    every = {name: "steps" for name in ("save_strategy", "eval_strategy")} | {"save_steps": 5, "eval_steps": 5}
+    more = {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": True, **every}
+    trainer, state = trained(tmp_path, rows(16, seed=0), held_out=rows(16, seed=0), **more)
+    best = trainer.state.best_global_step
+    assert best < 20  # the worst one, which is an early one
+    assert (state.steps, state.total) == (best, 20)
+    assert {int(entry["step"]) for entry in state.optimizer["state"].values()} == {best}
+    state.check_model(trainer.model)
 
 
 def test_without_a_state_the_rate_is_raised(tmp_path: Path) -> None:

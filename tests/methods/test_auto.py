@@ -4,9 +4,10 @@ import pytest
 import torch
 
 import gunlearn as gu
-from gunlearn.errors import InvalidInputError
+from gunlearn.errors import GunlearnError, InvalidInputError
 from gunlearn.methods import Auto, fit_linear_head
 from gunlearn.nn import LinearHead
+from gunlearn.training.training_state import Moment, TrainingState
 from tests.methods.cases import make_data, same_weights, trained_model
 from tests.methods.forgetting import classifier
 
@@ -41,8 +42,54 @@ def test_with_a_training_it_replays_what_the_budget_allows():
         assert "lacks" not in result.notes
     result = gu.unlearn(base.model, data, request, "auto", "node_classification", lr=1e-2)
     assert "optimiser's state (training=" in result.notes["lacks"]
+    given = {"lr": 1e-2, "weight_decay": 0.0, "training_steps": 40}
+    lacks = gu.unlearn(base.model, data, request, "auto", "node_classification", **given).notes["lacks"]
+    assert lacks.startswith("Not given of the training: the optimiser's state (")
+    assert ";" not in lacks  # nothing else
     assert "weight decay" in result.notes["lacks"]
     assert "learning rate" not in result.notes["lacks"]
+
+
+@pytest.mark.parametrize("form", ["optimiser", "state_dict"])
+def test_an_optimiser_of_ones_own_goes_on(form):
+    _, data = classifier()
+    model = gu.GCN(20, 8, 4)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(40):
+        optimizer.zero_grad()
+        model(data.x, data.edge_index).log_softmax(1)[range(34), data.y].mean().neg().backward()
+        optimizer.step()
+    source = optimizer if form == "optimiser" else optimizer.state_dict()
+    request, task = gu.ForgetNodes(count=3), "node_classification"
+    result = gu.unlearn(model, data, request, "auto", task, optimizer=source, training_steps=40)
+    named = gu.unlearn(model, data, request, "continued_training", task, optimizer=source, training_steps=40)
+    assert (result.notes["chosen"], result.notes["start"]) == ("continued_training", "the state of the training")
+    assert same_weights(result.model, named.model)
+    assert "lacks" not in result.notes
+    assert len(result.notes["options"]["optimizer"]) < 40  # a digest
+    result = gu.unlearn(model, data, request, "auto", task, optimizer=source)
+    assert result.notes["lacks"].startswith("Not given of the training: its number of steps (training_steps=)")
+    base = gu.train(gu.GCN(20, 8, 4), data, task, epochs=4)
+    for method, options, match in (
+        ("auto", {"optimizer": source, "training": base}, "'training' or 'optimizer'"),
+        ("auto", {"optimizer": "adam"}, r"that trained the model.*'continued_training'"),
+        ("auto", {"optimizer": {"lr": 1}}, "'state' and 'param_groups'"),
+        ("replay", {"optimizer": source}, r"training=, what gunlearn\.KeepState kept or a folder of checkpoints"),
+        *((method, {"training": source}, "as optimizer=") for method in ("auto", "replay", "continued_training")),
+    ):
+        with pytest.raises(GunlearnError, match=match):
+            gu.unlearn(model, data, request, method, task, **options)
+
+
+def test_a_missing_checkpoint_is_told_without_the_end():
+    _, data = classifier()
+    model = gu.GCN(20, 8, 4)
+    optimizer = torch.optim.Adam(model.parameters()).state_dict()
+    moments = tuple(Moment(step, model.state_dict(), optimizer) for step in (10, 80, 100))
+    for some, match in ((moments, r"\(got 90\.0%, 20\.0%\); raise 'budget'"), (moments[2:], r"none.*'continued_tr")):
+        state = TrainingState(100, 100, "Adam", optimizer, moments=some)
+        with pytest.raises(InvalidInputError, match=match):
+            gu.unlearn(model, data, gu.ForgetNodes(count=3), "replay", "node_classification", training=state)
 
 
 def test_it_does_what_it_names():

@@ -142,7 +142,7 @@ LABELLED = {"x": torch.zeros(3, 2), "y": torch.zeros(3)}
         ({"index": [1, 8]}, array_data(), r"training items \(got 1 held-out rows: \[8\]"),
         ({"mask": mask_of([0, 10])}, array_data(), "held-out"),
         ({"mask": torch.ones(3, dtype=torch.bool)}, array_data(), r"'mask' of shape \[12\] \(got \[3\]"),
-        ({"index": [*range(8)]}, array_data(), "leave something to retain .*all 8 training items"),
+        ({"index": [*range(8)]}, array_data(), "ForgetItems to leave something to retain .*all 8 training items"),
         ({"count": 8}, array_data(), "leave something"),
         ({"count": 9}, array_data(), r"at most the 8 training items \(got a draw of 9"),
         ({"index": [0]}, Data(x=torch.zeros(3, 2)), "'x' and 'y'"),

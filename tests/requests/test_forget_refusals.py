@@ -79,7 +79,7 @@ RESOLUTION = [
     ({"edge_ids": [0, 8, 9]}, r"in \[0, 8\) \(got 2 outside: \[8, 9\]\)"),
     ({"edge_ids": [-1]}, r"got 1 outside: \[-1\]"),
     ({"edge_ids": [3, 3]}, r"each id once \(got 1 repeated, of \[3\]\)"),
-    ({"edge_index": [(0, 1), (1, 2), (2, 3), (3, 4)]}, "leave something to retain .*all 4"),
+    ({"edge_index": [(0, 1), (1, 2), (2, 3), (3, 4)]}, "Expected ForgetEdges to leave something to retain .*all 4"),
     ({"count": 4}, "leave something to retain .*all 4"),
     ({"count": 5}, r"at most the 4 training edges of region any \(got a draw of 5\)"),
     ({"count": 1, "region": "in"}, r"at most the 0 training edges of region in \(got a draw of 1\)"),

@@ -129,9 +129,8 @@ def test_epochs_are_passes_and_steps_are_steps() -> None:
     assert seen == expected
     assert len(unlearn("graddiff", images(24), epochs=5, batch_size=10).history) == 15
     assert len(unlearn("graddiff", images(24), epochs=5).history) == 5  # all at once: a pass is a step
-    assert unlearn("graddiff", images(24), steps=0, batch_size=10).history == []
-    for options in ({"steps": 2.5}, {"steps": -1}, {"epochs": 1.5}, {"steps": True}):
-        with pytest.raises(InvalidInputError, match="integer >= 0"):
+    for options in ({"steps": 2.5}, {"steps": 0}, {"steps": -1}, {"epochs": 1.5}, {"steps": True}):
+        with pytest.raises(InvalidInputError, match=f"integer >= {int('steps' in options)}"):
             GradientAscentMethod(**options)
 
 

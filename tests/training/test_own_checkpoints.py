@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 import gunlearn as gu
 from gunlearn.errors import CheckpointError, InvalidInputError
 from gunlearn.training.own_checkpoints import read_checkpoints
+from gunlearn.training.state_sources import as_training_state
 from tests.methods.cases import same_weights
 from tests.methods.forgetting import club
 
@@ -89,16 +90,33 @@ def test_the_last_one_must_hold_the_model(tmp_path: Path) -> None:
         gu.unlearn(model, graph(), gu.ForgetNodes(count=3), "replay", "node_classification", training=tmp_path)
 
 
+def counting(steps: int) -> dict[str, Any]:
+    return {"state": {0: {"step": torch.tensor(float(steps))}}, "param_groups": []}
+
+
+SGD = {"state": {0: {"momentum_buffer": torch.ones(1)}}, "param_groups": []}
+
 BROKEN: dict[str, tuple[Any, str]] = {
-    "nothing": ({}, "different steps"),
+    "nothing": ({}, "Expected checkpoints in .*none"),
+    "no state": ({"a_1.pt": {"model": {"w": torch.ones(1)}, "optimizer": {"lr": 1}}}, "state_dict under 'optimizer'"),
+    "epochs alone": ({"epoch_9.pt": {"model": {"w": torch.ones(1)}, "optimizer": SGD}}, "count its steps.*epochs"),
+    "an epoch": ({"9.pt": {"model": {"w": torch.ones(1)}, "optimizer": SGD, "epoch": 9}}, "count its steps.*epochs"),
+    "an optimiser made anew": (
+        {f"{e}.pt": {"model": {"w": torch.ones(e)}, "optimizer": counting(100 - e), "epoch": e} for e in (5, 9)},
+        r"made anew in between",
+    ),
+    "a damaged last one": (
+        {"epoch_5.pt": {"model": {"w": torch.ones(1)}, "optimizer": counting(5)}, "epoch_9.pt": torch.ones(1)},
+        r"dictionary in .*epoch_9",
+    ),
     "no optimiser": ({"a_1.pt": {"model": {"w": torch.ones(1)}}}, "the optimiser's state under one of"),
     "no weights": ({"a_1.pt": {"optimizer": {"state": {}, "param_groups": []}}}, "weights under one of"),
     "no step": ({"last.pt": {"model": {"w": torch.ones(1)}, "optimizer": {"state": {}}}}, "Expected the step"),
     "no dictionary": ({"a_1.pt": torch.ones(3)}, "dictionary"),
     "a module": ({"a_1.pt": nn.Linear(2, 2)}, "save state dicts, not objects"),
     "one step twice": (
-        {f"{n}.pt": {"model": {"w": torch.ones(1)}, "optimizer": {"state": {}}, "step": 5} for n in "ab"},
-        r"different steps.*\[5, 5\]",
+        {f"{n}.pt": {"model": {"w": torch.ones(n)}, "optimizer": {"state": {}}, "step": 5} for n in (1, 2)},
+        r"different steps.*step 5, 2\.pt",
     ),
 }
 
@@ -118,3 +136,66 @@ def test_damaged_files_and_missing_folders(tmp_path: Path) -> None:
         read_checkpoints(tmp_path)
     with pytest.raises(CheckpointError, match="no folder"):
         read_checkpoints(tmp_path / "none")
+
+
+@pytest.mark.parametrize("form", ["epochs", "names alone"])
+def test_the_steps_are_those_that_the_optimiser_counted(form: str, tmp_path: Path) -> None:
+    """Fifty epochs of four mini-batches are 200 steps."""
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for epoch in range(50):
+        if epoch == 0:
+            torch.save(
+                {"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "epoch_0_start.pt"
+            )
+        for _ in range(4):
+            optimizer.zero_grad()
+            model(torch.randn(5, 3)).square().mean().backward()
+            optimizer.step()
+        if epoch % 10 == 9:
+            content = {"model_state_dict": model.state_dict(), "optimizer_state_dict": optimizer.state_dict()}
+            torch.save(
+                content | ({"epoch": epoch} if form == "epochs" else {}),
+                tmp_path / f"epoch_{epoch}_loss0.{epoch % 7}.pt",
+            )
+    state = read_checkpoints(tmp_path)
+    assert (state.steps, state.total, [m.step for m in state.moments]) == (200, 200, [0, 40, 80, 120, 160, 200])
+    assert all(torch.equal(value, state.moments[-1].weights[name]) for name, value in model.state_dict().items())
+
+
+def test_stray_damaged_and_copied_files_are_left_out_with_a_warning(tmp_path: Path) -> None:
+    model = written(tmp_path, "tutorial")
+    whole = read_checkpoints(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "best.pt")
+    (tmp_path / "ckpt_30.pt").write_bytes((tmp_path / "ckpt_30.pt").read_bytes()[:500])
+    (tmp_path / "last.pt").write_bytes((tmp_path / "ckpt_40.pt").read_bytes())
+    with pytest.warns(UserWarning, match=r"best\.pt: .*ckpt_30\.pt: ") as warned:
+        state = read_checkpoints(tmp_path)
+    assert len(warned) == 1
+    assert [moment.step for moment in state.moments] == [20, 40]
+    assert state.weights == whole.weights
+    (tmp_path / "ckpt_40.pt").write_bytes(b"PK\x03\x04")
+    with pytest.raises(CheckpointError, match=r"ckpt_40\.pt"):  # the end may have been there
+        read_checkpoints(tmp_path)
+
+
+def test_one_checkpoint_is_the_end_of_a_training(tmp_path: Path) -> None:
+    model, data, request = written(tmp_path, "tutorial"), graph(), gu.ForgetNodes(count=3, seed=1)
+    results = [
+        gu.unlearn(model, data, request, "continued_training", "node_classification", training=source, steps=3)
+        for source in (tmp_path, tmp_path / "ckpt_40.pt")
+    ]
+    assert same_weights(results[0].model, results[1].model)
+    with pytest.raises(InvalidInputError, match="Expected a checkpoint at most"):
+        gu.unlearn(model, data, request, "replay", "node_classification", training=tmp_path / "ckpt_40.pt")
+    torch.save(model.state_dict(), tmp_path / "best.pt")
+    with pytest.raises(CheckpointError, match=r"saved training state.*a checkpoint of your own.*weights under"):
+        gu.unlearn(model, data, request, "replay", "node_classification", training=tmp_path / "best.pt")
+    folder = tmp_path / "checkpoint-40"  # as transformers' Trainer writes it
+    folder.mkdir()
+    found = torch.load(tmp_path / "ckpt_40.pt")
+    torch.save(found["model_state_dict"], folder / "pytorch_model.bin")
+    torch.save(found["optimizer_state_dict"], folder / "optimizer.pt")
+    (folder / "trainer_state.json").write_text('{"global_step": 40}')
+    assert [moment.step for moment in as_training_state(folder).moments] == [40]

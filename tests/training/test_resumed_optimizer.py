@@ -9,6 +9,7 @@ from torch import nn
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.training.optimizers import make_optimizer
+from gunlearn.training.resumed_optimizer import resumed_optimizer
 from gunlearn.training.training_state import TrainingState
 
 CLASSES = [
@@ -83,7 +84,7 @@ def test_groups_and_their_settings_are_found_by_value_whatever_their_order() -> 
     alike = torch.optim.SGD([{"params": square[1].parameters()}, {"params": square[0].parameters()}], 0.1, momentum=0.9)
     square(torch.ones(1, 2)).sum().backward()
     alike.step()
-    with pytest.raises(InvalidInputError, match="2 groups, and nothing tells"):
+    with pytest.raises(InvalidInputError, match=r"2 groups, and nothing tells.*with the same groups, load"):
         make_optimizer(alike.state_dict(), list(square.parameters()), 1.0)
 
 
@@ -120,6 +121,51 @@ def test_the_callers_optimiser_does_not_change() -> None:
     assert before["param_groups"] == after["param_groups"]
     for index, entries in before["state"].items():
         assert all(torch.equal(value, after["state"][index][name]) for name, value in entries.items())
+
+
+class Signs(torch.optim.Optimizer):
+    """An optimiser of a user's own, with or without state."""
+
+    def __init__(self, parameters: Any, counts: bool) -> None:
+        super().__init__(parameters, {"lr": 0.1, "counts": counts})
+
+    def step(self) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.data.add_(p.grad.sign(), alpha=-group["lr"])
+                if group["counts"]:
+                    self.state[p]["taken"] = self.state[p].get("taken", 0) + 1
+
+
+def new(cls: type, **options: Any) -> Any:
+    return cls(model().parameters(), lr=0.1, **options)
+
+
+NEW: dict[str, Any] = {cls.__name__: lambda cls=cls: new(cls) for cls in CLASSES if cls is not torch.optim.SGD}
+NEW |= {
+    "a state_dict": lambda: new(torch.optim.AdamW).state_dict(),
+    "SGD with momentum": lambda: new(torch.optim.SGD, momentum=0.9).state_dict(),
+    "a training state": lambda: TrainingState(5, 5, "Adam", new(torch.optim.Adam).state_dict()),
+    "of a class of one's own": lambda: Signs(model().parameters(), counts=True),
+}
+
+
+@pytest.mark.parametrize("what", NEW)
+def test_an_optimiser_that_never_stepped_is_no_state_of_a_training(what: str) -> None:
+    with pytest.raises(InvalidInputError, match=r'taken no step.*optimizer="adam", lr='):
+        resumed_optimizer(NEW[what](), list(model().parameters()))
+    assert make_optimizer(NEW[what](), list(model().parameters()), 1.0)  # with which one may train
+
+
+def test_an_optimiser_without_state_may_go_on() -> None:
+    initial = TrainingState(0, 5, "Adam", new(torch.optim.Adam).state_dict())  # the first checkpoint of a training
+    for source in (
+        new(torch.optim.SGD),
+        new(torch.optim.SGD).state_dict(),
+        Signs(model().parameters(), False),
+        initial,
+    ):
+        assert not resumed_optimizer(source, list(model().parameters())).state
 
 
 def _other_values() -> Any:

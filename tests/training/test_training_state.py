@@ -122,6 +122,107 @@ def test_an_unlearned_model_takes_the_place_of_the_state(tmp_path: Path) -> None
     assert Result.load(tmp_path, net()).training is None
 
 
+def test_a_training_killed_after_its_last_checkpoint_keeps_its_state(tmp_path: Path) -> None:
+    class Stop(gu.Callback):
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.epoch == 50:
+                raise KeyboardInterrupt
+
+    whole = trained(epochs=50).training
+    with pytest.raises(KeyboardInterrupt):
+        trained(epochs=50, checkpoint_dir=tmp_path, callbacks=[Stop()])
+    resumed = trained(epochs=50, checkpoint_dir=tmp_path, callbacks=[]).training
+    assert same(resumed.optimizer, whole.optimizer)
+    assert (resumed.steps, resumed.kind, resumed.weights) == (whole.steps, "Adam", whole.weights)
+
+
+class Tied(nn.Module):
+    """Two layers of one weight, and a buffer that the forward pass writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.norm = nn.Linear(20, 20), nn.Linear(20, 20), nn.BatchNorm1d(20)
+        self.second.weight = self.first.weight
+
+    def forward(self, x: torch.Tensor, edge_index: torch.Tensor) -> torch.Tensor:
+        return self.second(self.norm(self.first(x)))
+
+
+def looped(model: nn.Module, keeping: gu.KeepState, best_at: int = 0, settle: bool = False, parts: int = 1) -> Any:
+    """Train by a loop of one's own; return the weights and the optimiser's state after `best_at` steps."""
+    graph, best = data(), None
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    index = graph.train_mask.nonzero().view(-1)
+    for step in range(1, 21):
+        optimizer.zero_grad()
+        for part in index.chunk(parts):  # gradients add up
+            cross_entropy(model(graph.x, graph.edge_index)[part], graph.y[part]).backward()
+        optimizer.step()
+        keeping.step(model, optimizer)
+        if step == best_at:
+            best = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+            if settle:
+                keeping.settle()
+    return best
+
+
+def restored(model: nn.Module, weights: dict[str, torch.Tensor]) -> nn.Module:
+    model.load_state_dict(weights)
+    return model
+
+
+def another(model: nn.Module, weights: dict[str, torch.Tensor]) -> nn.Module:
+    return restored(copy.deepcopy(model), weights)
+
+
+@pytest.mark.parametrize("put", [restored, another])
+def test_weights_of_an_earlier_epoch_need_to_be_settled(put: Any) -> None:
+    model, keeping = net(), gu.KeepState(steps=20)
+    best, _ = looped(model, keeping, best_at=12)
+    with pytest.raises(InvalidInputError, match=r"last 'step' left .*'settle\(\)' each time the best"):
+        keeping.state(put(model, best))
+    model, keeping = net(), gu.KeepState(steps=20)
+    best, optimizer = looped(model, keeping, best_at=12, settle=True)
+    state = keeping.state(put(model, best))
+    assert (state.steps, state.total) == (12, 20)
+    assert same(state.optimizer, optimizer)
+    model, keeping = net(), gu.KeepState(steps=20)
+    looped(model, keeping, best_at=12, settle=True)
+    assert keeping.state(model).steps == 20  # where one keeps the last weights after all
+
+
+def scheduled(model: nn.Module) -> nn.Module:
+    for parameter in model.parameters():
+        parameter.grad = None
+    return model.eval().to("cpu")
+
+
+@pytest.mark.parametrize("make", [net, Tied, lambda: Tied().double().float()])
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize(
+    "leave", [scheduled, copy.deepcopy, lambda m: m.to("cpu", torch.float32), lambda m: m.double()]
+)
+def test_usual_loops_need_not_settle(make: Any, parts: int, leave: Any) -> None:
+    model, keeping = make(), gu.KeepState(steps=20)
+    looped(model, keeping, parts=parts)
+    model = leave(model)
+    with torch.no_grad():
+        model(torch.ones(3, 20, dtype=next(model.parameters()).dtype), torch.tensor([[0, 1], [1, 2]]))
+    assert keeping.state(model).steps == 20
+
+
+def test_a_callback_that_changes_weights_at_the_end_is_named() -> None:
+    class Zero(gu.Callback):
+        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            nn.init.zeros_(next(kwargs["model"].parameters()))
+
+    graph = data()
+    graph.val_mask[:] = False  # so that the last weights count
+    with pytest.warns(UserWarning, match="a callback changed the weights"):
+        result = gu.train(net(), graph, TASK, epochs=60, callbacks=[Zero()])
+    assert result.training.steps == 60
+
+
 WRONG = {
     "another model": lambda base: (copy.deepcopy(base.training), net()),
     "weights that changed": lambda base: (base.training, _moved(base.model)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,10 @@ class Replay(Method):
     summary = "take the last steps of the training again without the forgotten data"
     needs = "retained data"
     cost = "a twentieth to a fifth of the training's steps"
+    not_options: ClassVar[dict[str, str]] = {
+        "optimizer": "; it goes back to a checkpoint, which no optimiser holds: hand in training=, what "
+        "gunlearn.KeepState kept or a folder of checkpoints, or take method 'continued_training'"
+    }
 
     def __post_init__(self) -> None:
         check_interval(self, ">= 0", "unseen_weight")
@@ -63,10 +67,11 @@ class Replay(Method):
         share = share_of(problem.partition) if self.budget is None else self.budget
         moment = state.earliest(share * state.total)
         if moment is None:
-            have = ", ".join(f"{(state.steps - m.step) / state.total:.1%}" for m in state.moments) or "none"
+            back = [f"{(state.steps - m.step) / state.total:.1%}" for m in state.moments if m.step < state.steps]
+            remedy = "raise 'budget' to the smallest of these" if back else "method 'continued_training' needs none"
             raise InvalidInputError(
-                f"Expected a checkpoint at most {share:.1%} of the training's steps before its end (got {have}); raise "
-                "'budget' to the smallest of these"
+                f"Expected a checkpoint at most {share:.1%} of the training's steps before its end (got "
+                f"{', '.join(back) or 'none'}); {remedy}"
             )
         model, steps = problem.model, state.steps - moment.step
         model.load_state_dict(with_tied(moment.weights, model))
@@ -81,7 +86,7 @@ class Replay(Method):
         def make(parameters: Sequence[nn.Parameter]) -> Any:
             if moment.rng is not None:  # here, since batches draw their seed before
                 torch.set_rng_state(moment.rng)
-            return resumed_optimizer(replace(state, optimizer=moment.optimizer), parameters, own)
+            return resumed_optimizer(replace(state, steps=moment.step, optimizer=moment.optimizer), parameters, own)
 
         making = Making(make)
         taken = train_from_scratch(

@@ -1,0 +1,36 @@
+"""What the state of an optimiser says: whether it has stepped, and how often."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+
+def steps_counted(state: Mapping[str, Any]) -> int | None:
+    """Return the steps that the state in an optimiser's `state_dict` counts; `None` where it counts none."""
+    counts = [int(entry["step"]) for entry in state["state"].values() if "step" in entry]
+    return max(counts, default=None)
+
+
+def has_stepped(optimizer: Optimizer) -> bool:
+    """Return whether an optimiser has the state of a step; some classes have one of no step before."""
+    return any(entry and ("step" not in entry or int(entry["step"]) > 0) for entry in optimizer.state.values())
+
+
+def leaves_state(optimizer: Optimizer) -> bool:
+    """Return whether a step of such an optimiser leaves state, as of all in torch but SGD without momentum."""
+    if isinstance(optimizer, torch.optim.LBFGS | torch.optim.SparseAdam):  # which need more than a gradient to step
+        return True
+    group = optimizer.param_groups[0]
+    place = nn.Parameter(group["params"][0].new_zeros(1, 1))
+    place.grad = torch.ones_like(place)
+    probe = copy.copy(optimizer)
+    probe.param_groups, probe.state = [{**group, "params": [place]}], defaultdict(dict)
+    probe.step()
+    return any(probe.state.values())
