@@ -22,6 +22,7 @@ from gunlearn.methods.base import BY_MODE, Outcome, Problem, check_interval
 from gunlearn.methods.forget_part import has_forget_items
 from gunlearn.methods.gradient import GradientMethod
 from gunlearn.tasks.base import Parts
+from gunlearn.training.another_loss import CHECK, is_ours, warn_of_another_loss
 from gunlearn.training.arguments import TrainArguments
 from gunlearn.training.optimizers import SchedulerSpec, goes_on
 from gunlearn.training.processes import world_size
@@ -163,6 +164,10 @@ class ContinuedTraining(GradientMethod):
         else:
             start = from_state(source, problem.model, self.lr, self.weight_decay)
         spent = looks + start.passes
+        if source is not None and not is_ours(source) and (allowed is None or allowed > spent + CHECK):
+            own = start.make([parameter for parameter in problem.model.parameters() if parameter.requires_grad])
+            warn_of_another_loss(own, problem.model, problem.partition.data, problem.task, self.reading, problem.seed)
+            spent += CHECK
         steps, learning = self._shares(self.steps if allowed is None else allowed - spent)
         changes = start.changes
         if source is not None and steps is not None and not learning and not is_small(problem.partition):

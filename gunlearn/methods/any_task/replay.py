@@ -14,6 +14,8 @@ from gunlearn.errors import InvalidInputError
 from gunlearn.methods.any_task.handed_on import Making
 from gunlearn.methods.any_task.training_budget import share_of
 from gunlearn.methods.base import Method, Outcome, Problem, check_interval
+from gunlearn.tasks.sampling import BatchOptions
+from gunlearn.training.another_loss import CHECK, is_ours, warn_of_another_loss
 from gunlearn.training.arguments import TrainArguments
 from gunlearn.training.from_scratch import train_from_scratch
 from gunlearn.training.optimizers import SchedulerSpec
@@ -74,6 +76,11 @@ class Replay(Method):
                 f"{', '.join(back) or 'none'}); {remedy}"
             )
         model, steps = problem.model, state.steps - moment.step
+        learning = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        passes = 0 if is_ours(state) else CHECK
+        if passes:
+            left = resumed_optimizer(state, list(learning.values()), list(learning))
+            warn_of_another_loss(left, model, problem.partition.data, problem.task, BatchOptions(), problem.seed)
         model.load_state_dict(with_tied(moment.weights, model))
         if problem.fresh is not None:
             problem.fresh.put(model)
@@ -81,12 +88,13 @@ class Replay(Method):
 
         sampler = state.reading.get("sampler", "k_hop")
         unseen = find_unseen(problem.task, problem.reference, problem.partition, self.unseen_weight, sampler)
-        own = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
         def make(parameters: Sequence[nn.Parameter]) -> Any:
             if moment.rng is not None:  # here, since batches draw their seed before
                 torch.set_rng_state(moment.rng)
-            return resumed_optimizer(replace(state, steps=moment.step, optimizer=moment.optimizer), parameters, own)
+            return resumed_optimizer(
+                replace(state, steps=moment.step, optimizer=moment.optimizer), parameters, list(learning)
+            )
 
         making = Making(make)
         taken = train_from_scratch(
@@ -99,7 +107,12 @@ class Replay(Method):
             None if state.rates is None else _repeated(state.rates, moment.step),
             unseen,
         )
-        notes = {"from_step": moment.step, "price": round(steps / state.total, 4), "unseen_weight": weight_of(unseen)}
+        notes = {
+            "from_step": moment.step,
+            "passes": passes,
+            "price": round((steps + passes) / state.total, 4),
+            "unseen_weight": weight_of(unseen),
+        }
         before = tuple(m for m in state.moments if m.step <= moment.step)
         handed = making.state(model, state, 0, state.total, state.reading, before)
         return Outcome(model, taken, notes, training=handed)

@@ -1,0 +1,86 @@
+"""Whether a model was trained by another loss than the one that goes on."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import Any
+
+import torch
+from torch import nn
+
+from gunlearn.seed import isolated_rng
+from gunlearn.tasks.base import Task
+from gunlearn.tasks.sampling import BatchOptions
+from gunlearn.training.from_scratch import training_step
+from gunlearn.training.minimised_loss import decay_of
+from gunlearn.training.optimizer_step import summed
+from gunlearn.training.training_state import TrainingState
+
+_LARGE = 2.0  # where the loss is the training's, 0.1 to 1.2 was measured
+#: Passes over the data that the check costs.
+CHECK = 1
+
+
+def is_ours(source: Any) -> bool:
+    """Return whether a state is that of `gunlearn.train`, whose loss is known."""
+    return isinstance(source, TrainingState) and bool(source.reading)
+
+
+def gradient_by_memory(
+    optimizer: Any, model: nn.Module, data: Any, task: Task, reading: BatchOptions, seed: int
+) -> float | None:
+    r"""Return the size of the loss's gradient, with the L2 penalty's, over what Adam remembers of its gradients.
+
+    .. math:: \sqrt{\tfrac{1}{n} \sum_i g_i^2 / \hat v_i}
+
+    About 1 or less where the optimiser was run on this loss: :math:`\hat v` is a mean of its squared gradients, which
+    were larger before.
+
+    Args:
+        optimizer: with its state, over the parameters of `model`.
+        model: as trained; it does not change.
+        data: all that it was trained on.
+        task: what the model predicts.
+        reading: how much a pass reads.
+        seed: of dropout and negatives.
+
+    Returns:
+        `None` where an optimiser other than Adam or AdamW goes on.
+    """
+    if not isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW):
+        return None
+    rates = {id(p): float(group["betas"][1]) for group in optimizer.param_groups for p in group["params"]}
+    trained = [(name, p) for name, p in model.named_parameters() if "exp_avg_sq" in optimizer.state.get(p, {})]
+    judged = copy.deepcopy(model).train()
+    with isolated_rng(seed):
+        summed(training_step(judged, data, task, reading)[1](), backward=True)
+    gradients, decay = dict(judged.named_parameters()), decay_of(optimizer, model) or {}
+    total, number = 0.0, 0
+    for name, parameter in trained:
+        gradient, state = gradients[name].grad, optimizer.state[parameter]
+        if gradient is None:
+            continue
+        gradient = gradient + decay.get(name, 0.0) * parameter.detach()
+        memory = state["exp_avg_sq"] / (1 - rates[id(parameter)] ** float(state["step"]))
+        known = memory > 0  # inputs that are always zero have no gradient
+        total += float((gradient[known].double().square() / memory[known].double()).sum())
+        number += int(known.sum())
+    return (total / number) ** 0.5 if number else None
+
+
+def warn_of_another_loss(
+    optimizer: Any, model: nn.Module, data: Any, task: Task, reading: BatchOptions, seed: int
+) -> None:
+    """Warn where a model is not at rest under the loss that goes on; arguments are those of `gradient_by_memory`."""
+    ratio = gradient_by_memory(optimizer, model, data, task, reading, seed)
+    if ratio is not None and ratio > _LARGE:
+        warnings.warn(
+            f"At the trained weights the gradient of '{task.name}' on the training data is {ratio:.1f} times what the "
+            "optimiser remembers of its gradients (at most about 1 is expected). The model was trained by another loss "
+            "(label smoothing, class weights), on other data, or it is not the model that this optimiser left. The "
+            "steps minimise the task's own loss, which leads away from it; give a task of your own with the "
+            "training's loss (docs/models.md)",
+            UserWarning,
+            stacklevel=2,
+        )

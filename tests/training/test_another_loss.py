@@ -1,0 +1,74 @@
+"""A model that another loss trained is told apart, and the user is."""
+
+import copy
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+import gunlearn as gu
+from gunlearn.tasks.sampling import BatchOptions
+from gunlearn.training.another_loss import gradient_by_memory, warn_of_another_loss
+from tests.methods.forgetting import club
+
+TASK = "node_classification"
+LOSSES: dict[str, Any] = {
+    "its own": cross_entropy,
+    "smoothed labels": lambda z, y: cross_entropy(z, y, label_smoothing=0.3),
+    "class weights": lambda z, y: cross_entropy(z, y, weight=torch.tensor([0.05, 20.0, 1.0, 1.0])),
+}
+
+
+def own_loop(loss: Any, steps: int = 400) -> tuple[Any, Any, Any, gu.TrainingState]:
+    data = gu.node_split(club(), 0.2, 0.2)
+    torch.manual_seed(0)
+    model = gu.GCN(20, 8, 4)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2, weight_decay=1e-3)
+    keeping = gu.KeepState(steps=steps)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss(model(data.x, data.edge_index)[data.train_mask], data.y[data.train_mask]).backward()
+        optimizer.step()
+        keeping.step(model, optimizer)
+    return data, model, optimizer, keeping.state(model)
+
+
+@pytest.mark.parametrize("method", ["continued_training", "replay", "auto"])
+@pytest.mark.parametrize("name", LOSSES)
+def test_another_loss_is_warned_of(name: str, method: str) -> None:
+    data, model, _, state = own_loop(LOSSES[name])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = gu.unlearn(model, data, gu.ForgetNodes(count=2), method, TASK, training=state, budget=0.2)
+    told = [str(one.message) for one in caught if "trained by another loss" in str(one.message)]
+    assert len(told) == (0 if name == "its own" else 1)
+    assert result.notes["price"] <= (0.205 if method == "replay" else 0.2)
+
+
+def test_the_gradient_is_held_against_what_adam_remembers() -> None:
+    data, model, optimizer, _ = own_loop(cross_entropy, 30)
+    task, before = gu.tasks.as_task(TASK), copy.deepcopy(model.state_dict())
+    loss = cross_entropy(model(data.x, data.edge_index)[data.train_mask], data.y[data.train_mask])
+    penalised = loss + sum(0.5e-3 * p.square().sum() for p in model.parameters())
+    gradients = torch.autograd.grad(penalised, list(model.parameters()))
+    squares = [optimizer.state[p]["exp_avg_sq"] / (1 - 0.999**30) for p in model.parameters()]
+    each = torch.cat([(g.square() / v)[v > 0].flatten() for g, v in zip(gradients, squares, strict=True)])
+    given = (model, data, task, BatchOptions(), 0)
+    assert gradient_by_memory(optimizer, *given) == pytest.approx(float(each.mean().sqrt()), rel=1e-4)
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    assert gradient_by_memory(sgd, *given) is None
+    warn_of_another_loss(sgd, *given)
+    torch.testing.assert_close(dict(model.state_dict()), dict(before), rtol=0, atol=0)
+    assert all(parameter.grad is None or parameter.grad.abs().sum() > 0 for parameter in model.parameters())
+
+
+def test_a_training_of_the_package_is_not_asked() -> None:
+    data = gu.node_split(club(), 0.2, 0.2)
+    torch.manual_seed(0)
+    base = gu.train(gu.GCN(20, 8, 4), data, TASK, epochs=60, lr=1e-2, eval_every=60)
+    result = gu.unlearn(
+        base.model, data, gu.ForgetEdges(count=1), "continued_training", TASK, training=base, budget=0.2
+    )
+    assert result.notes["passes"] == 2
