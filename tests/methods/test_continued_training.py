@@ -16,6 +16,7 @@ from gunlearn.methods.any_task.shrunk import shrink
 from gunlearn.methods.any_task.training_budget import fall
 from tests.methods.cases import same_weights
 from tests.methods.forgetting import club
+from tests.training.callbacks import On
 
 TASK = "node_classification"
 
@@ -154,6 +155,20 @@ def test_what_is_forgotten_sets_the_price(monkeypatch: pytest.MonkeyPatch) -> No
         assert replayed.notes["price"] <= share
     result = gu.unlearn(base.model, data, NOBODY, "continued_training", TASK, training=base, budget=0.5)
     assert (result.epochs, result.notes["passes"]) == (98, 2)
+
+
+def test_a_rate_that_a_scheduler_lowered_is_raised_again() -> None:
+    data = lone()
+    seen: list[float] = []
+    watch = On(step_begin=lambda optimizer, **_: seen.append(optimizer.param_groups[0]["lr"]))
+    falls = {"scheduler": lambda optimizer: LambdaLR(optimizer, lambda step: 0.5**step)}
+    for more, lr, wanted in ((falls, None, 1e-2), ({}, None, 1e-2), (falls, 3e-3, 3e-3)):
+        base = trained(data, 40, **more)
+        options = {"training": base, "steps": 4, "lr": lr, "callbacks": [watch]}
+        first = gu.unlearn(base.model, data, NOBODY, "continued_training", TASK, **options)
+        assert seen.pop(0) == pytest.approx(wanted)
+        assert first.training.optimizer["param_groups"] == base.training.optimizer["param_groups"]
+        seen.clear()
 
 
 def test_without_a_state_estimates_count_as_passes() -> None:

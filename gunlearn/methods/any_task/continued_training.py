@@ -58,8 +58,8 @@ class ContinuedTraining(GradientMethod):
             does without one in a grid too.
         optimizer: the optimiser that trained the model or its `state_dict`, which go on, in place of `training`; or a
             name, for one with estimated state where it is Adam or AdamW, else without.
-        lr: learning rate; `None` goes on with that of the state (half of the highest one, if a scheduler lowered it
-            below), or is 1e-3.
+        lr: learning rate; `None` goes on with that of the state (the highest one, if a scheduler lowered it), or is
+            1e-3.
         weight_decay: the training's penalty; `None` is that of the state, or estimated (0 for AdamW).
         training_steps: optimiser steps of the training, where no `training` says so.
         budget: share of the training's steps that may be spent; `None` is 1/20 for up to 10 items (nodes: that touch at

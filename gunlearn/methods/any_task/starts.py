@@ -49,14 +49,14 @@ class Start:
 def from_state(source: Any, model: nn.Module, lr: float | None, weight_decay: float | None) -> Start:
     """Return the start with an optimiser that goes on, for `source` see `resumed_optimizer`.
 
-    Its rate is `lr`, else its own, but at least half of the highest one if a scheduler lowered it.
+    Its rate is `lr`, else its own, or the highest one of the training if a scheduler lowered it.
     """
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
     def settle(optimizer: Any) -> None:
         for group in optimizer.param_groups:
             highest = group.pop("initial_lr", group["lr"])
-            group["lr"] = max(group["lr"], highest / 2) if lr is None else lr
+            group["lr"] = max(group["lr"], highest) if lr is None else lr
             if weight_decay is not None:
                 group["weight_decay"] = weight_decay
 

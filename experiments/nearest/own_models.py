@@ -1,0 +1,139 @@
+"""Models as users bring them: dropout, few labels, short trainings, learning rates that fall. See README.md here.
+
+python -m experiments.nearest.own_models --root DATA --out runs/own_models [--smoke] [--seeds 0 1 2]
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+import tyro
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import CosineAnnealingLR
+from torch_geometric.nn import GATConv, GCNConv, SAGEConv
+
+import gunlearn as gu
+from experiments.common import StudyArgs, markdown, write_results
+from experiments.nearest.__main__ import PARTS
+from experiments.nearest.one_after_another import distances
+from gunlearn.datasets.catalogue import load
+from gunlearn.metrics.problem import evaluator
+from gunlearn.tasks import as_task
+
+TASK = "node_classification"
+LAYERS: dict[str, Any] = {"gcn": GCNConv, "sage": SAGEConv, "gat": GATConv}
+#: Row of the table -> method and its options beside the state of the training.
+WAYS: dict[str, tuple[str, dict[str, Any]]] = {
+    "a twentieth": ("continued_training", {"budget": 0.05}),
+    "an eighth": ("continued_training", {"budget": 0.125}),
+    "auto": ("auto", {}),
+    "replay, a twentieth": ("replay", {"budget": 0.05}),
+    "replay, a fifth": ("replay", {"budget": 0.2}),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, how it was trained, and on which labels: Planetoid's 20 of each class, or four fifths of the nodes."""
+
+    dataset: str
+    layer: str
+    steps: int
+    labels: str = "public"
+    cosine: bool = False
+    batch_norm: bool = False
+
+
+CASES = (
+    Case("Cora", "gcn", 200),
+    Case("Cora", "gcn", 500),
+    Case("CiteSeer", "gcn", 200),
+    Case("Cora", "sage", 200),
+    Case("Cora", "gat", 200),
+    Case("Cora", "gcn", 200, "random"),
+    Case("Cora", "gcn", 500, "random"),
+    Case("Cora", "sage", 200, cosine=True),
+    Case("Cora", "gcn", 500, "random", cosine=True),
+    Case("Cora", "gcn", 200, batch_norm=True),
+)
+
+
+@dataclass
+class Args(StudyArgs):
+    """What to run.
+
+    Attributes:
+        seeds: of split, draw and base model.
+        count: nodes to forget.
+    """
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    count: int = 10
+
+
+class Net(nn.Module):
+    """Two layers with dropout of a half, as in PyG's examples."""
+
+    def __init__(self, case: Case, num_features: int, num_classes: int) -> None:
+        super().__init__()
+        layer = LAYERS[case.layer]
+        self.first, self.second, self.dropout = layer(num_features, 32), layer(32, num_classes), nn.Dropout(0.5)
+        self.norm = nn.BatchNorm1d(32) if case.batch_norm else nn.Identity()
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        hidden = self.norm(self.first(self.dropout(x), edge_index)).relu()
+        return self.second(self.dropout(hidden), edge_index)
+
+
+def trained(case: Case, data: Any, seed: int, steps: int) -> gu.Result:
+    """Adam, rate 1e-2, weight decay 5e-4, to the last step."""
+    torch.manual_seed(seed)
+    model = Net(case, data.num_features, int(data.y.max()) + 1)
+    falls: Callable[[Any], Any] | None = (lambda made: CosineAnnealingLR(made, steps)) if case.cosine else None
+    options = {"epochs": steps, "lr": 1e-2, "weight_decay": 5e-4, "eval_every": steps, "seed": seed}
+    return gu.train(model, data, TASK, scheduler=falls, **options)
+
+
+def measured(args: Args, case: Case, seed: int) -> dict[str, tuple[list[float], float]]:
+    """Return distances and price of each way."""
+    data, steps = load("digits" if args.smoke else case.dataset, args.root), 40 if args.smoke else case.steps
+    if case.labels == "random" or args.smoke:
+        data = gu.node_split(data, seed=seed)
+    base, request = trained(case, data, seed, steps), gu.ForgetNodes(count=args.count, seed=seed)
+    partition = request.resolve(data)
+    references = [trained(case, partition.retain_data, 1000 * k + seed, steps).model for k in (1, 2, 3)]
+    judge = evaluator(as_task(TASK), partition, references, seed=seed)
+    found = {"utu": (distances(judge, base.model), 0.0)}
+    for way, (method, options) in WAYS.items():
+        result = gu.unlearn(base.model, data, request, method, TASK, seed=seed, training=base, **options)
+        found[way] = distances(judge, result.model), result.notes["price"]
+    return found
+
+
+def named(case: Case) -> Sequence[str]:
+    """Return the first columns of a line."""
+    how = ("dropout", *(["batch norm"] if case.batch_norm else []), *(["cosine"] if case.cosine else []))
+    return (case.dataset, case.layer, case.labels, str(case.steps), ", ".join(how))
+
+
+def main(args: Args) -> None:
+    """Print the table: medians over seeds, with the smallest and the largest."""
+    cases, seeds = (CASES[:1], args.seeds[:1]) if args.smoke else (CASES, args.seeds)
+    rows, lines = [], []
+    for case in cases:
+        found = [measured(args, case, seed) for seed in seeds]
+        for way in ("utu", *WAYS):
+            for seed, of in zip(seeds, found, strict=True):
+                rows.append({**vars(case), "way": way, "seed": seed, "floors": of[way][0], "price": of[way][1]})
+            columns = zip(*(of[way][0] for of in found), strict=True)
+            cells = [f"{median(of):.2f} ({min(of):.2f}, {max(of):.2f})" for of in columns]
+            lines.append([*named(case), way, *cells, f"{median(of[way][1] for of in found):.3f}"])
+            print(" | ".join(lines[-1]), flush=True)
+    head = ["graph", "layers", "labels", "steps", "with", "way", *(f"{part}, floors" for part in PARTS), "price"]
+    write_results(args.out, rows, markdown(head, lines, 6))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))
