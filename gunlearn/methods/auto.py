@@ -14,6 +14,7 @@ from gunlearn.methods.any_task.training_budget import share_of
 from gunlearn.methods.base import Method, Outcome, Problem, check_interval
 from gunlearn.nn.layers.linear_head import LinearHead
 from gunlearn.tasks.base import Task
+from gunlearn.training.optimizer_state import steps_taken
 from gunlearn.training.optimizers import check_optimizer, goes_on
 from gunlearn.training.settled import GROWING, growth_rate
 from gunlearn.training.state_sources import NONE, as_training_state
@@ -47,7 +48,7 @@ class Auto(Method):
         budget: share of retraining's steps that may be spent, at most.
         training: the state of the training, see `ContinuedTraining`; results say what is missing without it.
         optimizer: the optimiser that trained the model, or its `state_dict`, in place of `training`.
-        training_steps: optimiser steps of the training, where no `training` says so.
+        training_steps: optimiser steps of the training, where neither `training` nor the `optimizer` counts them.
         lr: learning rate of the training, where no `training` says so.
         weight_decay: penalty of the training, where no `training` says so; `None` estimates it from the weights.
         train: your training function `train(data, seed) -> model`, for rule 2.
@@ -102,7 +103,7 @@ class Auto(Method):
         if state is not None:
             return self._by_state(state, share, task, partition, model)
         known = {name: getattr(self, name) for name in ("optimizer", "lr", "weight_decay", "training_steps")}
-        if self.training_steps is not None:
+        if self._steps() is not None:
             known |= self._spending(partition)
         options = {name: value for name, value in known.items() if value is not None}
         if self.optimizer is not None:
@@ -125,6 +126,10 @@ class Auto(Method):
         if state.earliest(share * state.total) is not None:
             return "replay", {"training": state, "budget": share}, f"the training had not settled: {how}"
         return "continued_training", options, f"no checkpoint lies in its last {share:.1%}, though {how}"
+
+    def _steps(self) -> int | None:
+        """Return the steps of the training, where they were given or the optimiser counted them."""
+        return self.training_steps or steps_taken(self.optimizer)
 
     def _spending(self, partition: Any) -> dict[str, Any]:
         """Return the options that bound what is spent: the usual share, and more while what is forgotten moves."""
@@ -157,7 +162,7 @@ class Auto(Method):
             "your own)"
         )
         steps = "its number of steps (training_steps=), for which 50 steps were taken"
-        missing: list[tuple[float | None, str]] = [(self.training_steps, steps)]
+        missing: list[tuple[float | None, str]] = [(self._steps(), steps)]
         if self.optimizer is None:
             missing = [
                 (None, state),

@@ -18,6 +18,13 @@ def steps_counted(state: Mapping[str, Any]) -> int | None:
     return max(counts, default=None)
 
 
+def steps_taken(source: Any) -> int | None:
+    """Return the steps that an optimiser or its `state_dict` counts; `None` where it counts none, and for others."""
+    if isinstance(source, Optimizer):
+        source = source.state_dict()
+    return steps_counted(source) if isinstance(source, Mapping) else None
+
+
 def has_stepped(optimizer: Optimizer) -> bool:
     """Return whether an optimiser has the state of a step; some classes have one of no step before."""
     return any(entry and ("step" not in entry or int(entry["step"]) > 0) for entry in optimizer.state.values())

@@ -61,13 +61,15 @@ def test_an_optimiser_of_ones_own_goes_on(form):
         optimizer.step()
     source = optimizer if form == "optimiser" else optimizer.state_dict()
     request, task = gu.ForgetNodes(count=3), "node_classification"
-    result = gu.unlearn(model, data, request, "auto", task, optimizer=source, training_steps=40)
-    named = gu.unlearn(model, data, request, "continued_training", task, optimizer=source, training_steps=40)
+    result = gu.unlearn(model, data, request, "auto", task, optimizer=source, budget=0.3)
+    named = gu.unlearn(model, data, request, "continued_training", task, optimizer=source, at_most=0.3)
     assert (result.notes["chosen"], result.notes["start"]) == ("continued_training", "the state of the training")
     assert same_weights(result.model, named.model)
     assert "lacks" not in result.notes
     assert len(result.notes["options"]["optimizer"]) < 40  # a digest
-    result = gu.unlearn(model, data, request, "auto", task, optimizer=source)
+    assert result.notes["price"] == pytest.approx((result.epochs + result.notes["passes"]) / 40)  # it counted 40 steps
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1)  # which counts none
+    result = gu.unlearn(model, data, request, "auto", task, optimizer=sgd)
     assert result.notes["lacks"].startswith("Not given of the training: its number of steps (training_steps=)")
     base = gu.train(gu.GCN(20, 8, 4), data, task, epochs=4)
     for method, options, match in (

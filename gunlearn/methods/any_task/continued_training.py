@@ -24,6 +24,7 @@ from gunlearn.methods.gradient import GradientMethod
 from gunlearn.tasks.base import Parts
 from gunlearn.training.another_loss import CHECK, is_ours, warn_of_another_loss
 from gunlearn.training.arguments import TrainArguments
+from gunlearn.training.optimizer_state import steps_taken
 from gunlearn.training.optimizers import SchedulerSpec, goes_on
 from gunlearn.training.processes import world_size
 from gunlearn.training.run import reading_of
@@ -61,7 +62,7 @@ class ContinuedTraining(GradientMethod):
         lr: learning rate; `None` goes on with that of the state (the highest one, if a scheduler lowered it), or is
             1e-3.
         weight_decay: the training's penalty; `None` is that of the state, or estimated (0 for AdamW).
-        training_steps: optimiser steps of the training, where no `training` says so.
+        training_steps: optimiser steps of the training, where neither `training` nor the `optimizer` counts them.
         budget: share of the training's steps that may be spent; `None` is 1/20 for up to 10 items (nodes: that touch at
             most a tenth of the graph), 1/8 for more nodes and other items, 1/5 for more edges. It needs `training` or
             `training_steps`.
@@ -154,7 +155,7 @@ class ContinuedTraining(GradientMethod):
             state.check_model(problem.reference)
         growth = None if state is None else growth_rate(state, problem.model)
         source = state if state is not None else self.optimizer if goes_on(self.optimizer) else None
-        total = self.training_steps if state is None else state.total
+        total = (self.training_steps or steps_taken(self.optimizer)) if state is None else state.total
         by_budget = self.steps is None and self.epochs is None
         allowed = steps_of(self.budget, problem.partition, total) if by_budget else None
         looks = LOOKS if allowed is None or allowed > LOOKS else 0
