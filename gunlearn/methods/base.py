@@ -126,6 +126,8 @@ class Method(ABC):
                 outcome.model.eval()  # first: a memory is brought up to date when training ends
             fresh.put(outcome.model)
             outcome.notes |= fresh.notes()
+            if outcome.training is not None:
+                outcome.training = outcome.training.without_rows(outcome.model, fresh.put)
         return outcome
 
     @property

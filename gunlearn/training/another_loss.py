@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,9 +23,15 @@ _LARGE = 2.0  # where the loss is the training's, 0.1 to 1.2 was measured
 CHECK = 1
 
 
-def is_ours(source: Any) -> bool:
-    """Return whether a state is that of `gunlearn.train`, whose loss is known."""
-    return isinstance(source, TrainingState) and bool(source.reading)
+def known_loss(source: Any) -> bool:
+    """Return whether a state is that of `gunlearn.train`, which minimises the task's own loss."""
+    return isinstance(source, TrainingState) and source.known_loss
+
+
+def read_as(state: TrainingState, reading: BatchOptions) -> BatchOptions:
+    """Return how much a pass reads, as far as the state of the training says so."""
+    own = vars(reading)
+    return BatchOptions(**own | {name: value for name, value in state.reading.items() if name in own})
 
 
 def gradient_by_memory(
@@ -69,18 +76,28 @@ def gradient_by_memory(
     return (total / number) ** 0.5 if number else None
 
 
-def warn_of_another_loss(
-    optimizer: Any, model: nn.Module, data: Any, task: Task, reading: BatchOptions, seed: int
-) -> None:
-    """Warn where a model is not at rest under the loss that goes on; arguments are those of `gradient_by_memory`."""
-    ratio = gradient_by_memory(optimizer, model, data, task, reading, seed)
+def warn_of_another_loss(make: Callable[[list[nn.Parameter]], Any], problem: Any, reading: BatchOptions) -> None:
+    """Warn where a model is not at rest under the loss that goes on.
+
+    Mini-batches, whose gradients are larger than their mean, hide a small difference.
+
+    Args:
+        make: makes the optimiser that goes on, from parameters of the model.
+        problem: see `gunlearn.methods.Problem`; its `reference` holds the trained weights.
+        reading: how much a pass reads.
+    """
+    model = copy.deepcopy(problem.reference)
+    for parameter, own in zip(model.parameters(), problem.model.parameters(), strict=True):
+        parameter.requires_grad_(own.requires_grad)
+    optimizer = make([parameter for parameter in model.parameters() if parameter.requires_grad])
+    ratio = gradient_by_memory(optimizer, model, problem.partition.data, problem.task, reading, problem.seed)
     if ratio is not None and ratio > _LARGE:
         warnings.warn(
-            f"At the trained weights the gradient of '{task.name}' on the training data is {ratio:.1f} times what the "
-            "optimiser remembers of its gradients (at most about 1 is expected). The model was trained by another loss "
-            "(label smoothing, class weights), on other data, or it is not the model that this optimiser left. The "
-            "steps minimise the task's own loss, which leads away from it; give a task of your own with the "
-            "training's loss (docs/models.md)",
+            f"At the trained weights the gradient of '{problem.task.name}' on the training data is {ratio:.1f} times "
+            "what the optimiser remembers of its gradients (at most about 1 is expected). The model was trained by "
+            "another loss (label smoothing, class weights) or on other data, its gradients were clipped or scaled, or "
+            "it is not the model that this optimiser left. The steps minimise the task's own loss, which leads away "
+            "from another; give a task of your own with the training's loss (docs/models.md)",
             UserWarning,
             stacklevel=2,
         )

@@ -12,6 +12,7 @@ from gunlearn.core.checks import check_integer
 from gunlearn.core.digest import state_hash
 from gunlearn.errors import InvalidInputError
 from gunlearn.training.callbacks import StatefulCallback, TrainState
+from gunlearn.training.optimizer_state import optimizer_kind
 from gunlearn.training.training_state import Moment, TrainingState, on_cpu
 
 #: A checkpoint each twentieth of the steps; those of the last fifth are kept, at these distances from the end.
@@ -79,7 +80,7 @@ class KeepState(StatefulCallback):
     def _follow(self, model: nn.Module, optimizer: Any) -> Any:
         """Note what the optimiser is and how its parameters are; return it without what wraps it."""
         optimizer = getattr(optimizer, "optimizer", optimizer)  # Lightning and accelerate do
-        self.kind = type(optimizer).__name__ if type(optimizer).__module__.startswith("torch.optim") else ""
+        self.kind = optimizer_kind(optimizer)
         if optimizer is not self._optimizer:
             called = {id(parameter): name for name, parameter in model.named_parameters()}
             self.names = tuple(called.get(id(p), "") for group in optimizer.param_groups for p in group["params"])
@@ -133,10 +134,13 @@ class KeepState(StatefulCallback):
         if _versions(self._optimizer) != self._versions:
             return False
         own = dict(model.named_parameters())
+        last = self.moments[-1] if self.moments and self.moments[-1].step == self.taken else None
+        if last is not None and not all(torch.equal(own[n].detach().cpu(), last.weights[n]) for n in own):
+            return False  # written through .data, which no version counts
         held = (p for group in self._optimizer.param_groups for p in group["params"])
         return all(
             own[name] is p or torch.equal(own[name].detach().cpu(), p.detach().cpu())
-            for name, p in zip(self.names, held, strict=True)
+            for name, p in zip(self.names, held, strict=False)  # groups may have been added
             if name in own
         )
 

@@ -12,6 +12,12 @@ from torch import nn
 from torch.optim import Optimizer
 
 
+def optimizer_kind(optimizer: Any) -> str:
+    """Return the name of a class of `torch.optim`; of another class its full name, which nothing is loaded into."""
+    own = type(optimizer)
+    return own.__name__ if vars(torch.optim).get(own.__name__) is own else f"{own.__module__}.{own.__qualname__}"
+
+
 def steps_counted(state: Mapping[str, Any]) -> int | None:
     """Return the steps that the state in an optimiser's `state_dict` counts; `None` where it counts none."""
     counts = [int(entry["step"]) for entry in state["state"].values() if "step" in entry]
@@ -31,7 +37,12 @@ def has_stepped(optimizer: Optimizer) -> bool:
 
 
 def leaves_state(optimizer: Optimizer) -> bool:
-    """Return whether a step of such an optimiser leaves state, as of all in torch but SGD without momentum."""
+    """Return whether a step of such an optimiser leaves state, as of all in torch but SGD without momentum.
+
+    Of other classes nothing is known: no step of theirs is tried.
+    """
+    if "." in optimizer_kind(optimizer):
+        return False
     if isinstance(optimizer, torch.optim.LBFGS | torch.optim.SparseAdam):  # which need more than a gradient to step
         return True
     group = optimizer.param_groups[0]

@@ -63,7 +63,7 @@ def read_checkpoints(source: str | Path) -> TrainingState:
     found = _all_in(source)
     counts = any(one.steps is not None for one in found)
     moments: dict[int, Moment] = {}
-    order: list[tuple[int, int]] = []
+    order: dict[str, list[tuple[int, int]]] = {}
     for one in found:
         step = _steps_of(one, counts)
         same = moments.setdefault(step, Moment(step, one.weights, dict(one.optimizer)))
@@ -73,13 +73,15 @@ def read_checkpoints(source: str | Path) -> TrainingState:
                 "another, with different weights)"
             )
         if one.by in (*_STEPS, "epoch") and one.said is not None:
-            order.append((step, one.said))
-    said = [number for _, number in sorted(order)]
-    if said != sorted(said):
-        raise CheckpointError(
-            f"Expected checkpoints of one optimiser in {source} (got some whose optimiser counts steps "
-            f"{[step for step, _ in sorted(order)]} at {said}, as if it was made anew in between); keep the later ones"
-        )
+            order.setdefault(one.by, []).append((step, one.said))
+    for pairs in order.values():  # steps among steps, epochs among epochs
+        said = [number for _, number in sorted(pairs)]
+        if said != sorted(said):
+            raise CheckpointError(
+                f"Expected checkpoints of one optimiser in {source} (got some whose optimiser counts steps "
+                f"{[step for step, _ in sorted(pairs)]} at {said}, as if it was made anew in between); keep the later "
+                "ones"
+            )
     last = max(moments)
     return TrainingState(last, last, "", moments[last].optimizer, moments=tuple(moments[k] for k in sorted(moments)))
 
@@ -117,6 +119,8 @@ def _all_in(source: Path) -> list[_Read]:
             found.append(_of_trainer(path) if trainers else _of_file(path))
         except CheckpointError as error:
             left[path] = error
+        except Exception as error:  # whatever a damaged or foreign file makes of torch's reader
+            left[path] = CheckpointError(f"Expected a checkpoint in {path} (got {type(error).__name__}: {error})")
     newest = max(left, key=lambda path: _last_number(path.stem), default=None)
     if newest is not None and _last_number(newest.stem) > max(
         (_last_number(one.path.stem) for one in found), default=-2

@@ -22,6 +22,7 @@ from gunlearn.training.keep_state import KeepState
 from gunlearn.training.loop import TrainArguments
 from gunlearn.training.optimizers import OptimizerSpec, SchedulerSpec
 from gunlearn.training.result import Result, versions
+from gunlearn.training.training_state import TrainingState
 from gunlearn.training.unchanged import remark_unchanged
 
 
@@ -65,8 +66,12 @@ def run_training(
         history=state.log_history,
         notes={**remark_unchanged(notes, initial, model, state), **task.remarks(model)},
         task=task,
-        training=None if keeping is None or not state.step else keeping.state(model, **reading_of(args)),
+        training=None if keeping is None or not state.step else _kept(keeping, model, args),
     )
+
+
+def _kept(keeping: KeepState, model: nn.Module, args: TrainArguments) -> TrainingState:
+    return replace(keeping.state(model, **reading_of(args)), known_loss=True)
 
 
 def reading_of(args: Any) -> dict[str, Any]:

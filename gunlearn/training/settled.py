@@ -30,7 +30,7 @@ def growth_rate(state: TrainingState, model: nn.Module) -> float | None:
         The rate, without unit; without checkpoints the one that the state names. `None` without such a checkpoint in
         the last third, or of other weights.
     """
-    if not state.moments:
+    if not (state.moments and state.steps):
         return state.growth
     shares = {moment.step: (state.steps - moment.step) / state.steps for moment in state.moments}
     moment = min(state.moments, key=lambda one: abs(shares[one.step] - _BACK), default=None)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import pickle
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ class TrainingState:
         moments: checkpoints in the order of their steps.
         growth: rate at which the norm of the weights still changed, see `gunlearn.training.settled`, where the
             checkpoints that told it are gone; `None` where it is not known.
+        known_loss: the training minimised the task's own loss, as `gunlearn.train` does.
     """
 
     steps: int
@@ -67,6 +69,7 @@ class TrainingState:
     rates: Tensor | None = None
     moments: tuple[Moment, ...] = ()
     growth: float | None = None
+    known_loss: bool = False
 
     def __repr__(self) -> str:
         """Return a short description; the digest tells states apart."""
@@ -100,6 +103,34 @@ class TrainingState:
                     f"Expected the last checkpoint, at step {moment.step}, to hold this model's weights (got others); "
                     "write one at the end of the training, or hand in the model that it holds"
                 )
+
+    def without_rows(self, model: nn.Module, put: Callable[[nn.Module], None]) -> TrainingState:
+        """Return the state without what it holds of entries that `put` fills anew, such as rows of forgotten nodes.
+
+        Their moments are set to 0, and checkpoints, which hold them as trained, are dropped.
+
+        Args:
+            model: the one that the state belongs to; it does not change.
+            put: fills these entries in a copy of it.
+        """
+        filled = []
+        for value in (0.0, 1.0):
+            other = copy.deepcopy(model)
+            with torch.no_grad():
+                for parameter in other.parameters():
+                    parameter.fill_(value)
+            put(other)
+            filled.append(dict(other.named_parameters()))
+        learns = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        order = [index for group in self.optimizer["param_groups"] for index in group["params"]]
+        entries = dict(self.optimizer["state"])
+        for index, name in zip(order, self.names or learns, strict=False):
+            anew = (filled[0][name] == filled[1][name]).detach().cpu()
+            entries[index] = {
+                key: value.masked_fill(anew, 0) if isinstance(value, Tensor) and value.shape == anew.shape else value
+                for key, value in entries.get(index, {}).items()
+            }
+        return replace(self, optimizer={**self.optimizer, "state": entries}, moments=(), rates=None)
 
     def earliest(self, steps: float) -> Moment | None:
         """Return the checkpoint farthest back, but at most so many steps before the end; `None` if there is none."""

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ from torch_geometric.nn import GCNConv
 import gunlearn as gu
 from gunlearn.errors import InvalidInputError
 from gunlearn.methods import METHODS, Problem, run_method
+from gunlearn.methods.any_task.second_look import Look
 from gunlearn.methods.any_task.still_moving import FEWEST, StillMoving
+from gunlearn.methods.base import Outcome
+from gunlearn.training.callbacks import TrainState
 from tests.methods.cases import same_weights
 from tests.methods.forgetting import club
 from tests.training.callbacks import Kill, On
@@ -90,6 +94,52 @@ def test_a_run_takes_more_than_the_usual_share_only_where_it_has_to(
     assert (usual.epochs + usual.notes["passes"], usual.notes["passes"]) == (50, 2)  # a budget is what is spent
     edges = gu.unlearn(base.model, data, gu.ForgetEdges(count=11), "continued_training", TASK, training=base)
     assert edges.epochs + edges.notes["passes"] == 80  # no forgotten item is predicted: the usual share
+
+
+def test_a_training_that_had_not_settled_moves_on_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{StillMoving.__module__}._RATIO", 0.0)
+    data, base = trained(Dropped())
+    for growth, price in ((0.05, 0.33), (0.5, 0.125)):
+        state = replace(base.training, moments=(), growth=growth)
+        result = gu.unlearn(base.model, data, REQUEST, "continued_training", TASK, training=state, at_most=0.33)
+        assert result.notes["price"] == price
+    for share in (0.01, 0.1):
+        less = gu.unlearn(base.model, data, REQUEST, "continued_training", TASK, training=base, at_most=share)
+        assert less.notes["price"] == share
+
+
+def test_predictions_are_those_without_dropout() -> None:
+    data = gu.node_split(club(), 0.2, 0.2)
+    task, partition, model = gu.tasks.as_task(TASK), REQUEST.resolve(data), Dropped().train()
+    parts = task.parts(partition, "retain", model, ("forget", "retain"))
+    moving = StillMoving(Problem(model, copy.deepcopy(model), partition, task), parts, 20, 40, None)
+    assert moving._moved() < 1e-12
+    assert model.training
+
+
+@pytest.mark.parametrize(
+    ("rise", "scatter", "slack", "back"),
+    [
+        (0.01, 0.0, 0.0, True),
+        (-0.01, 0.0, 0.0, False),
+        (0.01, 0.01, 0.0, False),  # draws explain it
+        (0.03, 0.01, 0.0, True),
+        (0.04, 0.0, 0.05, False),
+        (0.06, 0.0, 0.05, True),
+    ],
+)
+def test_a_rise_counts_where_neither_draws_nor_the_state_explain_it(
+    rise: float, scatter: float, slack: float, back: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = [torch.ones(3).double(), torch.tensor([1 + rise - scatter, 1 + rise, 1 + rise + scatter]).double()]
+    monkeypatch.setattr(f"{Look.__module__}.training_losses", lambda *_: losses.pop(0))
+    model = OneWeight()
+    look = Look(model, None, None, None, 0)  # type: ignore[arg-type]
+    with torch.no_grad():
+        model.weight.fill_(1.0)
+    outcome = Outcome(model, TrainState(step=1))
+    outcome = look.not_farther(outcome, torch.optim.SGD(model.parameters(), lr=0.1), slack=slack)
+    assert (bool(outcome.unchanged), float(model.weight)) == (back, 0.0 if back else 1.0)
 
 
 def test_auto_goes_on_up_to_its_budget(monkeypatch: pytest.MonkeyPatch) -> None:

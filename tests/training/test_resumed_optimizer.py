@@ -146,7 +146,6 @@ NEW |= {
     "a state_dict": lambda: new(torch.optim.AdamW).state_dict(),
     "SGD with momentum": lambda: new(torch.optim.SGD, momentum=0.9).state_dict(),
     "a training state": lambda: TrainingState(5, 5, "Adam", new(torch.optim.Adam).state_dict()),
-    "of a class of one's own": lambda: Signs(model().parameters(), counts=True),
 }
 
 

@@ -22,14 +22,14 @@ from gunlearn.methods.base import BY_MODE, Outcome, Problem, check_interval
 from gunlearn.methods.forget_part import has_forget_items
 from gunlearn.methods.gradient import GradientMethod
 from gunlearn.tasks.base import Parts
-from gunlearn.training.another_loss import CHECK, is_ours, warn_of_another_loss
+from gunlearn.training.another_loss import CHECK, known_loss, read_as, warn_of_another_loss
 from gunlearn.training.arguments import TrainArguments
 from gunlearn.training.optimizer_state import steps_taken
 from gunlearn.training.optimizers import SchedulerSpec, goes_on
 from gunlearn.training.processes import world_size
 from gunlearn.training.run import reading_of
 from gunlearn.training.second_moments import shorten_memory
-from gunlearn.training.settled import growth_rate
+from gunlearn.training.settled import GROWING, growth_rate
 from gunlearn.training.state_sources import NONE, as_training_state
 from gunlearn.training.step import Change
 from gunlearn.training.training_state import TrainingState
@@ -157,25 +157,30 @@ class ContinuedTraining(GradientMethod):
         source = state if state is not None else self.optimizer if goes_on(self.optimizer) else None
         total = (self.training_steps or steps_taken(self.optimizer)) if state is None else state.total
         by_budget = self.steps is None and self.epochs is None
-        allowed = steps_of(self.budget, problem.partition, total) if by_budget else None
+        allowed = steps_of(self.budget, problem.partition, total, self.at_most) if by_budget else None
+        most = 0 if allowed is None or total is None else int(self.at_most * total)
+        watched = self._watched(problem, growth) if most > FEWEST + LOOKS + PASSES else None
+        if watched is not None:
+            allowed = max(allowed or 0, FEWEST + LOOKS + PASSES)
         looks = LOOKS if allowed is None or allowed > LOOKS else 0
         if source is None:
             room = None if allowed is None else allowed - looks - 1
             start = estimated(self, problem, self.arguments().lr, self.weight_decay, room)
         else:
             start = from_state(source, problem.model, self.lr, self.weight_decay)
-        spent = looks + start.passes
-        if source is not None and not is_ours(source) and (allowed is None or allowed > spent + CHECK):
-            own = start.make([parameter for parameter in problem.model.parameters() if parameter.requires_grad])
-            warn_of_another_loss(own, problem.model, problem.partition.data, problem.task, self.reading, problem.seed)
+        reading = self.reading if state is None else read_as(state, self.reading)
+        spent = looks + start.passes + (0 if watched is None else PASSES)
+        if source is not None and not known_loss(source) and (allowed is None or allowed > spent + CHECK):
+            warn_of_another_loss(start.make, problem, reading)
             spent += CHECK
         steps, learning = self._shares(self.steps if allowed is None else allowed - spent)
         changes = start.changes
         if source is not None and steps is not None and not learning and not is_small(problem.partition):
             changes += (partial(shorten_memory, steps=steps),)
-        moving = self._moving(problem, steps, spent, total) if by_budget and not learning else None
-        if moving is not None:
-            steps, spent = moving.most, spent + PASSES
+        moving = None
+        if watched is not None and steps is not None:
+            moving = StillMoving(problem, watched, steps, most - spent, reading.batch_size)
+            steps = moving.most
             problem = replace(problem, callbacks=[*problem.callbacks, moving])  # its state is checkpointed
         making = Making(start.make, *changes, lambda _: shrink(problem.model, self.shrink))
         own = replace(self._ready(problem, state, steps, making, start.rises), moving=moving)
@@ -198,17 +203,20 @@ class ContinuedTraining(GradientMethod):
             outcome.training = making.state(outcome.model, state, taken, total, reading_of(own), growth=growth)
         if outcome.unchanged:
             outcome.training = state
+        elif outcome.training is not None and state is not None:
+            outcome.training = replace(outcome.training, known_loss=state.known_loss)
         return outcome
 
-    def _moving(self, problem: Problem, steps: int | None, spent: int, total: int | None) -> StillMoving | None:
-        """Return what watches the forgotten items; `None` where none is predicted, or no budget is left to go on."""
-        if self.budget is not None or total is None or steps is None or self.shrink < 1 or world_size() > 1:
+    def _watched(self, problem: Problem, growth: float | None) -> Parts | None:
+        """Return the forgotten items whose predictions decide how long the run is; `None` where nothing does.
+
+        A training that had not settled moves them on by itself.
+        """
+        grows = growth is not None and growth > GROWING
+        if self.budget is not None or self.teacher_share or self.shrink < 1 or grows or world_size() > 1:
             return None
-        most = int(self.at_most * total) - spent - PASSES
         parts = problem.task.parts(problem.partition, "retain", problem.model, ("forget", "retain"))
-        if most <= steps or not has_forget_items(parts):
-            return None
-        return StillMoving(problem, parts, max(steps - PASSES, min(FEWEST, most)), most, self.batch_size)
+        return parts if has_forget_items(parts) else None
 
     def _shares(self, steps: int | None) -> tuple[int | None, int]:
         """Return the steps of the model and those of its teacher, out of so many."""

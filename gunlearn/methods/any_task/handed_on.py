@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from gunlearn.training.optimizer_state import optimizer_kind
 from gunlearn.training.second_moments import remember
 from gunlearn.training.training_state import Moment, TrainingState
 
@@ -44,10 +45,11 @@ class Making:
         reading: Mapping[str, Any],
         moments: Sequence[Moment] = (),
         growth: float | None = None,
-    ) -> TrainingState:
+    ) -> TrainingState | None:
         """Return the state with which the next request goes on from `model`; the caller adds the hash of its weights.
 
-        Rates and Adam's memory are those of the training again.
+        Rates and Adam's memory are those of the training again. `None` for an optimiser of no class of `torch.optim`,
+        which nobody can make anew from its state.
 
         Args:
             model: after the run.
@@ -58,7 +60,10 @@ class Making:
             moments: checkpoints that the next request may go back to.
             growth: see `TrainingState`, where there are none.
         """
-        made, called = self.made, {id(parameter): name for name, parameter in model.named_parameters()}
+        made = self.made
+        if "." in optimizer_kind(made):
+            return None
+        called = {id(parameter): name for name, parameter in model.named_parameters()}
         names = tuple(called.get(id(p), "") for group in made.param_groups for p in group["params"])
         for group, settings in zip(made.param_groups, self.settings, strict=True):
             if "betas" in settings:
@@ -69,7 +74,7 @@ class Making:
         return TrainingState(
             steps=(total if before is None else before.steps) + taken,
             total=total,
-            kind=type(made).__name__ if type(made).__module__.startswith("torch.optim") else "",
+            kind=optimizer_kind(made),
             optimizer=_off_device(state),
             names=() if "" in names else names,
             reading=dict(reading),

@@ -15,11 +15,12 @@ from gunlearn.methods.any_task.handed_on import Making
 from gunlearn.methods.any_task.training_budget import share_of
 from gunlearn.methods.base import Method, Outcome, Problem, check_interval
 from gunlearn.tasks.sampling import BatchOptions
-from gunlearn.training.another_loss import CHECK, is_ours, warn_of_another_loss
+from gunlearn.training.another_loss import CHECK, read_as, warn_of_another_loss
 from gunlearn.training.arguments import TrainArguments
 from gunlearn.training.from_scratch import train_from_scratch
 from gunlearn.training.optimizers import SchedulerSpec
 from gunlearn.training.resumed_optimizer import resumed_optimizer
+from gunlearn.training.settled import growth_rate
 from gunlearn.training.state_sources import as_training_state
 from gunlearn.training.training_state import with_tied
 from gunlearn.training.unseen import UNSEEN_WEIGHT, find_unseen, weight_of
@@ -77,10 +78,10 @@ class Replay(Method):
             )
         model, steps = problem.model, state.steps - moment.step
         learning = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-        passes = 0 if is_ours(state) else CHECK
+        growth, passes = growth_rate(state, model), 0 if state.known_loss else CHECK
         if passes:
-            left = resumed_optimizer(state, list(learning.values()), list(learning))
-            warn_of_another_loss(left, model, problem.partition.data, problem.task, BatchOptions(), problem.seed)
+            as_trained = read_as(state, BatchOptions())
+            warn_of_another_loss(lambda own: resumed_optimizer(state, own, list(learning)), problem, as_trained)
         model.load_state_dict(with_tied(moment.weights, model))
         if problem.fresh is not None:
             problem.fresh.put(model)
@@ -114,7 +115,8 @@ class Replay(Method):
             "unseen_weight": weight_of(unseen),
         }
         before = tuple(m for m in state.moments if m.step <= moment.step)
-        handed = making.state(model, state, 0, state.total, state.reading, before)
+        handed = making.state(model, state, 0, state.total, state.reading, before, growth)
+        handed = None if handed is None else replace(handed, known_loss=state.known_loss)
         return Outcome(model, taken, notes, training=handed)
 
 

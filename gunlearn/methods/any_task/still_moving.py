@@ -27,8 +27,8 @@ class StillMoving(StatefulCallback):
     .. math:: JS(p_0, p_c) > 2.5 \, JS(p_0, p_{c/2})
 
     with :math:`p_t` their predictions after :math:`t` steps on the retained data and :math:`c` the last step before the
-    learning rate falls. Where they have arrived, the divergence from the start no longer grows. Neither labels of
-    forgotten items nor their loss are read.
+    learning rate falls. Where they have arrived, the divergence from the start no longer grows; that of a single item
+    may double by chance. Neither labels of forgotten items nor their loss are read.
 
     Args:
         problem: whose model learns.
@@ -73,7 +73,7 @@ class StillMoving(StatefulCallback):
     def _moved(self) -> float:
         """Return the mean divergence of the predictions from those at the start, in nats."""
         now, start = self._predicted(), self.start
-        ours, theirs = now.require("logits"), start.require("logits")
+        ours, theirs = now.require("logits").double(), start.require("logits").double()
         if now.gaussian:
             return float(gaussian_js_divergence(ours, theirs).mean())
         if now.bernoulli:

@@ -28,8 +28,11 @@ def share_of(partition: Any) -> float:
     return 1 / 5 if partition.forgets == ("edges",) else 1 / 8
 
 
-def steps_of(budget: float | None, partition: Any, total: int | None) -> int:
-    """Return the steps that a budget allows, a share of a training's `total`; see `ContinuedTraining`."""
+def steps_of(budget: float | None, partition: Any, total: int | None, at_most: float = 1.0) -> int:
+    """Return the steps that a budget allows, a share of a training's `total`; see `ContinuedTraining`.
+
+    Without one they are the usual share, at least one step, and no more than the share `at_most`.
+    """
     if total is None:
         if budget is not None:
             raise InvalidInputError(
@@ -37,13 +40,13 @@ def steps_of(budget: float | None, partition: Any, total: int | None) -> int:
                 f"{budget:g} alone); or give 'steps' instead"
             )
         return _USUAL_STEPS
-    share = share_of(partition) if budget is None else budget
+    share = at_most if budget is None else budget
     steps = int(share * total)
     if not steps:
         raise InvalidInputError(
             f"Expected a budget of at least one step (got {share:g} of {total} steps); raise 'budget', or give 'steps'"
         )
-    return steps
+    return steps if budget is not None else min(steps, max(1, int(share_of(partition) * total)))
 
 
 def fall(steps: int | Callable[[], int], rise: float = 0.0) -> Callable[[Any], LambdaLR]:
