@@ -41,8 +41,9 @@ class Auto(Method):
     5. else `continued_training`, with the state of the training or its `optimizer`, else with estimates in its place.
 
     A twentieth of the training's steps is spent on up to 10 items (nodes: that touch at most a tenth of the graph),
-    an eighth on more nodes, a fifth on more edges and with a teacher, and never more than the budget. The rules come
-    from the tables of `experiments/nearest`.
+    an eighth on more nodes, a fifth on more edges and with a teacher; more while the predictions of forgotten items
+    move, and never more than the budget (but for a pass that checks the loss of a training of your own before
+    `replay`). The rules come from the tables of `experiments/nearest`.
 
     Args:
         budget: share of retraining's steps that may be spent, at most.

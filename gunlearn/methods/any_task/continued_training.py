@@ -50,8 +50,8 @@ class ContinuedTraining(GradientMethod):
     estimated second moments (`gunlearn.training.estimated_state`), and from the weight decay that the trained weights
     show. The learning rate stays for three quarters of the steps and then falls to 0, which settles the weights. Steps
     that raised the training's loss on the retained data are taken back (not after `shrink`, nor with a teacher). For
-    requests of more than ten items Adam forgets its old second moments over a third of the steps (not of `epochs`, nor
-    with a teacher).
+    requests of more than ten items Adam forgets its old second moments over a third of the usual steps (not of
+    `epochs`, nor with a teacher).
 
     Args:
         training: the state of the training: a `Result` of `gunlearn.train`, its `training`, the folder or file that it
@@ -95,7 +95,7 @@ class ContinuedTraining(GradientMethod):
     name = "continued_training"
     summary = "go on with the training, its optimiser's state included, without the forgotten data"
     needs = "retained data"
-    cost = "a twentieth to a fifth of the training's steps"
+    cost = "a twentieth to a third of the training's steps"
     variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "estimated": {"training": NONE}}
 
     @property
