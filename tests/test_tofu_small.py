@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -76,6 +77,23 @@ def test_shrinking_ends_where_the_readme_says():
     assert shrunk["retain_alignment"] <= 30
     assert shrunk["forget_prob"] <= 0.05
     assert shrunk["retain_prob"] >= 0.985
+
+
+def test_the_medians_of_three_seeds_are_within_the_lines():
+    folder = REPOSITORY / "experiments" / "tofu_small"
+    more, text = json.loads((folder / "results_seeds.json").read_text()), (folder / "README.md").read_text()
+    all_three = (committed("tofu_small")["forget10"], *more.values())
+    seeds = [{row["model"]: row for row in found["rows"]} for found in all_three]
+    for found in more.values():
+        assert markdown(found["rows"]) in text
+    names = ("forget_alignment", "retain_alignment", "forget_prob", "retain_prob")
+    middle = {name: median(rows["continued, shrunk"][name] for rows in seeds) for name in names}
+    low, high = (median(rows["retrained 0"][f"forget_alignment_{end}"] for rows in seeds) for end in ("low", "high"))
+    assert len(seeds) == 3
+    assert low <= middle["forget_alignment"] <= high
+    assert middle["retain_alignment"] <= 30
+    assert middle["forget_prob"] <= 0.05
+    assert middle["retain_prob"] >= 0.985
 
 
 def test_the_models_know_what_they_learned_and_not_what_they_did_not():
