@@ -6,7 +6,6 @@ python -m experiments.nearest.one_after_another --root DATA --out runs/chain [--
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ import tyro
 import gunlearn as gu
 from experiments.common import StudyArgs, markdown, write_results
 from experiments.nearest.__main__ import PARTS, recipe
+from experiments.nearest.hard import spread
 from gunlearn.bench.cell import Cell
 from gunlearn.bench.models import ModelStore
 from gunlearn.datasets.catalogue import load
@@ -107,7 +107,7 @@ def main(args: Args) -> None:
                 {**problem, "way": way, "seed": s, "floors": of[way]} for s, of in zip(args.seeds, found, strict=True)
             ]
             columns = zip(*(of[way] for of in found), strict=True)
-            cells = [f"{median(of):.2f} ({min(of):.2f}, {max(of):.2f})" for of in columns]
+            cells = [spread(of, ".2f") for of in columns]
             lines.append([kind, dataset, backbone, f"{args.requests} x {size}", way, *cells])
             print(" | ".join(lines[-1]), flush=True)
     head = ["forget", "graph", "model", "requests", "way", *(f"{part}, floors" for part in PARTS)]

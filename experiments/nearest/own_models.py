@@ -17,6 +17,7 @@ from torch_geometric.nn import GATConv, GCNConv, SAGEConv
 import gunlearn as gu
 from experiments.common import StudyArgs, markdown, write_results
 from experiments.nearest.__main__ import PARTS
+from experiments.nearest.hard import spread
 from experiments.nearest.one_after_another import distances
 from gunlearn.datasets.catalogue import load
 from gunlearn.metrics.problem import evaluator
@@ -128,7 +129,7 @@ def main(args: Args) -> None:
             for seed, of in zip(seeds, found, strict=True):
                 rows.append({**vars(case), "way": way, "seed": seed, "floors": of[way][0], "price": of[way][1]})
             columns = zip(*(of[way][0] for of in found), strict=True)
-            cells = [f"{median(of):.2f} ({min(of):.2f}, {max(of):.2f})" for of in columns]
+            cells = [spread(of, ".2f") for of in columns]
             lines.append([*named(case), way, *cells, f"{median(of[way][1] for of in found):.3f}"])
             print(" | ".join(lines[-1]), flush=True)
     head = ["graph", "layers", "labels", "steps", "with", "way", *(f"{part}, floors" for part in PARTS), "price"]

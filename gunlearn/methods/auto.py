@@ -125,8 +125,8 @@ class Auto(Method):
             why = f"the training had not settled, so what it learned by heart stays without a teacher: {how}"
             return "continued_training", options | TEACHER, why
         if state.earliest(share * state.total) is None:  # the nearest farther back
-            within = [m.step for m in state.moments if state.steps - self.budget * state.total <= m.step < state.steps]
-            share = (state.steps - max(within)) / state.total if within else 0.0
+            moment = state.latest(self.budget * state.total)
+            share = 0.0 if moment is None else (state.steps - moment.step) / state.total
         if share:
             return "replay", {"training": state, "budget": share}, f"the training had not settled: {how}"
         return "continued_training", options, f"no checkpoint lies in its last {self.budget:.1%}, though {how}"

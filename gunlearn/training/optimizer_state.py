@@ -12,10 +12,15 @@ from torch import nn
 from torch.optim import Optimizer
 
 
+def is_of_torch(optimizer: Any) -> bool:
+    """Return whether an optimiser is of a class of `torch.optim` itself, not of one derived from it."""
+    return vars(torch.optim).get(type(optimizer).__name__) is type(optimizer)
+
+
 def optimizer_kind(optimizer: Any) -> str:
     """Return the name of a class of `torch.optim`; of another class its full name, which nothing is loaded into."""
     own = type(optimizer)
-    return own.__name__ if vars(torch.optim).get(own.__name__) is own else f"{own.__module__}.{own.__qualname__}"
+    return own.__name__ if is_of_torch(optimizer) else f"{own.__module__}.{own.__qualname__}"
 
 
 def steps_counted(state: Mapping[str, Any]) -> int | None:
@@ -41,7 +46,7 @@ def leaves_state(optimizer: Optimizer) -> bool:
 
     Of other classes nothing is known: no step of theirs is tried.
     """
-    if "." in optimizer_kind(optimizer):
+    if not is_of_torch(optimizer):
         return False
     if isinstance(optimizer, torch.optim.LBFGS | torch.optim.SparseAdam):  # which need more than a gradient to step
         return True

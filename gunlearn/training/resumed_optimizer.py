@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gunlearn.errors import InvalidInputError
-from gunlearn.training.optimizer_state import has_stepped, leaves_state
+from gunlearn.training.optimizer_state import has_stepped, is_of_torch, leaves_state
 from gunlearn.training.training_state import TrainingState
 
 _REMEDY = "hand in the optimiser that trained this model, or its state_dict"
@@ -83,7 +83,7 @@ def _moved(source: Optimizer, parameters: list[nn.Parameter]) -> Optimizer:
             )
         match[own] = free.pop(index)
     _check_none_left(free, held)
-    if vars(torch.optim).get(type(source).__name__) is type(source):
+    if is_of_torch(source):
         return _loaded(source.state_dict(), type(source).__name__, [match[p] for p in held])
     made = copy.copy(source)
     made.param_groups = [

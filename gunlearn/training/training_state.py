@@ -134,8 +134,14 @@ class TrainingState:
 
     def earliest(self, steps: float) -> Moment | None:
         """Return the checkpoint farthest back, but at most so many steps before the end; `None` if there is none."""
-        near = (moment for moment in self.moments if self.steps - steps <= moment.step < self.steps)
-        return min(near, key=lambda moment: moment.step, default=None)
+        return min(self._last(steps), key=lambda moment: moment.step, default=None)
+
+    def latest(self, steps: float) -> Moment | None:
+        """Return the checkpoint nearest to the end, but at most so many steps before it; `None` if there is none."""
+        return max(self._last(steps), key=lambda moment: moment.step, default=None)
+
+    def _last(self, steps: float) -> list[Moment]:
+        return [moment for moment in self.moments if self.steps - steps <= moment.step < self.steps]
 
     def to_bytes(self) -> bytes:
         """Return the state as the content of a file, which `from_bytes` reads."""
@@ -183,12 +189,12 @@ def with_tied(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tens
     return {**weights, **{name: known[at] for name, at in place.items() if name not in weights and at in known}}
 
 
-def on_cpu(value: Any) -> Any:
-    """Return a copy of a state dict on the CPU, which later steps do not change."""
+def on_cpu(value: Any, copied: bool = True) -> Any:
+    """Return a state dict on the CPU: a copy, which later steps do not change, or not `copied` where it lies there."""
     if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
+        return value.detach().to("cpu", copy=copied)
     if isinstance(value, Mapping):
-        return {key: on_cpu(entry) for key, entry in value.items()}
+        return {key: on_cpu(entry, copied) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(on_cpu(entry) for entry in value)
+        return type(value)(on_cpu(entry, copied) for entry in value)
     return value

@@ -203,8 +203,6 @@ class ContinuedTraining(GradientMethod):
             outcome.training = making.state(outcome.model, state, taken, total, reading_of(own), growth=growth)
         if outcome.unchanged:
             outcome.training = state
-        elif outcome.training is not None and state is not None:
-            outcome.training = replace(outcome.training, known_loss=state.known_loss)
         return outcome
 
     def _watched(self, problem: Problem, growth: float | None) -> Parts | None:

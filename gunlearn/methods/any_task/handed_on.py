@@ -6,11 +6,11 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from gunlearn.training.optimizer_state import optimizer_kind
+from gunlearn.training.optimizer_state import is_of_torch, optimizer_kind
 from gunlearn.training.second_moments import remember
-from gunlearn.training.training_state import Moment, TrainingState
+from gunlearn.training.training_state import Moment, TrainingState, on_cpu
 
 
 class Making:
@@ -61,7 +61,7 @@ class Making:
             growth: see `TrainingState`, where there are none.
         """
         made = self.made
-        if "." in optimizer_kind(made):
+        if not is_of_torch(made):
             return None
         called = {id(parameter): name for name, parameter in model.named_parameters()}
         names = tuple(called.get(id(p), "") for group in made.param_groups for p in group["params"])
@@ -75,19 +75,11 @@ class Making:
             steps=(total if before is None else before.steps) + taken,
             total=total,
             kind=optimizer_kind(made),
-            optimizer=_off_device(state),
+            optimizer=on_cpu(state, copied=False),
             names=() if "" in names else names,
             reading=dict(reading),
             rates=None if before is None or not moments else before.rates,
             moments=tuple(moments),
             growth=growth,
+            known_loss=before is not None and before.known_loss,
         )
-
-
-def _off_device(value: Any) -> Any:
-    """Return a state dict on the CPU; what lies there is not copied."""
-    if isinstance(value, Tensor):
-        return value.detach().cpu()
-    if isinstance(value, Mapping):
-        return {key: _off_device(entry) for key, entry in value.items()}
-    return [_off_device(entry) for entry in value] if isinstance(value, list) else value

@@ -116,7 +116,6 @@ class Replay(Method):
         }
         before = tuple(m for m in state.moments if m.step <= moment.step)
         handed = making.state(model, state, 0, state.total, state.reading, before, growth)
-        handed = None if handed is None else replace(handed, known_loss=state.known_loss)
         return Outcome(model, taken, notes, training=handed)
 
 

@@ -33,7 +33,8 @@ def retrained_scores(task: Any, reference: nn.Module, partition: Any) -> Tensor:
     control = ForgetEdges(count=count, seed=0).resolve(data)
     drawn, without = control.forget_edge_index, control.retain_data
     like = LikeUnseen(data, unseen)
-    gap = scores(task, reference, without, drawn)[0].double().cpu() - like.scores(without, drawn).mean(dim=1)
-    alike = NearestNeighbors(n_neighbors=min(_LIKE, drawn.size(1))).fit(like.place(without, drawn))
+    place = like.place(without, drawn)
+    gap = scores(task, reference, without, drawn)[0].double().cpu() - like.scores(place).mean(dim=1)
+    alike = NearestNeighbors(n_neighbors=min(_LIKE, drawn.size(1))).fit(place)
     index = alike.kneighbors(like.place(data, forget), return_distance=False)
     return seen - _GONE * gap[torch.from_numpy(index)].mean(dim=1).to(seen)

@@ -48,7 +48,8 @@ def unseen_scores(task: Any, reference: nn.Module, partition: Any) -> Tensor:
     """
     data, forget = partition.retain_data, partition.forget_edge_index
     seen, unseen = scores(task, reference, data, forget, data.val_pos_edge_index)
-    near = LikeUnseen(data, unseen).scores(data, forget)
+    like = LikeUnseen(data, unseen)
+    near = like.scores(like.place(data, forget))
     mean, gap = near.mean(dim=1), seen.double().cpu() - near.mean(dim=1)
     spread = float(gap.var(correction=0))
     share = min(1.0, float(near.var(dim=1).mean()) / spread) if spread > 0 else 1.0
@@ -73,9 +74,9 @@ class LikeUnseen:
         """Return the scaled covariates of pairs on a graph, `[num_pairs, 6]`."""
         return self._scaler.transform(pair_features(data, pairs))
 
-    def scores(self, data: Data, pairs: Tensor) -> Tensor:
-        """Return scores of the validation edges most like each pair, `[num_pairs, NEIGHBORS]`."""
-        index = self._matches.kneighbors(self.place(data, pairs), return_distance=False)
+    def scores(self, place: np.ndarray) -> Tensor:
+        """Return scores of the validation edges most like each pair at a `place`, `[num_pairs, NEIGHBORS]`."""
+        index = self._matches.kneighbors(place, return_distance=False)
         return self._scores[torch.from_numpy(index)]
 
 
