@@ -1,4 +1,4 @@
-"""Sorts of integer keys; on CPU by numpy's vectorised sort."""
+"""Sorts and divisions of integer keys; on CPU by numpy's vectorised ones."""
 
 import numpy as np
 import torch
@@ -31,6 +31,11 @@ def lexsort(row: Tensor, col: Tensor) -> Tensor:
 def sort(key: Tensor) -> Tensor:
     """Return sorted integer keys; on CPU several times faster than torch's sort."""
     return key.sort()[0] if key.device.type != "cpu" else torch.from_numpy(np.sort(key.numpy()))
+
+
+def floor_divide(key: Tensor, by: int) -> Tensor:
+    """Return `key // by` of integer keys; on CPU by numpy, whose division by one number is several times as fast."""
+    return key // by if key.device.type != "cpu" else torch.from_numpy(key.numpy() // by)
 
 
 def unique(key: Tensor) -> Tensor:
