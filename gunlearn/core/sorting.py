@@ -13,13 +13,20 @@ def argsort(key: Tensor, stable: bool = False) -> Tensor:
     """
     if key.device.type != "cpu":
         return key.argsort(stable=stable)
+    return sort_places(key, stable)[1]
+
+
+def sort_places(key: Tensor, stable: bool = False) -> tuple[Tensor, Tensor]:
+    """Return the sorted keys, and `argsort` of them."""
+    if key.device.type != "cpu":
+        return key.sort(stable=stable)
     array, bits = key.numpy().astype(np.int64, copy=False), max(key.numel(), 1).bit_length()
     if key.numel() == 0 or int(array.max()) < 2 ** (63 - bits):
         packed = (array << bits) | np.arange(array.size)
         packed.sort()
-        packed &= (1 << bits) - 1
-        return torch.from_numpy(packed)
-    return torch.from_numpy(np.argsort(array, kind="stable" if stable else "quicksort"))
+        return torch.from_numpy(packed >> bits), torch.from_numpy(packed & ((1 << bits) - 1))
+    order = np.argsort(array, kind="stable" if stable else "quicksort")
+    return torch.from_numpy(array[order]), torch.from_numpy(order)
 
 
 def lexsort(row: Tensor, col: Tensor) -> Tensor:
