@@ -32,8 +32,9 @@ KINDS: dict[str, Callable[[str], bool]] = {
 _OWN = {"negatives": (NegativeSampler, "sample"), "scores": (EdgePattern, "_sorted"), "losses": (Loss, "__call__")}
 #: The same by the names of profiled events.
 _EVENTS = {
-    "_InnerProduct": "scores", "_InnerProductBackward": "scores", "IndexBackward0": "scores", "ReluBackward0": "bias, ReLU",
-    "Optimizer.step#Adam.step": "Adam", "torch::autograd::AccumulateGrad": "Adam", "LogSigmoidBackward0": "losses",
+    "_InnerProduct": "scores", "_InnerProductBackward": "scores", "IndexBackward0": "scores",
+    "ReluBackward0": "bias, ReLU", "LogSigmoidBackward0": "losses",
+    "Optimizer.step#Adam.step": "Adam", "torch::autograd::AccumulateGrad": "Adam",
 }  # fmt: skip
 
 
@@ -55,7 +56,7 @@ def _recorded(function: Callable[..., Any], label: str) -> Callable[..., Any]:
 
 
 class Profile:
-    """Profiles a block of steps; `seconds` by kind, of one step, "rest" for what no kind claims (Python, allocation)."""
+    """Profiles a block of steps; `seconds` of one step by kind, with "rest" for what no kind claims (Python, memory)."""
 
     def __init__(self, sizes: Sizes) -> None:
         self.sizes, self.seconds = sizes, dict.fromkeys([*KINDS, "rest"], 0.0)

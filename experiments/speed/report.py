@@ -20,14 +20,16 @@ COLUMNS: dict[str, dict[str, str]] = {
     "step": {
         "case": "case", "edges": "edges", "ours_s": "ours s", "plain_s": "plain s", "ratio": "ratio",
         "plain_one_way_s": "plain, one direction s", "csr_s": "PyG on CSR s", "csr_ratio": "ratio",
-        "csr_one_way_s": "PyG on CSR, one direction s", "csr_one_way_ratio": "ratio", "ours_mb": "ours MiB", "plain_mb": "plain MiB",
+        "csr_one_way_s": "PyG on CSR, one direction s", "csr_one_way_ratio": "ratio",
+        "ours_mb": "ours MiB", "plain_mb": "plain MiB",
         "ours_steps_mb": "ours, steps alone MiB", "plain_steps_mb": "plain, steps alone MiB",
         "bound_s": "bound s", "over_bound": "ours / bound", "compulsory_s": "compulsory s",
     },
     "parts": {"case": "case", **{kind: kind for kind in (*KINDS, "rest")}},
     "run": {
         "case": "case", "edges": "edges", "epochs": "epochs", "ours_s": "ours s", "plain_s": "plain s",
-        "ratio": "ratio", "csr_s": "PyG on CSR s", "csr_ratio": "ratio", "retain_auc": "AUC retain", "forget_auc": "AUC forget", "note": "note",
+        "ratio": "ratio", "csr_s": "PyG on CSR s", "csr_ratio": "ratio", "retain_auc": "AUC retain",
+        "forget_auc": "AUC forget", "note": "note",
     },
     "retrain": {
         "case": "case", "edges": "edges", "ours_s": "unlearning s", "plain_s": "retraining s", "ratio": "ratio",
