@@ -56,7 +56,7 @@ def _recorded(function: Callable[..., Any], label: str) -> Callable[..., Any]:
 
 
 class Profile:
-    """Profiles a block of steps; `seconds` of one step by kind, with "rest" for what no kind claims (Python, memory)."""
+    """Profiles a block of steps; `seconds` of one step by kind, "rest" for what no kind claims (Python, memory)."""
 
     def __init__(self, sizes: Sizes) -> None:
         self.sizes, self.seconds = sizes, dict.fromkeys([*KINDS, "rest"], 0.0)

@@ -22,7 +22,9 @@ class _Shared:
     """The last product with `x`, and the weights it was computed with."""
 
     def __init__(self, x: Tensor) -> None:
-        self.x, self.weight, self.product = x, None, None
+        self.x = x
+        self.weight: Tensor | None = None
+        self.product: Tensor | None = None
 
     def reads(self, x: Tensor | SparseMatrix) -> bool:
         return x is self.x or (isinstance(x, SparseMatrix) and x is known_sparse(self.x))
@@ -45,8 +47,7 @@ _SHARED: ContextVar[_Shared | None] = ContextVar("gunlearn_shared_product", defa
 @contextmanager
 def shared_product(x: object) -> Iterator[None]:
     """Inside the block `linear` of constant features `x` is computed once for a pass without gradients and the next."""
-    constant = isinstance(x, Tensor) and not x.requires_grad
-    token = _SHARED.set(_Shared(x) if isinstance(x, Tensor) and constant else None)
+    token = _SHARED.set(_Shared(x) if isinstance(x, Tensor) and not x.requires_grad else None)
     try:
         yield
     finally:
