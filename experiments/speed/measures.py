@@ -41,21 +41,21 @@ def step(
     dataset: str, mode: str, ratio: float, root: str | None = None, device: str = "cpu", rounds: int = 3,
     steps: int = 3, smoke: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
-    """Blocks of steps in turns, ours and all opponents; `machine` is the best that the memory delivered in any turn."""
+    """Blocks of steps in turns, ours and all opponents; `machine`: what the memory delivered, the median of the turns."""
     data, request = official(dataset, root, ratio, device)
     partition, model = request.resolve(data), new_model(data.num_features, 128, device)
     method = INPO(mode=mode, dataset=dataset, epochs=steps + 1, lr=STILL)
     sides = {n: cls(as_plain(model), PlainGraph.of(partition, both), method) for n, (cls, both) in SIDES.items()}
     seconds: dict[str, list[float]] = {"ours": [], **{name: [] for name in sides}}
-    machine: dict[str, float] = {}
+    delivered = []
     for _ in range(rounds):
-        found = memory_bandwidth(device, smoke, repeats=3)
-        machine = {name: max(value, machine.get(name, 0)) for name, value in found.items()}
+        delivered.append(memory_bandwidth(device, smoke, repeats=3))
         watch = Watch(device)
         run_method(method, model, partition, TASK, SEED, [watch])
         seconds["ours"] += watch.seconds
         for name, side in sides.items():
             seconds[name] += block(side.step, steps, device)
+    machine = {name: statistics.median(found[name] for found in delivered) for name in delivered[0]}
     return {"seconds": seconds, "sizes": sizes(partition, 128), "machine": machine}
 
 
