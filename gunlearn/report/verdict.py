@@ -59,7 +59,10 @@ def verdict(lines: Sequence[Line]) -> Verdict:
         return Verdict("No verdict: every method was left out, for the reasons below.", limits=limits)
     best = counted[0]
     said = _nearest(best, utu, retrain)
-    return Verdict(said, _beside(best, counted, retrain), limits, best, _cells(best, utu, retrain))
+    more = _beside(best, counted, retrain)
+    if floors is not None and round(floors, 1) <= NEAR_FLOORS:
+        more.append("Taking the data out alone (utu) ends near, too, and costs next to nothing.")
+    return Verdict(said, more, limits, best, _cells(best, utu, retrain))
 
 
 def price_share(line: Line, retrain: Line | None) -> float | None:

@@ -30,6 +30,13 @@ def test_the_nearest_its_distance_and_its_price():
     assert found.cells == ("auto", "1.8", "4.0", "25 %", "near")
 
 
+def test_utu_is_named_where_it_is_near_too():
+    found = judged(RETRAIN, made("utu", 1.8, 0.01), made("auto", 1.2, 2.5))
+    assert found.answer.startswith("auto ended nearest")
+    assert found.more == ["Taking the data out alone (utu) ends near, too, and costs next to nothing."]
+    assert judged(RETRAIN, UTU, made("auto", 1.2, 2.5)).more == []
+
+
 def test_equal_distances_go_to_the_cheaper():
     assert judged(RETRAIN, UTU, made("auto", 2, 3.0), made("npo", 2, 1.0)).nearest.method == "npo"
 
