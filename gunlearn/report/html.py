@@ -14,13 +14,14 @@ from gunlearn.core.printable import printable
 from gunlearn.methods import METHODS
 from gunlearn.metrics.base import Figure
 from gunlearn.report.comparison_plots import draw_comparison
+from gunlearn.report.distance_and_price import NEAR_FLOORS
 from gunlearn.report.listing import ARXIV
 from gunlearn.report.plots import data_uri
 from gunlearn.report.price_plot import price_words
 from gunlearn.report.protocol import forgotten_items, in_words_of, problem_title, protocol
 from gunlearn.report.summary import ENDS, Line, Row, problems, summarise
 from gunlearn.report.table import ONE_RUN, columns, comparison, legend
-from gunlearn.report.verdict import NEAR_FLOORS, verdict
+from gunlearn.report.verdict import verdict
 
 if TYPE_CHECKING:
     from gunlearn.report.result_evaluation import Evaluation

@@ -8,10 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
+from gunlearn.report.distance_and_price import DISTANCE, FLOOR, PRICE, price_share
 from gunlearn.report.plots import ORIGINAL, RETRAIN, WIDTH, add_legend, new_figure, plain_text, style_of
 from gunlearn.report.summary import ENDS, Line
 from gunlearn.report.table import marks_of
-from gunlearn.report.verdict import DISTANCE, FLOOR, PRICE, price_share
 
 
 @dataclass(frozen=True)

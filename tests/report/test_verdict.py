@@ -30,6 +30,13 @@ def test_the_nearest_its_distance_and_its_price():
     assert found.cells == ("auto", "1.8", "4.0", "25 %", "near")
 
 
+def test_utu_that_lost_utility_was_not_enough():
+    for floors, said in ((0.9, "nearer to retraining than utu (0.9 floors)"), (1.5, "than utu (1.5 floors)")):
+        answer = judged(RETRAIN, made("utu", floors, 0.01, utility=0.86), made("npo", 3, 1.0)).answer
+        assert answer.startswith("Nothing here was enough: no method ended")
+        assert f"{said}, which itself lost more than 0.03 of utility" in answer
+
+
 def test_utu_is_named_where_it_is_near_too():
     found = judged(RETRAIN, made("utu", 1.8, 0.01), made("auto", 1.2, 2.5))
     assert found.answer.startswith("auto ended nearest")
@@ -97,6 +104,10 @@ def test_one_reference_gives_no_floor():
     found = judged(*rows)
     assert found.answer == "npo ended nearest to retraining: 0.2 nats (utu: 0.4 nats), in 1.0 s."
     assert "Distances are in nats per item: a noise floor takes two retrained models." in found.limits
+    assert judged(rows[0], {**rows[1], "js_forget": 0.5}).answer == (
+        "No method ended nearer to retraining than utu, which only takes the data out; how near that is takes a noise "
+        "floor."
+    )
 
 
 @pytest.mark.parametrize(("seeds", "references", "weak"), [(1, 2, True), (1, 3, False), (2, 2, False)])
