@@ -23,6 +23,7 @@ from experiments.nearest.__main__ import counts
 from experiments.nearest.__main__ import table as nearest_table
 from experiments.nearest.hard import table as hard
 from experiments.nearest.own_models import table as own_models
+from experiments.nearest.targets import table as targets
 from experiments.removal_influence.tables import tables as removal
 from experiments.retain_samples.__main__ import tables as retain_samples
 from gunlearn.report import markdown_table
@@ -48,6 +49,7 @@ def inpo_edges() -> dict[str, str]:
 def nearest() -> dict[str, str]:
     rows = read("nearest")
     found = {"counts": counts(rows), "nearest": nearest_table(rows), "hard": hard(read("nearest", "hard"))}
+    found["targets"] = targets(read("nearest", "targets"))
     return {**found, "own_models": own_models(read("nearest", "own_models"))}
 
 
