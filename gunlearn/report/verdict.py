@@ -67,12 +67,14 @@ def verdict(lines: Sequence[Line]) -> Verdict:
         left_out = any(not line.behind_utu for line in measured if line not in counted)
         none = "no method that counts" if left_out else "no method"
         said = _taken_out(floors, counted, methods, none, lost)
-        return Verdict(said, limits=limits, cells=_cells(utu, utu, retrain))
+        cells = _cells(utu, utu, retrain)
+        return Verdict(said, limits=limits, cells=(*cells[:4], "lost utility") if lost else cells)
     if not counted:
         return Verdict("No verdict: every method was left out, for the reasons below.", limits=limits)
     best = counted[0]
     said = _nearest(best, utu, retrain)
     more = _beside(best, counted, retrain)
+    limits += [f"utu lost more than {LOSS:g} of utility against retraining."] if lost else []
     if floors is not None and round(floors, 1) <= NEAR_FLOORS and not lost:
         more.append("Taking the data out alone (utu) ends near, too, and costs next to nothing.")
     return Verdict(said, more, limits, best, _cells(best, utu, retrain))

@@ -35,6 +35,10 @@ def test_utu_that_lost_utility_was_not_enough():
         answer = judged(RETRAIN, made("utu", floors, 0.01, utility=0.86), made("npo", 3, 1.0)).answer
         assert answer.startswith("Nothing here was enough: no method ended")
         assert f"{said}, which itself lost more than 0.03 of utility" in answer
+    nearer = judged(RETRAIN, made("utu", 1, 0.01, utility=0.86), made("npo", 0.9, 1.0))
+    assert nearer.answer.startswith("npo ended nearest")
+    assert nearer.more == []
+    assert nearer.limits[-1] == "utu lost more than 0.03 of utility against retraining."
 
 
 def test_utu_is_named_where_it_is_near_too():
