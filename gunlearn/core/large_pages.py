@@ -17,6 +17,6 @@ def room_for(shape: tuple[int, ...], like: Tensor) -> Tensor:
     return torch.from_numpy(np.empty(size, dtype=np.uint8)).view(like.dtype).view(shape)
 
 
-def copied(value: Tensor) -> Tensor:
+def large_copy(value: Tensor) -> Tensor:
     """Return a contiguous copy of a dense tensor."""
     return room_for(tuple(value.shape), value).copy_(value)
