@@ -133,15 +133,49 @@ class Study:
             (self.args.out / f"bytes-{_size(edges)}{suffix}-{mode}.md").write_text(passes + "\n")
             yield row
 
+    def requests(self) -> Iterator[dict[str, Any]]:
+        """Single requests on large graphs; nothing of `bound`, which is of a step."""
+        for graph in self.args.graphs:
+            repeats = 2 if self.args.smoke else 7
+            found = self.measure("unlink", graph=graph, repeats=repeats, plain=2 if self.args.smoke else 5)
+            for task, spent in found["seconds"].items():
+                one, medians = spent["ours"], {}
+                for name, times in spent.items():
+                    for which, unit in enumerate(("s", "cpu_s")):
+                        medians[f"{name}_{unit}"] = statistics.median(each[which] for each in times)
+                kind = "node" if task == "node_classification" else "edge"
+                yield _request(f"utu-{graph}-{kind}", found, medians, [each[0] for each in one])
+            if graph == "products/10":
+                continue
+            found = self.measure("auto", graph=graph, repeats=1 if self.args.smoke else 2)
+            step = found["seconds"]["step"]
+            for how in ("state", "no state"):
+                times = found["seconds"][how]
+                cpu, taken = (statistics.median(each[k] for each in times) for k in (1, 2))
+                values = {"ours_s": statistics.median(each[0] for each in times), "ours_cpu_s": cpu}
+                values |= {"step_s": step, "in_steps": cpu / step, "steps": taken}
+                yield _request(f"auto-{graph}-{how.replace(' ', '-')}", found, values, [each[0] for each in times])
+
     def rows(self) -> Iterator[dict[str, Any]]:
         for part in self.args.only:
-            if part == "scale":
+            if part == "requests":
+                yield from self.requests()
+            elif part == "scale":
                 for features in self.args.features:
                     for edges in self.args.sizes:
                         yield from self.scale(edges, features)
             else:
                 for dataset in self.args.datasets:
                     yield from getattr(self, part)(dataset)
+
+
+def _request(what: str, found: dict[str, Any], values: dict[str, Any], ours: Sequence[float]) -> dict[str, Any]:
+    """The row of one kind of request."""
+    plain = values.get("plain_s")
+    shared = {name: found[name] for name in ("nodes", "edges", "busy", "threads", "versions")}
+    empty = dict.fromkeys(("plain_s", "ours_mb", "plain_mb", "bound_s"))
+    ratio = None if plain is None else plain / values["ours_s"]
+    return {"case": f"requests-{what}", **empty, **values, **shared, "ratio": ratio, "ours_spread": _spread(ours)}
 
 
 def _case(part: str, what: str, mode: str) -> str:

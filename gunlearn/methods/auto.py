@@ -42,8 +42,8 @@ class Auto(Method):
 
     A twentieth of the training's steps is spent on up to 10 items (nodes: that touch at most a tenth of the graph),
     an eighth on more nodes, a fifth on more edges and with a teacher; more while the predictions of forgotten items
-    move, at most 12 steps on a trace of a large graph (up to 10 nodes that touch a thousandth of at least 50,000,
-    unless the training had not settled), and never more than the budget (but for a pass that checks the loss of a training of your own before
+    move, but 12 steps at most where up to 10 nodes touch a thousandth of a graph of at least 50,000 and the training
+    had settled; and never more than the budget (but for a pass that checks the loss of a training of your own before
     `replay`). The rules come from the tables of `experiments/nearest`.
 
     Args:

@@ -44,7 +44,7 @@ def test_one_entry_is_enough(dtype, place):
 
 
 @pytest.mark.parametrize(
-    "one, other",
+    ("one", "other"),
     [
         (torch.zeros(4), torch.zeros(4, dtype=torch.int32)),
         (torch.zeros(4), torch.zeros(2, 2)),
@@ -62,7 +62,8 @@ def test_other_types_shapes_and_collections_differ(one, other):
 
 def test_what_is_laid_out_otherwise_but_equal_has_the_same_print():
     turned = WIDE.t().contiguous().t()
-    assert not turned.is_contiguous() and print_of(turned) == print_of(WIDE)
+    assert not turned.is_contiguous()
+    assert print_of(turned) == print_of(WIDE)
 
 
 @pytest.mark.parametrize("rows", [[0], [1020, 1021], [2_999], [0, 1, 510, 1_500]])
@@ -80,6 +81,7 @@ def test_a_print_after_rows_of_something_else_reads_all():
 @pytest.mark.parametrize("value", [WIDE, WIDE.bfloat16(), WIDE.repeat(6, 1), LONG, WIDE[:0], WIDE.t()])
 def test_large_copies_are_copies(value):
     new = large_copy(value)
-    assert torch.equal(new, value) and new.dtype == value.dtype and new.is_contiguous()
+    assert torch.equal(new, value)
+    assert (new.dtype, new.is_contiguous()) == (value.dtype, True)
     assert not new.numel() or new.data_ptr() % 64 == 0
     assert room_for((2, 3), value).shape == (2, 3)

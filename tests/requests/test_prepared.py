@@ -105,6 +105,13 @@ def test_the_last_edge_in_one_direction_makes_a_graph_undirected():
     assert gu.ForgetEdges([(0, 1)]).resolve(left.retain_data).is_undirected
 
 
+ENTRIES: dict[str, Callable[[Data], object]] = {
+    "resolve": lambda data: gu.ForgetNodes([8]).resolve(data),
+    "unlearn": lambda data: gu.unlearn(gu.GCN(5, 4), data, gu.ForgetNodes([8]), "utu", "node_classification"),
+    "train": lambda data: gu.train(gu.GCN(5, 4), data, "node_classification", steps=1),
+}
+
+
 def _in_place(data: Data) -> None:
     data.x[4, 2] += 1
 
@@ -138,7 +145,7 @@ def _less(data: Data) -> None:
 
 
 @pytest.mark.parametrize(
-    "edit, name",
+    ("edit", "name"),
     [
         (_in_place, "data.x: other values"),
         (_by_numpy, "data.edge_index: other values"),
@@ -158,14 +165,8 @@ def test_a_graph_that_has_changed_is_refused(edit, name, after, entry):
         data = gu.ForgetNodes([3]).resolve(data).retain_data
         name = "data.num_nodes: other values" if edit is _numbered else name
     edit(data)
-    model = gu.GCN(5, 4)
     with pytest.raises(ChangedDataError, match=f"got {name}.*gunlearn.prepare"):
-        if entry == "resolve":
-            gu.ForgetNodes([8]).resolve(data)
-        elif entry == "unlearn":
-            gu.unlearn(model, data, gu.ForgetNodes([8]), "utu", "node_classification")
-        else:
-            gu.train(model, data, "node_classification", steps=1)
+        ENTRIES[entry](data)
     again = gu.prepare(data) if edit not in (_appended, _numbered) else None  # these do not fit together
     assert again is None or gu.ForgetNodes([8]).resolve(again).num_forget == 1
 
