@@ -124,8 +124,9 @@ def test_a_model_and_a_graph_can_be_trained_and_evaluated_when_prepared():
     base = gu.train(_model(), ready, "node_classification", steps=3)
     result = gu.unlearn(base.model, ready, gu.ForgetNodes([8]), "utu", "node_classification")
     plain = gu.unlearn(base.model, _graph(), gu.ForgetNodes([8]), "utu", "node_classification")
-    other = gu.train(_model(), result.data, "node_classification", steps=3, seed=1).model
+    torch.manual_seed(1)
+    other = gu.train(Counted(), result.data, "node_classification", steps=9).model
     one, two = (gu.evaluate(r, references=[other]) for r in (result, plain))
     measured = [name for name in one if name not in result.cost()]
     assert measured
-    assert [one[name] for name in measured] == [two[name] for name in measured]
+    assert [repr(one[name]) for name in measured] == [repr(two[name]) for name in measured]  # NaN as well
