@@ -180,12 +180,21 @@ def test_the_tensors_that_the_caller_kept_count_too():
     assert gu.ForgetNodes([8]).resolve(plain).num_forget == 1  # it was not prepared itself
 
 
-@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda data: data.clone(), lambda data: data.to("cpu")])
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda data: data.clone()])
 def test_copies_are_plain_graphs(copied):
     data = gu.prepare(_graph())
     other = copied(data)
     other.x = other.x + 1
-    assert (other is data) or gu.ForgetNodes([8]).resolve(other).num_forget == 1
+    assert gu.ForgetNodes([8]).resolve(other).num_forget == 1
+    assert gu.ForgetNodes([8]).resolve(data).num_forget == 1  # as it was
+
+
+def test_tensors_of_another_type_or_device_are_others():
+    data = gu.prepare(_graph())
+    assert data.to("cpu") is data
+    assert gu.ForgetNodes([8]).resolve(data).num_forget == 1  # it was there
+    with pytest.raises(ChangedDataError, match=r"data\.x: another tensor"):
+        gu.ForgetNodes([8]).resolve(data.apply(lambda value: value.double(), "x"))
 
 
 @pytest.mark.parametrize(
