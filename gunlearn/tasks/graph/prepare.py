@@ -22,7 +22,7 @@ def prepare(data: Any) -> Data:
     of the plain graph, bit for bit.
 
     Each call compares sums over all values with those at the time of this call. A graph that has changed since then, in
-    place (by numpy too) or by other or more attributes, is refused; prepare it again, as after `data.to(device)`. Copies
+    place (by numpy too) or by other attributes, is refused; prepare it again, as after `data.to(device)`, too. Copies
     of it (`copy.copy`, `data.clone()`) are plain graphs. It takes 8 bytes per column of `edge_index`, 16 where these
     are not sorted.
 
