@@ -122,17 +122,20 @@ def rows(args: Args) -> list[dict[str, Any]]:
     return found
 
 
+def table(found: list[dict[str, Any]]) -> str:
+    """Distances in floors."""
+    names = ("node", "neighbours_of_it", "decay", "method", "passes", *PARTS)
+    shown = ([f"{row[name]:.2f}" if name in PARTS else str(row[name]) for name in names] for row in found)
+    return markdown(["node", "degree", "weight decay", "method", "passes", *PARTS], shown)
+
+
 def main(args: Args) -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
     found = rows(args)
     (args.out / "large.json").write_text(json.dumps(found, indent=1) + "\n")
-    names = ("node", "neighbours_of_it", "decay", "method", "passes", *PARTS)
-    shown = ([f"{row[n]:.2f}" if n in PARTS else str(row[n]) for n in names] for row in found)
-    table = markdown(["node", "degree", "weight decay", "method", "passes", *PARTS], shown)
-    (args.out / "large.md").write_text(table + "\n")
-    print(table)
+    print(table(found))
 
 
 if __name__ == "__main__":
