@@ -6,6 +6,7 @@ python -m experiments.nearest.large --out runs/nearest [--edges 5e5] [--smoke]
 import json
 import statistics
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -90,12 +91,11 @@ def mean(found: list[dict[str, float]]) -> dict[str, float]:
     return {part: statistics.mean(each[part] for each in found) for part in PARTS}
 
 
-def rows(args: Args) -> list[dict[str, Any]]:
+def rows(args: Args) -> Iterator[dict[str, Any]]:
     data, flipped = graph(int(args.edges))
     degree = torch.bincount(data.edge_index[0], minlength=data.num_nodes)
     nodes = {"a wrong label": int((data.train_mask & flipped).nonzero().view(-1)[3])}
     nodes["most neighbours"] = int((degree * data.train_mask).argmax())
-    found = []
     for decay in DECAYS:
         base = trained(data, 0, decay, args.steps)
         for kind, node in list(nodes.items())[: 2 if decay else 1]:
@@ -116,10 +116,8 @@ def rows(args: Args) -> list[dict[str, Any]]:
                 own = distance.outputs(model)
                 far = mean([distance(own, other) for other in references])
                 floors = {part: far[part] / floor[part] for part in PARTS}
-                found.append({"node": kind, "neighbours_of_it": int(degree[node]), "decay": decay, "method": name,
-                              "passes": passes, **floors})  # fmt: skip
-                print(found[-1], flush=True)
-    return found
+                yield {"node": kind, "neighbours_of_it": int(degree[node]), "decay": decay, "method": name,
+                       "passes": passes, **floors}  # fmt: skip
 
 
 def table(found: list[dict[str, Any]]) -> str:
@@ -133,8 +131,11 @@ def main(args: Args) -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
-    found = rows(args)
-    (args.out / "large.json").write_text(json.dumps(found, indent=1) + "\n")
+    found = []
+    for row in rows(args):  # written after each: a run that is cut off keeps what it has
+        found.append(row)
+        (args.out / "large.json").write_text(json.dumps(found, indent=1) + "\n")
+        print(row, flush=True)
     print(table(found))
 
 

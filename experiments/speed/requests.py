@@ -116,7 +116,7 @@ class Steps(Callback):
         return [b - a for a, b in zip(self.ends, self.ends[1:], strict=False)]
 
 
-def auto(graph: str, repeats: int = 2, steps: int = 8, training_steps: int = 500) -> dict[str, Any]:
+def auto(graph: str, repeats: int = 1, steps: int = 5, training_steps: int = 500) -> dict[str, Any]:
     """`auto` on one node, in steps of a training on the same graph, with the training's state and without.
 
     The state is that of a few steps and says that it is of `training_steps`, which had settled: what a request costs

@@ -143,7 +143,7 @@ class Study:
     def requests(self) -> Iterator[dict[str, Any]]:
         """Single requests on large graphs; nothing of `bound`, which is of a step."""
         for graph in self.args.graphs:
-            repeats = 2 if self.args.smoke else 7
+            repeats = 2 if self.args.smoke else 5 if graph == "products/10" else 7
             plain = 2 if self.args.smoke else 1 if graph == "products/10" else 5
             found = self.measure("unlink", graph=graph, repeats=repeats, plain=plain)
             for task, spent in found["seconds"].items():
@@ -155,7 +155,7 @@ class Study:
                 yield _request(f"utu-{graph}-{kind}", found, medians, [each[0] for each in one])
             if graph == "products/10":
                 continue
-            found = self.measure("auto", graph=graph, repeats=1 if self.args.smoke else 2)
+            found = self.measure("auto", graph=graph, repeats=1)
             step = found["seconds"]["step"]
             for how in ("state", "no state"):
                 times = found["seconds"][how]
