@@ -16,7 +16,7 @@ from gunlearn.methods.gradient import freeze
 from gunlearn.methods.kept import check_kept
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
-from gunlearn.tasks.known_models import is_known, take_note_of
+from gunlearn.tasks.known_models import is_known, one_key_each, take_note_of
 from gunlearn.tasks.trial import private_copy, trial_pass
 from gunlearn.training.callbacks import Callback, TrainState, check_callbacks
 from gunlearn.training.result import Result
@@ -50,6 +50,7 @@ class _Clocked(Callback):
         return tell
 
 
+@one_key_each()
 def run_method(
     method: Method,
     model: nn.Module,

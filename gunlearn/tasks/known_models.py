@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -13,7 +16,19 @@ from gunlearn.core.digest import content_hash
 from gunlearn.requests.prepared import facts_of
 from gunlearn.tasks.base import Task
 
+#: Keys of models by the number of the object, while nobody changes them; see `one_key_each`.
+_KEYS: ContextVar[dict[int, tuple[nn.Module, str]] | None] = ContextVar("keys of models", default=None)
 _OF_MODULES = {*vars(nn.Module()), "inspector"}  # weights and hooks are read otherwise; PyG's inspector has only names
+
+
+@contextmanager
+def one_key_each() -> Iterator[None]:
+    """Inside the block, or the function that it decorates, the key of each model that is asked for stays the same."""
+    token = _KEYS.set({})
+    try:
+        yield
+    finally:
+        _KEYS.reset(token)
 
 
 def model_key(model: nn.Module, task: Task) -> str:
@@ -21,14 +36,19 @@ def model_key(model: nn.Module, task: Task) -> str:
 
     Whether the model trains does not count, so that copies for evaluation have that of the model.
     """
-    model = getattr(model, "_orig_mod", model)
+    model, kept = getattr(model, "_orig_mod", model), _KEYS.get()
+    if kept is not None and id(model) in kept:
+        return kept[id(model)][1]
     own = [
         (name, type(module), sorted((k, v) for k, v in vars(module).items() if k not in _OF_MODULES))
         for name, module in model.named_modules()
     ]
     called = {name: repr(value) for name, value in sorted(vars(task).items())}
     state = [(name, print_of(value)) for name, value in (*model.state_dict().items(), *model.named_buffers())]
-    return content_hash([state, own, code_of(model), type(task), called])
+    key = content_hash([state, own, code_of(model), type(task), called])
+    if kept is not None:
+        kept[id(model)] = model, key
+    return key
 
 
 def is_known(model: nn.Module, task: Task, partition: Any) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -151,7 +152,11 @@ class _Trial:
         self.lookups: dict[tuple[str, int], Tensor] = {}
         self.columns: dict[str, Tensor] = {}
         self.facts = facts_of(partition.data)
-        self.fact = None if self.facts is None else ("looks nothing up", model_key(model, task))
+
+    @cached_property
+    def fact(self) -> tuple[str, str]:
+        """The name of what later requests on a prepared graph need not try."""
+        return "looks nothing up", model_key(self.trained, self.task)
 
     def _start(self) -> nn.Module:
         if self.model is None:
