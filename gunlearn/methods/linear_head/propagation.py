@@ -23,15 +23,15 @@ def dense_rows(x: Tensor, nodes: Tensor, normalize: bool) -> Tensor:
     return rows * row_scale(x)[nodes].unsqueeze(-1) if normalize else rows
 
 
-def column_blocks(x: Tensor, normalize: bool) -> Iterator[tuple[slice, Tensor]]:
-    """Yield blocks of feature columns, all rows of each: double precision `[num_nodes, block]`."""
+def column_blocks(x: Tensor, normalize: bool, width: int = BLOCK) -> Iterator[tuple[slice, Tensor]]:
+    """Yield blocks of `width` feature columns, all rows of each: double precision `[num_nodes, block]`."""
     scale, sparse = row_scale(x).unsqueeze(-1) if normalize else None, None
     if x.layout == torch.sparse_csr:
         sparse = sparse_features(x)
         if sparse is None:
             raise InvalidInputError(f"Expected sparse features of type float32 or float64 (got {x.dtype})")
-    for start in range(0, x.size(1), BLOCK):
-        columns = slice(start, min(start + BLOCK, x.size(1)))
+    for start in range(0, x.size(1), width):
+        columns = slice(start, min(start + width, x.size(1)))
         if sparse is not None:
             pick = torch.zeros(x.size(1), columns.stop - start, dtype=x.dtype, device=x.device)
             pick[columns] = torch.eye(columns.stop - start, dtype=x.dtype, device=x.device)
