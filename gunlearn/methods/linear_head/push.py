@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torch_geometric.data import Data
 
 from gunlearn.methods.linear_head.convex import spectral_bound, with_ones
@@ -32,8 +33,9 @@ _WIDEST = 512  # features for which products of all pairs of columns are kept
 class Pushed:
     """The propagated features of one graph's training nodes, and what their errors are made of.
 
-    Its tables, in double precision: reserves and residues of all nodes at levels 1 to K - 1, reserves of the training
-    nodes at level K, and their features. States of graphs that differ by requests share one copy, see `RowVersions`.
+    Its tables, in double precision: reserves and residues of all nodes at levels 1 to K - 1, and the features of the
+    training nodes, which hold the reserves of level K. States of graphs that differ by requests share one copy, see
+    `RowVersions`.
 
     Args:
         nodes: the training nodes of the first graph, sorted ids `[n]`: the rows of features.
@@ -72,16 +74,11 @@ class Pushed:
         depth, shape = len(hops) - 1, (walk.num_nodes, x.size(1))
         like = {"dtype": torch.float64, "device": x.device}
         tables = [torch.zeros(shape, **like) for _ in range(2 * max(depth - 1, 0))]
-        tables += [torch.zeros(nodes.numel(), x.size(1), **like) for _ in range(min(depth, 1))]
-        tables += [torch.zeros(nodes.numel(), x.size(1) + bias, **like)]
+        tables.append(torch.full((nodes.numel(), x.size(1) + bias), float(bias), **like))
         alive = torch.ones(nodes.numel(), dtype=torch.bool, device=nodes.device)
         state = cls(RowVersions(tables), walk, nodes, alive, tuple(hops), r_max, normalize, bias)
-        if depth:
-            state._push_all(x)
-        for start in range(0, nodes.numel(), _ROWS):
-            part = slice(start, start + _ROWS)
-            tables[-1][part] = state._features(data, nodes[part], torch.arange(nodes.numel(), device=x.device)[part])
-        state.square = [torch.linalg.vector_norm(table, dim=1).square_() for table in tables[depth - 1 : -2]]
+        state._push_all(x)
+        state.square = [torch.linalg.vector_norm(table, dim=1).square_() for table in state.hold()[1]]
         state.square = [square * walk.degree for square in state.square]
         state.square.append(torch.linalg.vector_norm(tables[-1], dim=1).square_())
         if shape[1] <= _WIDEST:
@@ -93,11 +90,11 @@ class Pushed:
     def depth(self) -> int:
         return len(self.hops) - 1
 
-    def hold(self) -> tuple[list[Tensor], list[Tensor], Tensor | None, Tensor]:
-        """Return reserves and residues of levels 1 to K - 1, the reserves of level K, and the features `[n, f]`."""
+    def hold(self) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        """Return reserves and residues of levels 1 to K - 1, and the features `[n, f]`."""
         *tables, z = self.rows.hold()
-        last = tables.pop() if self.depth else None
-        return tables[: self.depth - 1], tables[self.depth - 1 :], last, z
+        half = len(tables) // 2
+        return tables[:half], tables[half:], z
 
     def residue_blocks(self, level: int) -> Iterator[Tensor]:
         """Yield all rows of `D^1/2 r_l`, some at a time."""
@@ -150,27 +147,34 @@ class Pushed:
         stays = torch.zeros(walk.num_nodes, dtype=torch.bool, device=nodes.device).index_fill_(0, nodes, True)
         alive = self.alive & stays[self.nodes]
         state = replace(self, rows=rows, walk=walk, alive=alive, pushed=0, repaired=0, kept={})
+        state.repaired = touched.numel() if self.depth else 0
+        last, (senders, matrix) = walk.degree.new_zeros(()), walk.gathers(touched)
+        for level in range(1, self.depth + 1):
+            reserve, _, _ = state.hold()
+            past = _start(old, before, senders, self.normalize) if level == 1 else reserve[level - 2][senders]
+            last = matrix @ past  # rows of `D^-1 A q_(level - 1)`
+            if level < self.depth:
+                rows.write(self._residue(level), touched, last - reserve[level - 1][touched])
+        state._renew(new, touched, last)
         if self.depth:
-            state.repaired = touched.numel()
-            senders, matrix = walk.gathers(touched)
-            for level in range(1, self.depth + 1):
-                reserve = state.hold()[0]
-                past = _start(old, before, senders, self.normalize) if level == 1 else reserve[level - 2][senders]
-                state._repair(touched, matrix @ past, level)
             change = _start(new, walk, touched, self.normalize) - _start(old, before, touched, self.normalize)
             reached = walk.reached(touched)
             state._send(touched, change, reached, 1)
             state._push(torch.cat([reached, touched]).unique(), touched)
-        state._account(self, new, touched)
+        state._account(self, touched)
         rows.end()
         return state
 
-    # Places of tables: reserves, residues, reserves of the last level, features.
+    # Places of tables: reserves, residues, features.
     def _reserve(self, level: int) -> int:
         return level - 1
 
     def _residue(self, level: int) -> int:
         return self.depth - 2 + level
+
+    @property
+    def _z(self) -> int:
+        return 2 * max(self.depth - 1, 0)
 
     def _places(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
         """Return which of some nodes have features, and their places there."""
@@ -178,34 +182,32 @@ class Pushed:
         known = self.nodes[place] == nodes if self.nodes.numel() else torch.zeros_like(nodes, dtype=torch.bool)
         return known, place[known]
 
-    def _features(self, data: Data, nodes: Tensor, places: Tensor) -> Tensor:
-        """Return rows of features `[k, f]` of training nodes, by ids and by places."""
-        reserve, _, last, _ = self.hold()
-        out = torch.zeros(nodes.numel(), data.x.size(1), dtype=torch.float64, device=nodes.device)
-        for hop, table in zip(self.hops[1:-1], reserve, strict=True):
-            out = out + hop * table[nodes] if hop else out
-        out = out if last is None else out + self.hops[-1] * last[places]
-        out = out + self.hops[0] * _start(data, self.walk, nodes, self.normalize) if self.hops[0] else out
-        out = self.walk.degree[nodes].sqrt().unsqueeze(-1) * out
-        out = with_ones(out) if self.bias else out
-        return out * self.alive[places].unsqueeze(-1)
+    def _renew(self, data: Data, touched: Tensor, last: Tensor) -> None:
+        """Compute the features of touched nodes anew, given their reserves of level K; of lost training nodes zeros."""
+        out = last * self.hops[-1]
+        for hop, table in zip(self.hops[1:-1], self.hold()[0], strict=True):
+            out = out + hop * table[touched] if hop else out
+        out = out + self.hops[0] * _start(data, self.walk, touched, self.normalize) if self.hops[0] else out
+        out = self.walk.degree[touched].sqrt().unsqueeze(-1) * out
+        known, places = self._places(touched)
+        out = (with_ones(out) if self.bias else out)[known] * self.alive[places].unsqueeze(-1)
+        self.rows.write(self._z, places, out)
 
-    def _repair(self, touched: Tensor, rows: Tensor, level: int) -> None:
-        """Set the residues of the touched rows to their definition, given `rows` of `D^-1 A q_(level - 1)`."""
-        if level < self.depth:
-            reserve = self.hold()[0][level - 1]
-            self.rows.write(self._residue(level), touched, rows - reserve[touched])
-        else:
-            known, places = self._places(touched)
-            self.rows.write(-2 % len(self.rows.hold()), places, rows[known])
+    def _add(self, nodes: Tensor, change: Tensor, hop: float) -> None:
+        """Add a change of reserves of one level, whose weight is `hop`, to the features."""
+        if not hop:
+            return
+        known, places = self._places(nodes)
+        scale = hop * self.walk.degree[nodes[known]].sqrt() * self.alive[places]
+        self.rows.add(self._z, places, pad(change[known] * scale.unsqueeze(-1), (0, int(self.bias))))
 
     def _send(self, nodes: Tensor, change: Tensor, reached: Tensor, level: int) -> None:
-        """Add a change of the reserves of `nodes` to the next level's residue, or to the last reserve."""
+        """Add a change of the reserves of `nodes` to the next level's residue, or to the features."""
         if level < self.depth:
             self.rows.add(self._residue(level), reached, self.walk.sends(nodes, reached) @ change)
         else:
-            known, places = self._places(reached)
-            self.rows.add(-2 % len(self.rows.hold()), places, self.walk.sends(nodes, reached[known]) @ change)
+            reached = reached[self._places(reached)[0]]
+            self._add(reached, self.walk.sends(nodes, reached) @ change, self.hops[-1])
 
     def _push(self, reached: Tensor, touched: Tensor) -> None:
         """Push rows of `reached` above the threshold level by level, and check the touched rows at each level."""
@@ -216,6 +218,7 @@ class Pushed:
             self.pushed += nodes.numel()
             change = residue[nodes]
             self.rows.add(self._reserve(level), nodes, change)
+            self._add(nodes, change, self.hops[level])
             self.rows.write(self._residue(level), nodes, torch.zeros_like(change))
             reached = self.walk.reached(nodes)
             self._send(nodes, change, reached, level + 1)
@@ -223,53 +226,56 @@ class Pushed:
 
     def _push_all(self, x: Tensor) -> None:
         """Push the rows of a whole graph whose residues are zeros."""
-        reserve, residue, last, _ = self.hold()
-        assert last is not None
+        reserve, residue, z = self.hold()
         pattern, degree = self.walk.pattern(), self.walk.degree.unsqueeze(-1)
+        root = degree.sqrt()
+
+        def add(block: Tensor, columns: slice, hop: float, first: bool = False) -> None:
+            part = hop * (root * block)[self.nodes] if hop else 0.0
+            z[:, columns] = part if first else z[:, columns] + part
 
         def send(block: Tensor, columns: slice, level: int) -> None:
             sent = multiply(pattern, block.contiguous()).div_(degree)
             if level < self.depth:
                 residue[level - 1][:, columns] = sent
             else:
-                last[:, columns] = sent[self.nodes]
+                add(sent, columns, self.hops[level])
 
         for columns, block in column_blocks(x, self.normalize, _COLUMNS):
-            send(block / degree.sqrt(), columns, 1)
+            start = block / root
+            add(start, columns, self.hops[0], first=True)
+            if self.depth:
+                send(start, columns, 1)
         for level in range(1, self.depth):
             table = residue[level - 1]
-            size = torch.linalg.vector_norm(table, ord=torch.inf, dim=1) * degree.view(-1).sqrt()
-            large = size > self.r_max
+            large = torch.linalg.vector_norm(table, ord=torch.inf, dim=1) * root.view(-1) > self.r_max
             self.pushed += int(large.sum())
-            for start in range(0, x.size(1), _COLUMNS):
-                columns = slice(start, start + _COLUMNS)
+            for at in range(0, x.size(1), _COLUMNS):
+                columns = slice(at, min(at + _COLUMNS, x.size(1)))
                 change = table[:, columns] * large.unsqueeze(-1)
                 reserve[level - 1][:, columns] = change
                 table[:, columns] -= change
+                add(change, columns, self.hops[level])
                 send(change, columns, level + 1)
 
-    def _account(self, past: Pushed, new: Data, touched: Tensor) -> None:
-        """Bring features, lengths and products up to date: of the rows that changed."""
-        tables, root = self.rows.hold(), (past.walk.degree.sqrt(), self.walk.degree.sqrt())
-        near = [touched]
+    def _account(self, past: Pushed, touched: Tensor) -> None:
+        """Bring lengths and products up to date: of the rows that changed."""
+        lost = (past.alive & ~self.alive).nonzero().view(-1)
+        self.rows.write(self._z, lost, self.rows.hold()[-1][lost] * 0)
         square, grams = [s.clone() for s in self.square], list(self.grams)
+        tables, root = self.rows.hold(), (past.walk.degree.sqrt(), self.walk.degree.sqrt())
         for level in range(1, self.depth):
-            near.append(self.rows.changed(self._reserve(level)))
-            ids = torch.cat([self.rows.changed(self._residue(level)), touched]).unique()
-            out = root[0][ids].unsqueeze(-1) * self.rows.before(self._residue(level), ids)
-            into = root[1][ids].unsqueeze(-1) * tables[self._residue(level)][ids]
+            table = self._residue(level)
+            ids = torch.cat([self.rows.changed(table), touched]).unique()
+            out = root[0][ids].unsqueeze(-1) * self.rows.before(table, ids)
+            into = root[1][ids].unsqueeze(-1) * tables[table][ids]
             square[level - 1][ids] = into.square().sum(dim=1)
-            if grams:
-                grams[level - 1] = grams[level - 1].changed(out, into)
-        places = [self._places(torch.cat(near))[1], (past.alive & ~self.alive).nonzero().view(-1)]
-        places += [self.rows.changed(len(tables) - 2)] if self.depth else []
-        places = torch.cat(places).unique()
-        rows, old = self._features(new, self.nodes[places], places), tables[-1][places]
-        self.rows.write(len(tables) - 1, places, rows)
-        square[-1][places] = rows.square().sum(dim=1)
-        if grams:
-            grams[-1] = grams[-1].changed(old, rows)
-        self.square, self.grams, self.kept = square, grams, {"changes": (places, old, rows)}
+            grams[level - 1 : level] = [gram.changed(out, into) for gram in grams[level - 1 : level]]
+        places = self.rows.changed(self._z)
+        out, into = self.rows.before(self._z, places), tables[-1][places]
+        square[-1][places] = into.square().sum(dim=1)
+        grams[-1:] = [gram.changed(out, into) for gram in grams[-1:]]
+        self.square, self.grams, self.kept = square, grams, {"changes": (places, out, into)}
 
 
 def _start(data: Data, walk: RandomWalk, nodes: Tensor, normalize: bool) -> Tensor:
