@@ -76,6 +76,7 @@ def loaded(args: Args) -> tuple[Data, LinearHead]:
 def requests(args: Args, number: int) -> Any:
     """Yield the results of so many requests of one random edge, each on the last one's model and graph, and seconds."""
     data, head = loaded(args)
+    data = gu.prepare(data) if hasattr(gu, "prepare") else data
     draw = torch.Generator().manual_seed(2)
     for _ in range(number):
         edge = data.edge_index[:, torch.randint(0, data.num_edges, (1,), generator=draw)]

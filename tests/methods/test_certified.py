@@ -19,6 +19,7 @@ from gunlearn.methods.linear_head.convex import spectral_bound
 from gunlearn.methods.linear_head.kept_states import pushed_state
 from gunlearn.methods.linear_head.propagation import propagated
 from gunlearn.methods.linear_head.push import Pushed
+from gunlearn.methods.linear_head.push_all import push_all
 from gunlearn.nn import LinearHead
 from tests.methods.cases import Made
 from tests.methods.heads import dense_features, fitted, gradient, karate, optimum, small_cora, training_rows
@@ -232,7 +233,7 @@ def test_pushed_features_equal_power_propagation_within_the_stated_error(
     data_root: Path, r_max: float, hops: tuple[float, ...]
 ) -> None:
     data, every = small_cora(data_root, columns=60), torch.arange(2708)
-    state, stale = Pushed.build(data, every, hops, r_max, True), 0.0
+    state, stale = push_all(data, every, hops, r_max, True), 0.0
     for request in (gu.ForgetNodes(count=3, seed=1), gu.ForgetEdges(count=5, seed=2), gu.ForgetFeatures([4, 90])):
         partition = request.resolve(data)
         retain, touched = partition.retain_data, partition.touched_nodes

@@ -115,6 +115,7 @@ class CGU(Method):
     needs = "retained data, second order, linear head, retraining"
     state = "own"
     certified = True
+    runs_model = False
     cost = "a propagation and one Newton step; a training of the head once the budget is spent"
     variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "paper": {"bound": "paper"}}
 
@@ -195,7 +196,7 @@ class CGU(Method):
             "budget": budget,
             "reason": doubt or reason,
         }
-        return Outcome(problem.model.eval(), notes=notes | {"certificate": certificate})
+        return Outcome(problem.model.eval(), notes=notes | {"certificate": certificate}, proven=not doubt)
 
 
 def new_seed(problem: Problem) -> int:

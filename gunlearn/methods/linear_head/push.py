@@ -9,7 +9,7 @@ at the touched nodes: they are recomputed by the definition of the residue, then
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,13 +20,11 @@ from torch_geometric.data import Data
 
 from gunlearn.methods.linear_head.convex import spectral_bound, with_ones
 from gunlearn.methods.linear_head.gram import Gram
-from gunlearn.methods.linear_head.propagation import column_blocks, dense_rows
+from gunlearn.methods.linear_head.propagation import dense_rows
 from gunlearn.methods.linear_head.row_versions import RowVersions
 from gunlearn.methods.linear_head.walk import RandomWalk
-from gunlearn.nn.kernels.sparse import multiply
 
-_COLUMNS, _ROWS = 32, 8192  # of the large tables that are read at a time
-_WIDEST = 512  # features for which products of all pairs of columns are kept
+_ROWS = 8192  # of a large table that are read at a time
 
 
 @dataclass(eq=False)
@@ -64,27 +62,6 @@ class Pushed:
     pushed: int = 0
     repaired: int = 0
     kept: dict[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def build(
-        cls, data: Data, nodes: Tensor, hops: Sequence[float], r_max: float, normalize: bool, bias: bool = False
-    ) -> Pushed:
-        """Propagate the features of a whole graph, some columns at a time; `nodes` are sorted ids `[n]`."""
-        x, walk = data.x, RandomWalk.of(data.edge_index, int(data.num_nodes))
-        depth, shape = len(hops) - 1, (walk.num_nodes, x.size(1))
-        like = {"dtype": torch.float64, "device": x.device}
-        tables = [torch.zeros(shape, **like) for _ in range(2 * max(depth - 1, 0))]
-        tables.append(torch.full((nodes.numel(), x.size(1) + bias), float(bias), **like))
-        alive = torch.ones(nodes.numel(), dtype=torch.bool, device=nodes.device)
-        state = cls(RowVersions(tables), walk, nodes, alive, tuple(hops), r_max, normalize, bias)
-        state._push_all(x)
-        state.square = [torch.linalg.vector_norm(table, dim=1).square_() for table in state.hold()[1]]
-        state.square = [square * walk.degree for square in state.square]
-        state.square.append(torch.linalg.vector_norm(tables[-1], dim=1).square_())
-        if shape[1] <= _WIDEST:
-            state.grams = [Gram.of(state.residue_blocks(level), shape[1], x.device) for level in range(1, depth)]
-            state.grams.append(Gram.of(tables[-1].split(_ROWS), shape[1] + bias, x.device))
-        return state
 
     @property
     def depth(self) -> int:
@@ -223,40 +200,6 @@ class Pushed:
             reached = self.walk.reached(nodes)
             self._send(nodes, change, reached, level + 1)
             reached = torch.cat([reached, touched]).unique()
-
-    def _push_all(self, x: Tensor) -> None:
-        """Push the rows of a whole graph whose residues are zeros."""
-        reserve, residue, z = self.hold()
-        pattern, degree = self.walk.pattern(), self.walk.degree.unsqueeze(-1)
-        root = degree.sqrt()
-
-        def add(block: Tensor, columns: slice, hop: float, first: bool = False) -> None:
-            part = hop * (root * block)[self.nodes] if hop else 0.0
-            z[:, columns] = part if first else z[:, columns] + part
-
-        def send(block: Tensor, columns: slice, level: int) -> None:
-            sent = multiply(pattern, block.contiguous()).div_(degree)
-            if level < self.depth:
-                residue[level - 1][:, columns] = sent
-            else:
-                add(sent, columns, self.hops[level])
-
-        for columns, block in column_blocks(x, self.normalize, _COLUMNS):
-            start = block / root
-            add(start, columns, self.hops[0], first=True)
-            if self.depth:
-                send(start, columns, 1)
-        for level in range(1, self.depth):
-            table = residue[level - 1]
-            large = torch.linalg.vector_norm(table, ord=torch.inf, dim=1) * root.view(-1) > self.r_max
-            self.pushed += int(large.sum())
-            for at in range(0, x.size(1), _COLUMNS):
-                columns = slice(at, min(at + _COLUMNS, x.size(1)))
-                change = table[:, columns] * large.unsqueeze(-1)
-                reserve[level - 1][:, columns] = change
-                table[:, columns] -= change
-                add(change, columns, self.hops[level])
-                send(change, columns, level + 1)
 
     def _account(self, past: Pushed, touched: Tensor) -> None:
         """Bring lengths and products up to date: of the rows that changed."""

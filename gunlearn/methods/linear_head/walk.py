@@ -12,6 +12,8 @@ from gunlearn.core.sorting import lexsort, unique
 from gunlearn.nn.kernels.sparse import check_indices, csr, csr_places, csr_tensor
 from gunlearn.nn.kernels.subgraph import spans
 
+_FEW = 1000
+
 
 @dataclass(frozen=True, eq=False)
 class Neighbours:
@@ -37,11 +39,10 @@ class Neighbours:
         size = self.pointer.numel()
         key = torch.repeat_interleave(nodes, count) * size + self.ids[place]
         gone = place[torch.isin(key, node * size + neighbour)]
-        keep = torch.ones(self.ids.numel(), dtype=torch.bool, device=gone.device).index_fill_(0, gone.long(), False)
         fewer = torch.zeros_like(self.pointer)
         owner = torch.searchsorted(self.pointer, gone.to(self.pointer.dtype), right=True)
         fewer.index_add_(0, owner, torch.ones_like(owner, dtype=fewer.dtype))
-        return Neighbours(self.pointer - fewer.cumsum(0, dtype=fewer.dtype), self.ids.masked_select(keep))
+        return Neighbours(self.pointer - fewer.cumsum(0, dtype=fewer.dtype), _without(self.ids, gone.long()))
 
     def equal(self, other: Neighbours) -> bool:
         return torch.equal(self.pointer, other.pointer) and torch.equal(self.ids, other.ids)
@@ -114,3 +115,12 @@ class RandomWalk:
         known = reached[place] == ids if reached.numel() else torch.zeros_like(ids, dtype=torch.bool)
         row, place = torch.repeat_interleave(torch.arange(nodes.numel(), device=ids.device), count)[known], place[known]
         return csr(place, row, 1 / self.degree[reached[place]], (reached.numel(), nodes.numel()))
+
+
+def _without(values: Tensor, places: Tensor) -> Tensor:
+    """Return `[n]` values without those at some places, sorted `[k]`."""
+    if places.numel() < _FEW:  # pieces are copied at the speed of memory
+        first, *rest = values.tensor_split(places.cpu())
+        return torch.cat([first, *(piece[1:] for piece in rest)])
+    keep = torch.ones(values.numel(), dtype=torch.bool, device=values.device).index_fill_(0, places, False)
+    return values.masked_select(keep)
