@@ -1,6 +1,6 @@
 """`scalegun` on a graph of a million edges: time, memory, and its bound against the exact gradient; see README.md.
 
-python -m experiments.speed.scalegun --out runs/scalegun [--edges 1e6] [--timed 11] [--requests 50] [--smoke]
+python -m experiments.speed.scalegun --out runs/scalegun [--before CHECKOUT] [--timed 11] [--requests 50] [--smoke]
 """
 
 import json
@@ -23,6 +23,7 @@ import gunlearn as gu
 from experiments.common import markdown, write_results
 from experiments.speed.clocks import Memory
 from experiments.speed.synthetic import power_law_graph
+from experiments.speed.worker import REPOSITORY, THREADS
 from gunlearn.methods import fit_linear_head
 from gunlearn.nn import LinearHead
 
@@ -38,8 +39,9 @@ class Args:
         classes: of the linear head.
         timed: requests of one edge, one after the other, whose time is taken; the first one propagates the graph.
         requests: one after the other, each held against the exact gradient.
+        before: a checkout of an earlier commit, whose time is taken beside this one's.
         smoke: a small graph, to see that everything runs.
-        step: run one measurement in this process: `prepare`, `time`, `control` or `bound`.
+        step: run one measurement in this process: `prepare`, `time` or `bound`.
     """
 
     out: Path
@@ -48,6 +50,7 @@ class Args:
     classes: int = 5
     timed: int = 11
     requests: int = 50
+    before: Path | None = None
     smoke: bool = False
     step: str = ""
 
@@ -74,29 +77,26 @@ def loaded(args: Args) -> tuple[Data, LinearHead]:
 
 
 def requests(args: Args, number: int) -> Any:
-    """Yield the results of so many requests of one random edge, each on the last one's model and graph, and seconds."""
+    """Yield results of requests of one random edge, each on the last one's model and graph, and their seconds."""
     data, head = loaded(args)
     data = gu.prepare(data) if hasattr(gu, "prepare") else data
     draw = torch.Generator().manual_seed(2)
     for _ in range(number):
         edge = data.edge_index[:, torch.randint(0, data.num_edges, (1,), generator=draw)]
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         result = gu.unlearn(head, data, gu.ForgetEdges(edge), "scalegun", "node_classification")
-        wall = time.perf_counter() - start
+        seconds = {"wall": time.perf_counter() - start, "cpu": time.process_time() - cpu}
         head, data = result.model, result.data
-        yield result, wall
+        yield result, {"seconds": result.seconds, **seconds}
 
 
 def measure_time(args: Args) -> dict[str, Any]:
-    """Seconds of the method and of the whole call, peaks of memory above the imports."""
+    """Seconds of the method, of the whole call, and of the processor in it; peaks of memory above the imports."""
     memory, rows = Memory("cpu"), []
-    for result, wall in requests(args, args.timed):
-        memory.end("first" if not rows else "later")
-        found = result.notes["propagation"]
-        rows.append(
-            {"seconds": result.seconds, "wall": wall, "pushed": found["pushed"], "scratch": found["from_scratch"]}
-        )
-    later = {name: [row[name] for row in rows[1:]] for name in ("seconds", "wall", "pushed")}
+    for result, seconds in requests(args, args.timed):
+        memory.end("later" if rows else "first")
+        rows.append({**seconds, "pushed": result.notes["propagation"]["pushed"]})
+    later = {name: [row[name] for row in rows[1:]] for name in rows[0]}
     medians = {name: statistics.median(values) for name, values in later.items()}
     return {"mb": memory.phases, "first": rows[0], "later": later, "median": medians}
 
@@ -139,36 +139,64 @@ def measure_bound(args: Args) -> dict[str, Any]:
 STEPS = {"prepare": prepare, "time": measure_time, "bound": measure_bound}
 
 
-def apart(args: Args, step: str) -> dict[str, Any]:
-    """Run one step in a process of its own with one thread."""
-    spec = {**asdict(args), "out": str(args.out.resolve())}
-    command = [sys.executable, __file__, json.dumps({**spec, "smoke": False, "step": step})]
-    threads = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    env = {**os.environ, **threads, "PYTHONPATH": os.pathsep.join([*sys.path[:1], os.environ.get("PYTHONPATH", "")])}
-    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
+def apart(args: Args, step: str, checkout: Path = REPOSITORY) -> dict[str, Any]:
+    """Run one step in a process of its own with one thread, with the package of a checkout."""
+    spec = {**asdict(args), "out": str(args.out.resolve()), "before": None, "smoke": False, "step": step}
+    env = {**os.environ, **THREADS, "PYTHONPATH": str(checkout.resolve())}
+    done = subprocess.run(
+        [sys.executable, __file__, json.dumps(spec)], env=env, stdout=subprocess.PIPE, text=True, check=True
+    )
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def table(found: dict[str, Any]) -> str:
-    time_, bound = found["time"], found["bound"]
-    row = [
-        f"{time_['median']['seconds']:.3f}", f"{time_['median']['wall']:.2f}", f"{time_['first']['seconds']:.2f}",
-        *(f"{time_['mb'][phase]:.0f}" for phase in ("first", "later")),
-        f"{bound['held']} of {len(bound['requests'])}", f"{bound['worst']:.3f}",
-        f"{bound['control']} of {len(bound['requests'])}",
-    ]  # fmt: skip
-    head = ("method s", "whole call s", "first s", "first MiB", "later MiB", "bound held", "worst gradient / bound")
-    return markdown((*head, "unmoved weights over the bound"), [row], left=0)
+    """Medians of the requests after the first, and peaks of memory: before, now, and in the authors' code."""
+    head = ("", "method s", "whole call s", "processor s", "first call s", "first MiB", "later MiB")
+    body = []
+    for name in ("before", "time"):
+        if name in found:
+            seconds, first, mb = (found[name][k] for k in ("median", "first", "mb"))
+            times = (f"{seconds[k]:.3f}" for k in ("seconds", "wall", "cpu"))
+            sizes = (f"{mb[k]:.0f}" for k in ("first", "later"))
+            body.append(["now" if name == "time" else name, *times, f"{first['wall']:.1f}", *sizes])
+    return markdown(head, body)
+
+
+def bound_table(found: dict[str, Any]) -> str:
+    """The stated bound over all requests, and the exact gradient."""
+    rows = found["bound"]["requests"]
+    spent, exact, unmoved = ([row[k] for row in rows] for k in ("spent", "exact", "unmoved"))
+    cells = [
+        *(f"{min(values):.1e} to {max(values):.1e}" for values in (spent, exact, unmoved)),
+        f"{found['bound']['worst']:.3f}",
+        f"{found['bound']['held']} of {len(rows)}",
+        f"{found['bound']['control']} of {len(rows)}",
+    ]
+    head = ("stated bound", "exact gradient", "the same without the step", "worst gradient / bound", "held")
+    return markdown((*head, "over it without the step"), [cells], left=0)
+
+
+def filled(text: str, found: dict[str, Any]) -> str:
+    """Return a README with both tables between their marks."""
+    for name, made in (("time", table(found)), ("bound", bound_table(found))):
+        start, end = f"<!-- scalegun: {name} -->", "<!-- end of scalegun -->"
+        before, after = text.split(start)
+        text = f"{before}{start}\n\n{made}\n\n{end}{after.partition(end)[2]}"
+    return text
 
 
 def main(args: Args) -> None:
     """All steps; write `results.json` and `tables.md`."""
     args.out.mkdir(parents=True, exist_ok=True)
-    found: dict[str, Any] = {"args": {**asdict(args), "out": ""}}
-    for step in STEPS:
+    found: dict[str, Any] = {}
+    apart(args, "prepare")
+    if args.before is not None:
+        found["before"] = apart(args, "time", args.before)
+    for step in ("time", "bound"):
         found[step] = apart(args, step)
-        write_results(args.out, found, table(found) if "bound" in found else "")
-    print(table(found))
+        tables = table(found) + (f"\n\n{bound_table(found)}" if "bound" in found else "")
+        write_results(args.out, found, tables)
+    print((args.out / "tables.md").read_text())
 
 
 if __name__ == "__main__":
