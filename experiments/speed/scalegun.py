@@ -140,7 +140,9 @@ STEPS = {"prepare": prepare, "time": measure_time, "bound": measure_bound}
 
 
 def apart(args: Args, step: str, checkout: Path = REPOSITORY) -> dict[str, Any]:
-    """Run one step in a process of its own with one thread, with the package of a checkout."""
+    """Run one step in a process of its own with one thread, with the package of a checkout; in this one if `smoke`."""
+    if args.smoke and checkout == REPOSITORY:
+        return STEPS[step](args)
     spec = {**asdict(args), "out": str(args.out.resolve()), "before": None, "smoke": False, "step": step}
     env = {**os.environ, **THREADS, "PYTHONPATH": str(checkout.resolve())}
     done = subprocess.run(
