@@ -8,13 +8,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+_LARGE = 2**22  # bytes
+_ALIGNED = 64  # as torch's own memory: products of matrices sum in another order where it is not
+
 
 def room_for(shape: tuple[int, ...], like: Tensor) -> Tensor:
     """Return a tensor without values, of the type and on the device of `like`; on the CPU in memory of numpy's."""
-    if like.device.type != "cpu":
-        return torch.empty(shape, dtype=like.dtype, device=like.device)
     size = math.prod(shape) * like.element_size()
-    return torch.from_numpy(np.empty(size, dtype=np.uint8)).view(like.dtype).view(shape)
+    if like.device.type != "cpu" or size < _LARGE:
+        return torch.empty(shape, dtype=like.dtype, device=like.device)
+    room = np.empty(size + _ALIGNED, dtype=np.uint8)
+    start = -room.ctypes.data % _ALIGNED
+    return torch.from_numpy(room[start : start + size]).view(like.dtype).view(shape)
 
 
 def large_copy(value: Tensor) -> Tensor:

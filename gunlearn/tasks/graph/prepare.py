@@ -22,9 +22,9 @@ def prepare(data: Any) -> Data:
     of the plain graph, bit for bit.
 
     Each call compares sums over all values with those at the time of this call. A graph that has changed since then, in
-    place (by numpy too) or by other or more attributes, is refused; prepare it again. Other copies of it (`copy.copy`,
-    `data.clone()`, `data.to()`) are plain graphs. It takes 8 bytes per column of `edge_index`, 16 where these are not
-    sorted.
+    place (by numpy too) or by other attributes, is refused; prepare it again, as after `data.to(device)`, too. Copies
+    of it (`copy.copy`, `data.clone()`) are plain graphs. It takes 8 bytes per column of `edge_index`, 16 where these
+    are not sorted.
 
     Args:
         data: a `Data` with `edge_index` `[2, E]`; it does not change.
