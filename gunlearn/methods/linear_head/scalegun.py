@@ -87,7 +87,7 @@ class ScaleGUN(CGU):
     requests: with `R` the residues it is at most `sqrt(n) c_1 sum ||R||_F + c_2 sigma_max(Z) sum ||R w||`, `c_1 = 1`
     and `c_2 = 1/4`, before and after.
 
-    A graph's state, `2 K - 2` numbers per node and feature and two per training node and feature, is kept with its
+    A graph's state, `2 K - 2` numbers per node and feature and one per training node and feature, is kept with its
     `edge_index`: unlearning from `result.data` continues on it, and from the graph before, too; both share one copy and
     differ in the rows that the request changed. `Z^T Z`, `R^T R` and the longest row, from which the bound follows, are
     updated by these rows; the factor of the first Hessian preconditions the later ones, so that a Newton step takes two
