@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import gunlearn as gu
+from experiments.speed import scalegun
 from experiments.speed.__main__ import Args, main
 from experiments.speed.bound import Sizes, passes, step_bytes
 from experiments.speed.plain import PlainGCN, PlainGraph, PlainINPO, decode, plain_nora
@@ -242,3 +243,13 @@ def test_tables_are_filled_between_their_marks(tmp_path) -> None:
     assert table
     assert not {"old", "run-CS"} & set(re.findall(r"[\w-]+", new))
     assert fill(new, [row, {**row, "case": "run-CS"}]) == new
+
+
+def test_the_tables_of_a_million_edges_are_those_of_the_committed_rows(tmp_path: Path) -> None:
+    folder = REPOSITORY / "experiments" / "speed"
+    text, rows = (folder / "README.md").read_text(), json.loads((folder / "scalegun.json").read_text())
+    assert scalegun.filled(text, rows) == text
+    rows["bound"]["worst"] += 0.001
+    assert scalegun.filled(text, rows) != text  # control
+    scalegun.main(scalegun.Args(tmp_path, smoke=True))
+    assert json.loads((tmp_path / "results.json").read_text())["bound"]["held"] == 4

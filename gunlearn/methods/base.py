@@ -65,6 +65,7 @@ class Outcome:
     Attributes:
         unchanged: why no weight changed, where the method knows more of it than the state.
         training: what the next request goes on from, without the hash of the weights.
+        proven: the gradient on the retained data is bounded, so that nothing learned from these can be lost.
     """
 
     model: nn.Module
@@ -72,6 +73,7 @@ class Outcome:
     notes: dict[str, Any] = field(default_factory=dict)
     unchanged: str = ""
     training: TrainingState | None = None
+    proven: bool = False
 
 
 class Method(ABC):

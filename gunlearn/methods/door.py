@@ -119,7 +119,7 @@ def run_method(
             raise DivergenceError(f"Expected finite weights from '{method.name}' (got NaN or infinity in '{name}')")
     told = {"why": " ".join(filter(None, [why, outcome.notes.get("why")]))} if why else {}
     notes = remark_unchanged({**outcome.notes, **told}, original, outcome.model, state, outcome.unchanged, fresh)
-    if state is not None and not notes.get("unchanged"):
+    if state is not None and not notes.get("unchanged") and not outcome.proven:
         collapsed = check_kept(method, task, partition.retain_data, original, outputs, outcome.model)
         notes |= {"collapsed": collapsed} if collapsed else {}
     return Result(
