@@ -15,7 +15,10 @@ import gunlearn as gu
 from experiments.speed import scalegun
 from experiments.speed.__main__ import Args, main
 from experiments.speed.bound import Sizes, passes, step_bytes
+from experiments.speed.measures import SIDES
+from experiments.speed.parts import KINDS, mebibytes
 from experiments.speed.plain import PlainGCN, PlainGraph, PlainINPO, decode, plain_nora
+from experiments.speed.plain_csr import CsrINPO
 from experiments.speed.plain_training import PlainTraining, plain_evaluate
 from experiments.speed.report import fill
 from experiments.speed.requests import asked, by_mask, graph_of
@@ -59,14 +62,17 @@ def fixed_negatives(problem, monkeypatch) -> torch.Tensor:
     return pairs
 
 
-@pytest.mark.parametrize("both", [True, False])
+@pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("mode", ["paper", "default"])
-def test_plain_steps_give_our_losses_and_weights(problem, fixed_negatives, mode: str, both: bool) -> None:
+def test_plain_steps_give_our_losses_and_weights(problem, fixed_negatives, mode: str, side: str) -> None:
     model, partition = problem
+    cls, both = SIDES[side]
     method = INPO(mode=mode, epochs=3)
     ours = run_method(method, model, partition, LinkPrediction())
     pairs = torch.cat([fixed_negatives, fixed_negatives.flip(0)], dim=1) if both else fixed_negatives
-    plain = PlainINPO(plain_copy(model), PlainGraph.of(partition, both), method, negatives=lambda n: pairs[:, :n])
+    plain = cls(plain_copy(model), PlainGraph.of(partition, both), method, negatives=lambda n: pairs[:, :n])
+    if cls is CsrINPO:  # it runs on CSR, features too
+        assert {plain.x.layout, plain.adjacency[True].layout} == {torch.sparse_csr}
     if mode == "default":  # some edges are let go from the start, so that their weight 0 is compared as well
         assert 0 < int((plain.above() > 0).sum()) < plain.graph.forget.size(1)
     losses = [plain.step() for _ in range(3)]
@@ -77,13 +83,16 @@ def test_plain_steps_give_our_losses_and_weights(problem, fixed_negatives, mode:
     assert max(float((after[name] - before[name]).abs().max()) for name in after) > 1e-4
 
 
+@pytest.mark.parametrize("cls", [PlainINPO, CsrINPO])
 @pytest.mark.parametrize("change", ["scale", "first_gradient"])
-def test_the_comparison_sees_what_is_left_out(problem, change: str) -> None:
+def test_the_comparison_sees_what_is_left_out(problem, change: str, cls: type[PlainINPO]) -> None:
     model, partition = problem
     method = INPO(mode="paper", epochs=2)
     ours = run_method(method, model, partition, LinkPrediction())
-    plain = PlainINPO(plain_copy(model), PlainGraph.of(partition), method)
-    if change == "scale":
+    plain = cls(plain_copy(model), PlainGraph.of(partition), method)
+    if change == "scale" and cls is CsrINPO:
+        plain.adjacency[True] = plain.adjacency[False]
+    elif change == "scale":
         plain.scale = torch.ones_like(plain.scale)
     else:
         plain.optimizer.zero_grad()
@@ -184,16 +193,18 @@ def by_case(out: Path) -> dict[str, dict]:
 
 def test_smoke(smoke) -> None:
     rows = by_case(smoke)
-    things = [f"{part}-lesmis" for part in ("step", "run", "retrain")] + ["scale-1e2", "scale-1e3"]
+    things = [f"{part}-lesmis" for part in ("step", "parts", "run", "retrain")] + ["scale-1e2", "scale-1e3"]
     requests = {"utu-small-node", "utu-small-edge", "auto-small-state", "auto-small-no-state"}
     single = {f"requests-{name}" for name in requests}
     assert set(rows) == {thing + suffix for thing in things for suffix in ("", "-default")} | single
     for case, row in rows.items():
         assert {"case", "ours_s", "plain_s", "ratio", "ours_mb", "plain_mb", "edges", "bound_s"} <= set(row)
         assert row["ours_s"] > 0
-        assert row["plain_s"] is not None or case.startswith(("retrain", "requests-auto"))
+        assert row["plain_s"] is not None or case.startswith(("retrain", "parts", "requests-auto"))
         if row["plain_s"] is not None:
             assert row["ratio"] == pytest.approx(row["plain_s"] / row["ours_s"])
+        if case.startswith(("step", "run", "scale")):
+            assert row["csr_ratio"] == pytest.approx(row["csr_s"] / row["ours_s"])
         if case.startswith(("step", "scale")):
             assert row["bound_s"] >= row["compulsory_s"] > 0
     assert rows["scale-1e3"]["edges"] == 1000
@@ -211,6 +222,17 @@ def test_masks_leave_what_a_request_leaves(task) -> None:
         assert torch.equal(mine.edge_index, masked.edge_index)
         assert torch.equal(mine.x, masked.x)
         assert torch.equal(mine.y, masked.y)
+
+
+def test_every_pass_of_the_bound_is_of_one_kind() -> None:
+    sizes = Sizes(nodes=1000, features=32, feature_entries=32000, hidden=16, out=8, full_entries=9000,
+                  retain_entries=8900, forget=50, retain=3950)  # fmt: skip
+    for mode in ("paper", "default"):
+        for one in passes(sizes, mode):
+            assert sum(is_one(one.name) for is_one in KINDS.values()) == 1, one.name
+        moved = mebibytes(sizes, mode, cache=0)
+        assert sum(moved.values()) == pytest.approx(step_bytes(sizes, mode, cache=0)["bound"] / 2**20)
+        assert moved["rest"] == 0
 
 
 def test_rows_of_other_parts_stay(smoke) -> None:

@@ -1,4 +1,4 @@
-"""Wall time of steps and peak memory of phases, on CPU and CUDA."""
+"""Time of steps and peak memory of phases, on CPU and CUDA."""
 
 import time
 from collections.abc import Callable
@@ -14,10 +14,15 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def now(device: str) -> float:
-    """Seconds, after all that was asked of the device is done."""
+    """Seconds: on a GPU of wall time, after all that was asked of it is done; on CPU those that the process computed.
+
+    With one thread both are the same where the process has a processor for itself; where it has not, waiting for one
+    does not count. Waiting for memory does.
+    """
     if device == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter()
+        return time.perf_counter()
+    return time.process_time()
 
 
 def timed(run: Callable[[], Any], device: str) -> tuple[float, Any]:
@@ -84,7 +89,7 @@ class Watch(Callback):
         if self._start is not None:
             self.seconds.append(moment - self._start)
         self.on_epoch_begin()
-        self._start = time.perf_counter()
+        self._start = now(self.device)
 
     def on_epoch_begin(self, *args: Any, **kwargs: Any) -> None:
         if self.memory is not None:  # the loop resets the peak after each event, so each has to read it

@@ -7,8 +7,11 @@ from typing import Any
 import torch
 
 from experiments.speed.bandwidth import bandwidth, cache_bytes
+from experiments.speed.bound import Sizes
 from experiments.speed.clocks import Memory, Watch, block, now, timed
+from experiments.speed.parts import Profile, Profiled, marked, mebibytes
 from experiments.speed.plain import PlainGraph, PlainINPO
+from experiments.speed.plain_csr import CsrINPO
 from experiments.speed.plain_training import PlainTraining, plain_evaluate
 from experiments.speed.problems import SEED, as_plain, cold, new_model, official, sizes, synthetic
 from experiments.speed.requests import auto, unlink
@@ -23,30 +26,51 @@ TASK = LinkPrediction()
 STILL = 1e-6
 
 
-def memory_bandwidth(device: str = "cpu", smoke: bool = False) -> dict[str, Any]:
-    found = bandwidth(device, arrays_bytes=2**22 if smoke else None)
+def memory_bandwidth(device: str = "cpu", smoke: bool = False, repeats: int = 15) -> dict[str, Any]:
+    found = bandwidth(device, repeats=repeats, arrays_bytes=2**22 if smoke else None)
     return {**found, "cache_bytes": cache_bytes(device)}
 
 
+#: The opponents of a step: the class, and whether both directions of an edge are scored.
+SIDES: dict[str, tuple[type[PlainINPO], bool]] = {
+    "plain": (PlainINPO, True), "plain_one_way": (PlainINPO, False),
+    "csr": (CsrINPO, True), "csr_one_way": (CsrINPO, False),
+}  # fmt: skip
+
+
 def step(
-    dataset: str, mode: str, ratio: float, root: str | None = None, device: str = "cpu", rounds: int = 3, steps: int = 3
-) -> dict[str, Any]:
-    """Blocks of steps in turns: ours, plain, plain with one direction per edge."""
+    dataset: str, mode: str, ratio: float, root: str | None = None, device: str = "cpu", rounds: int = 3,
+    steps: int = 3, smoke: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Blocks of steps in turns, ours and all opponents; `machine`: what the memory delivered, the median of the turns."""
     data, request = official(dataset, root, ratio, device)
     partition, model = request.resolve(data), new_model(data.num_features, 128, device)
     method = INPO(mode=mode, dataset=dataset, epochs=steps + 1, lr=STILL)
-    sides = {
-        name: PlainINPO(as_plain(model), PlainGraph.of(partition, both), method)
-        for name, both in (("plain", True), ("plain_one_way", False))
-    }
-    seconds: dict[str, list[float]] = {"ours": [], "plain": [], "plain_one_way": []}
+    sides = {n: cls(as_plain(model), PlainGraph.of(partition, both), method) for n, (cls, both) in SIDES.items()}
+    seconds: dict[str, list[float]] = {"ours": [], **{name: [] for name in sides}}
+    delivered = []
     for _ in range(rounds):
+        delivered.append(memory_bandwidth(device, smoke, repeats=3))
         watch = Watch(device)
         run_method(method, model, partition, TASK, SEED, [watch])
         seconds["ours"] += watch.seconds
         for name, side in sides.items():
             seconds[name] += block(side.step, steps, device)
-    return {"seconds": seconds, "sizes": sizes(partition, 128)}
+    machine = {name: statistics.median(found[name] for found in delivered) for name in delivered[0]}
+    return {"seconds": seconds, "sizes": sizes(partition, 128), "machine": machine}
+
+
+def parts(dataset: str, mode: str, ratio: float, root: str | None = None, steps: int = 8) -> dict[str, Any]:
+    """Seconds of the kinds of passes in a step of ours, on CPU, and the bytes that they must move in MiB."""
+    data, request = official(dataset, root, ratio)
+    partition, model = request.resolve(data), new_model(data.num_features, 128)
+    counted = sizes(partition, 128)
+    seen = Profile(Sizes(**counted))
+    method = INPO(mode=mode, dataset=dataset, epochs=steps + 2, lr=STILL)
+    with marked():
+        run_method(method, model, partition, TASK, SEED, [Profiled(seen, steps)])
+    mb = mebibytes(Sizes(**counted), mode, cache_bytes())
+    return {"seconds": seen.seconds, "mb": mb, "sizes": counted}
 
 
 def prepare(file: str, dataset: str, ratio: float, root: str | None = None) -> dict[str, Any]:
@@ -78,8 +102,11 @@ def memory(
     return {"mb": watched.phases}
 
 
-def _plain_steps(model: Any, graph: PlainGraph, method: INPO, steps: int, device: str, watched: Memory) -> list[float]:
-    plain = PlainINPO(model, graph, method)
+def _plain_steps(
+    model: Any, graph: PlainGraph, method: INPO, steps: int, device: str, watched: Memory,
+    cls: type[PlainINPO] = PlainINPO,
+) -> list[float]:  # fmt: skip
+    plain = cls(model, graph, method)
     watched.end("setup")
     seconds = block(plain.step, steps, device)
     watched.read("steps")
@@ -104,7 +131,7 @@ def scale(
         counted = sizes(partition, hidden)
         del data, partition
         watched.end("load")
-        seconds = _plain_steps(model, graph, method, steps, device, watched)
+        seconds = _plain_steps(model, graph, method, steps, device, watched, SIDES[side][0])
         return {"seconds": seconds, "mb": watched.phases, "sizes": counted}
     return {"seconds": seconds, "mb": watched.phases, "sizes": sizes(partition, hidden)}
 
@@ -118,7 +145,7 @@ def run(
     base = ModelStore(models, Recipe(epochs=base_epochs), TASK).base(data, SEED).model
     method = INPO(mode=mode, dataset=dataset, epochs=epochs)
     graph, data = PlainGraph.of(cold(data, request)), official(dataset, root, ratio, device, sparse=True)[0]
-    out: dict[str, Any] = {"ours": [], "setup": [], "step": [], "evaluation": []}
+    out: dict[str, Any] = {"ours": [], "setup": [], "step": [], "csr_step": [], "evaluation": []}
     for _ in range(repeats):
         partition = cold(data, request)
         start = now(device)
@@ -129,6 +156,7 @@ def run(
         seconds, plain = timed(lambda start=plain_model: PlainINPO(start, graph, method), device)
         out["setup"].append(seconds)
         out["step"] += block(plain.step, max(1, -(-steps // repeats)), device)
+        out["csr_step"] += block(CsrINPO(plain_model, graph, method).step, max(1, -(-steps // repeats)), device)
         out["evaluation"].append(timed(lambda side=plain: plain_evaluate(side.model, graph, SEED), device)[0])
     out |= {"epochs": result.epochs, "val_auc": validation_auc(result.model, partition)}
     return {**out, "sizes": sizes(partition, 128)}
@@ -173,5 +201,5 @@ def validation_auc(model: torch.nn.Module, partition: Any) -> float:
 
 
 MEASURES: dict[str, Callable[..., dict[str, Any]]] = {
-    f.__name__: f for f in (memory_bandwidth, step, prepare, memory, scale, run, retrain, unlink, auto)
+    f.__name__: f for f in (memory_bandwidth, step, parts, prepare, memory, scale, run, retrain, unlink, auto)
 }

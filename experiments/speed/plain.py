@@ -144,12 +144,12 @@ class PlainINPO:
             self.model.zero_grad()
         self.scale = self._scale(influence)
         with torch.no_grad():
-            self.z_ref = self.model(graph.x, self.edges, None if self.paper else self.scale)
+            self.z_ref = self.embed(damped=not self.paper)
             self.forget_ref = decode(self.z_ref, graph.forget)
             self.ends_ref = self.z_ref[graph.forget].softmax(dim=-1)
             if not self.paper:
                 self.retain_ref = decode(self.z_ref, graph.retain)
-                retain = decode(self.model(graph.x, self.edges), graph.retain)
+                retain = decode(self.embed(damped=False), graph.retain)
                 self.target = float(np.quantile(retain.double().cpu().numpy(), 0.05))
         self.optimizer = torch.optim.Adam(self.model.parameters(), settings.lr, weight_decay=settings.weight_decay)
 
@@ -164,6 +164,10 @@ class PlainINPO:
             return torch.where(touched[source] & touched[target], scale, 1.0)
         return torch.where(source == target, 1.0, scale)
 
+    def embed(self, damped: bool) -> Tensor:
+        """Embeddings of all nodes `[num_nodes, dim]`, with scaled messages or with plain ones."""
+        return self.model(self.graph.x, self.edges, self.scale if damped else None)
+
     def step(self) -> float:
         loss = self.paper_loss() if self.paper else self.default_loss()
         loss.backward()
@@ -173,7 +177,7 @@ class PlainINPO:
 
     def paper_loss(self) -> Tensor:
         graph, settings = self.graph, self.settings
-        z = self.model(graph.x, self.edges, self.scale)
+        z = self.embed(damped=True)
         p_forget, p_retain = decode(z, graph.forget).sigmoid(), decode(z, graph.retain).sigmoid()
         ratio = p_forget / self.forget_ref.sigmoid() + 1e-4
         npo = 2 / settings.beta * torch.log(1 + ratio**settings.beta).mean()
@@ -185,7 +189,7 @@ class PlainINPO:
         graph, settings = self.graph, self.settings
         active = (self.above() > 0).to(graph.x.dtype)
         negatives = self.negatives(graph.retain.size(1))
-        z = self.model(graph.x, self.edges, self.scale)
+        z = self.embed(damped=True)
         forget, pairs = decode(z, graph.forget), torch.cat([graph.retain, negatives], dim=1)
         score, label = decode(z, pairs), torch.zeros(pairs.size(1), dtype=z.dtype, device=z.device)
         label[: graph.retain.size(1)] = 1.0
@@ -203,4 +207,4 @@ class PlainINPO:
     @torch.no_grad()
     def above(self) -> Tensor:
         """How far each forgotten edge still is above its target, with plain messages: `until="separated"`."""
-        return decode(self.model(self.graph.x, self.edges), self.graph.forget) - self.target
+        return decode(self.embed(damped=False), self.graph.forget) - self.target

@@ -11,20 +11,25 @@ from typing import Any
 import matplotlib.pyplot as plt
 
 from experiments.common import markdown, write_results
+from experiments.speed.parts import KINDS
 
 Row = dict[str, Any]
 HERE = Path(__file__).parent
-PARTS = ("step", "run", "retrain", "scale", "requests")
+PARTS = ("step", "parts", "run", "retrain", "scale", "requests")
 COLUMNS: dict[str, dict[str, str]] = {
     "step": {
         "case": "case", "edges": "edges", "ours_s": "ours s", "plain_s": "plain s", "ratio": "ratio",
-        "plain_one_way_s": "plain, one direction s", "ours_mb": "ours MiB", "plain_mb": "plain MiB",
+        "plain_one_way_s": "plain, one direction s", "csr_s": "PyG on CSR s", "csr_ratio": "ratio",
+        "csr_one_way_s": "PyG on CSR, one direction s", "csr_one_way_ratio": "ratio",
+        "ours_mb": "ours MiB", "plain_mb": "plain MiB",
         "ours_steps_mb": "ours, steps alone MiB", "plain_steps_mb": "plain, steps alone MiB",
-        "bound_s": "bound s", "compulsory_s": "compulsory s",
+        "bound_s": "bound s", "over_bound": "ours / bound", "compulsory_s": "compulsory s",
     },
+    "parts": {"case": "case", **{kind: kind for kind in (*KINDS, "rest")}},
     "run": {
         "case": "case", "edges": "edges", "epochs": "epochs", "ours_s": "ours s", "plain_s": "plain s",
-        "ratio": "ratio", "retain_auc": "AUC retain", "forget_auc": "AUC forget", "note": "note",
+        "ratio": "ratio", "csr_s": "PyG on CSR s", "csr_ratio": "ratio", "retain_auc": "AUC retain",
+        "forget_auc": "AUC forget", "note": "note",
     },
     "retrain": {
         "case": "case", "edges": "edges", "ours_s": "unlearning s", "plain_s": "retraining s", "ratio": "ratio",
@@ -32,8 +37,8 @@ COLUMNS: dict[str, dict[str, str]] = {
     },
     "scale": {
         "case": "case", "edges": "edges", "ours_s": "ours s", "ours_edge_ns": "ours ns/edge", "plain_s": "plain s",
-        "ratio": "ratio", "ours_mb": "ours MiB", "plain_mb": "plain MiB", "bound_s": "bound s",
-        "over_bound": "ours / bound", "compulsory_s": "compulsory s",
+        "ratio": "ratio", "csr_s": "PyG on CSR s", "csr_ratio": "ratio", "ours_mb": "ours MiB",
+        "plain_mb": "plain MiB", "bound_s": "bound s", "over_bound": "ours / bound", "compulsory_s": "compulsory s",
     },
     "requests": {
         "case": "case", "nodes": "nodes", "edges": "edges", "ours_s": "prepared s", "ours_cpu_s": "processor s",

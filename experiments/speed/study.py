@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.speed.bound import Sizes, markdown, step_bytes
+from experiments.speed.measures import SIDES
 from experiments.speed.problems import SEED
 from experiments.speed.worker import measure
 
@@ -35,6 +36,10 @@ class Study:
     @property
     def stream(self) -> float:
         return max(self.machine["copy"], self.machine["triad"])
+
+    def know(self, machine: dict[str, float]) -> None:
+        """Take what the memory delivers, for the bounds of the next rows."""
+        self.machine = machine
 
     def row(
         self, case: str, mode: str, ours: Sequence[float], plain: Sequence[float] | None, found: dict[str, Any],
@@ -69,17 +74,37 @@ class Study:
             self.measure("prepare", file=file, **problem)
             for mode in MODES:
                 common = {"mode": mode, "device": args.device, **problem}
-                found = self.measure("step", rounds=rounds, steps=-(-args.steps // rounds), **common)
+                found = self.measure("step", rounds=rounds, steps=-(-args.steps // rounds), smoke=args.smoke, **common)
+                self.know(found["machine"])
                 peaks = {
                     side: self.measure("memory", side=side, file=file, **common)["mb"] for side in ("ours", "plain")
                 }
                 phases = {f"{side}_{phase}_mb": mb for side, p in peaks.items() for phase, mb in p.items()}
                 seconds = found["seconds"]
-                yield self.row(
+                row = self.row(
                     _case("step", dataset, mode), mode, seconds["ours"], seconds["plain"], found,
                     ours_mb=_highest(peaks["ours"]), plain_mb=_highest(peaks["plain"]), **phases,
-                    plain_one_way_s=statistics.median(seconds["plain_one_way"]), **self.bounds(found, mode),
+                    **{f"{name}_s": statistics.median(seconds[name]) for name in SIDES if name != "plain"},
+                    **self.bounds(found, mode),
                 )  # fmt: skip
+                for name in ("csr", "csr_one_way"):
+                    row[f"{name}_ratio"] = row[f"{name}_s"] / row["ours_s"]
+                row["over_bound"] = row["ours_s"] / row["bound_s"]
+                yield row
+                if args.device == "cpu":
+                    yield self.parts(dataset, mode)
+
+    def parts(self, dataset: str, mode: str) -> dict[str, Any]:
+        """What a step is made of."""
+        steps = {"steps": 1} if self.args.smoke else {}
+        found = self.measure("parts", dataset=dataset, mode=mode, **self.args.problem, **steps)
+        ours = sum(found["seconds"].values())
+        row = self.row(_case("parts", dataset, mode), mode, [ours], None, found, ours_spread=None)
+        kinds = {
+            kind: f"{1e3 * s:.1f} ms, {s / ours:.0%}, {found['mb'][kind]:.0f} MiB"
+            for kind, s in found["seconds"].items()
+        }
+        return {**row, **kinds}
 
     def run(self, dataset: str) -> Iterator[dict[str, Any]]:
         args = self.args
@@ -90,15 +115,17 @@ class Study:
             found = self.measure(
                 "run", dataset=dataset, mode=mode, repeats=repeats, steps=args.steps, epochs=epochs, **args.trained
             )
-            parts = {name: statistics.median(found[name]) for name in ("setup", "step", "evaluation")}
-            total = parts["setup"] + found["epochs"] * parts["step"] + parts["evaluation"]
+            parts = {name: statistics.median(found[name]) for name in ("setup", "step", "csr_step", "evaluation")}
+            rest = parts["setup"] + parts["evaluation"]
+            total, csr = (rest + found["epochs"] * parts[name] for name in ("step", "csr_step"))
             note = f"plain: setup {parts['setup']:.3g} s + {found['epochs']} x step {parts['step']:.3g} s + evaluation "
             note += f"{parts['evaluation']:.3g} s"
             figures = {name: found["figures"][name] for name in ("retain_auc", "forget_auc")}
             row = self.row(
                 _case("run", dataset, mode), mode, found["ours"], [total], found, epochs=found["epochs"], note=note,
-                plain_spread=_spread(found["step"]), val_auc=found["val_auc"], **figures,
+                plain_spread=_spread(found["step"]), val_auc=found["val_auc"], csr_s=csr, **figures,
             )  # fmt: skip
+            row["csr_ratio"] = csr / row["ours_s"]
             done[mode], medians[mode] = found, row["ours_s"]
             yield row
         targets = {mode: found["val_auc"] for mode, found in done.items()}
@@ -120,10 +147,10 @@ class Study:
             common = {"mode": mode, "edges": int(edges), "features": features, "device": self.args.device}
             steps = 1 if self.args.smoke else max(5, self.args.steps // 2)
             found = self.measure("scale", side="ours", steps=steps, **common)
-            plain, note = None, ""
+            plain, csr, note = None, None, ""
             if edges <= PLAIN_UP_TO:
                 try:
-                    plain = self.measure("scale", side="plain", steps=steps, **common)
+                    plain, csr = (self.measure("scale", side=side, steps=steps, **common) for side in ("plain", "csr"))
                 except RuntimeError as error:
                     note = f"plain did not end: {error}"
             phases = {f"{side}_{phase}_mb": mb for side, one in (("ours", found), ("plain", plain or {"mb": {}}))
@@ -134,6 +161,9 @@ class Study:
                 ours_mb=_highest(found["mb"], "load"), plain_mb=_highest(plain["mb"], "load") if plain else None,
                 features=features, **phases, **bounds, note=note,
             )  # fmt: skip
+            if csr is not None:
+                row["csr_s"] = statistics.median(csr["seconds"])
+                row["csr_ratio"] = row["csr_s"] / row["ours_s"]
             row["ours_edge_ns"] = row["ours_s"] / row["edges"] * 1e9
             row["over_bound"] = row["ours_s"] / row["bound_s"]
             passes = markdown(Sizes(**found["sizes"]), mode, self.machine["cache_bytes"])

@@ -1,4 +1,4 @@
-"""Sorts of integer keys; on CPU by numpy's vectorised sort."""
+"""Sorts and divisions of integer keys; on CPU by numpy's vectorised ones."""
 
 import numpy as np
 import torch
@@ -13,13 +13,20 @@ def argsort(key: Tensor, stable: bool = False) -> Tensor:
     """
     if key.device.type != "cpu":
         return key.argsort(stable=stable)
+    return sort_places(key, stable)[1]
+
+
+def sort_places(key: Tensor, stable: bool = False) -> tuple[Tensor, Tensor]:
+    """Return the sorted keys, and `argsort` of them."""
+    if key.device.type != "cpu":
+        return key.sort(stable=stable)
     array, bits = key.numpy().astype(np.int64, copy=False), max(key.numel(), 1).bit_length()
     if key.numel() == 0 or int(array.max()) < 2 ** (63 - bits):
         packed = (array << bits) | np.arange(array.size)
         packed.sort()
-        packed &= (1 << bits) - 1
-        return torch.from_numpy(packed)
-    return torch.from_numpy(np.argsort(array, kind="stable" if stable else "quicksort"))
+        return torch.from_numpy(packed >> bits), torch.from_numpy(packed & ((1 << bits) - 1))
+    order = np.argsort(array, kind="stable" if stable else "quicksort")
+    return torch.from_numpy(array[order]), torch.from_numpy(order)
 
 
 def lexsort(row: Tensor, col: Tensor) -> Tensor:
@@ -31,6 +38,11 @@ def lexsort(row: Tensor, col: Tensor) -> Tensor:
 def sort(key: Tensor) -> Tensor:
     """Return sorted integer keys; on CPU several times faster than torch's sort."""
     return key.sort()[0] if key.device.type != "cpu" else torch.from_numpy(np.sort(key.numpy()))
+
+
+def floor_divide(key: Tensor, by: int) -> Tensor:
+    """Return `key // by` of integer keys; on CPU by numpy, whose division by one number is several times as fast."""
+    return key // by if key.device.type != "cpu" else torch.from_numpy(key.numpy() // by)
 
 
 def unique(key: Tensor) -> Tensor:

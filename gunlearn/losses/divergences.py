@@ -53,19 +53,23 @@ def kl_divergence(
     logits, reference_logits = full_precision(logits), full_precision(reference_logits)
     if bernoulli is None:
         bernoulli = logits.dim() == 1
+    if direction == "reverse":
+        logits, reference_logits = reference_logits, logits
     if bernoulli:
-        log_p, log_q = (torch.stack((F.logsigmoid(x), F.logsigmoid(-x)), -1) for x in (logits, reference_logits))
-    elif logits.dim() < 2 or logits.size(-1) < 2:
+        yes, no = ((F.logsigmoid(s * logits), F.logsigmoid(s * reference_logits)) for s in (1, -1))
+        return _kl_terms(*yes) + _kl_terms(*no)
+    if logits.dim() < 2 or logits.size(-1) < 2:
         raise InvalidInputError(
             f"Expected 'logits' with at least two classes, or [num_items] for one (got {tuple(logits.shape)})"
         )
-    else:
-        log_p, log_q = logits.log_softmax(-1), reference_logits.log_softmax(-1)
-    if direction == "forward":
-        log_p, log_q = log_q, log_p
-    prob = log_p.exp()
+    return _kl_terms(logits.log_softmax(-1), reference_logits.log_softmax(-1)).sum(-1)
+
+
+def _kl_terms(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Return `q (log q - log p)`, of each outcome."""
+    prob = log_q.exp()
     # 0 log 0 = 0; a class of probability 0 under both models (logit -inf) would give -inf - -inf.
-    return (prob * torch.where(prob == 0, 0, log_p - log_q)).sum(-1)
+    return prob * torch.where(prob == 0, 0, log_q - log_p)
 
 
 def gaussian_kl(mean: Tensor, reference_mean: Tensor) -> Tensor:

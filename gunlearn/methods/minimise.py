@@ -14,6 +14,7 @@ from gunlearn.losses import as_objective
 from gunlearn.methods.base import Outcome, Problem
 from gunlearn.methods.forget_part import no_forget_items
 from gunlearn.methods.freezing import FrozenStatistics
+from gunlearn.nn.kernels.shared_product import shared_product
 from gunlearn.tasks.base import Parts
 from gunlearn.training.callbacks import Callback, TrainState
 from gunlearn.training.feeding import Feed
@@ -57,20 +58,22 @@ def minimise(method: GradientMethod, problem: Problem) -> Outcome:
     validate = None if method.eval_every is None else _validation(problem)
     callbacks = [*problem.callbacks, feed] if feed.draws or phased else problem.callbacks
     optimizer = method.make_optimizer(problem)
-    state = fit(
-        problem.model,
-        ObjectiveStep(problem.model, problem.task, feed, objective_at, references, change, given),
-        args,
-        [_Phases(method), *callbacks] if method.overrides("rate_at") else callbacks,
-        validate,
-        stop,
-        optimizer=optimizer,
-        optimizer_options=None if makes_its_own(optimizer) else method.optimizer_options,
-        scheduler=method.make_scheduler(problem, args.steps_of(feed.steps_per_epoch)),
-        scheduler_options=method.scheduler_options,
-        steps_per_epoch=feed.steps_per_epoch,
-        penalty=method.penalty(problem.model),
-    )
+    # A stop criterion reads the weights that the next step reads.
+    with shared_product(getattr(parts.data, "x", None) if stop is not None else None):
+        state = fit(
+            problem.model,
+            ObjectiveStep(problem.model, problem.task, feed, objective_at, references, change, given),
+            args,
+            [_Phases(method), *callbacks] if method.overrides("rate_at") else callbacks,
+            validate,
+            stop,
+            optimizer=optimizer,
+            optimizer_options=None if makes_its_own(optimizer) else method.optimizer_options,
+            scheduler=method.make_scheduler(problem, args.steps_of(feed.steps_per_epoch)),
+            scheduler_options=method.scheduler_options,
+            steps_per_epoch=feed.steps_per_epoch,
+            penalty=method.penalty(problem.model),
+        )
     return Outcome(problem.model, state, {**method.notes(problem, parts), "graph": feed.reader.note})
 
 

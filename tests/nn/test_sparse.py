@@ -14,10 +14,11 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from gunlearn.core.sorting import argsort, lexsort
 from gunlearn.errors import InvalidInputError, InvalidTypeError
+from gunlearn.nn.kernels import sparse
 from gunlearn.nn.kernels.bag_of_words import sparse_features
 from gunlearn.nn.kernels.edge_scores import EdgePattern, gather_inner_product
 from gunlearn.nn.kernels.memo import memo
-from gunlearn.nn.kernels.sparse import csr, sddmm, sparse_matrix
+from gunlearn.nn.kernels.sparse import csr, multiply, sddmm, sparse_matrix
 from gunlearn.nn.kernels.switch import PlainPathWarning
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -95,6 +96,20 @@ def test_no_rubbish_from_memory_where_rows_are_empty():
         del rubbish
         out = matrix @ torch.ones(512, 64)
         assert out.sum() == 64
+
+
+@pytest.mark.parametrize("width", [1, 31, 32, 33, 100])
+def test_columns_in_blocks_where_rows_are_read_again_and_again(width, monkeypatch):
+    row, col, value = entries(40, 12, 2000, dtype=torch.float32)
+    matrix, x = csr(row, col, value, (40, 12)), torch.randn(width, 12).t()
+    whole, calls = multiply(matrix, x), []
+    monkeypatch.setattr(sparse, "_CACHE", 1200)
+    addmm = torch.addmm
+    monkeypatch.setattr(torch, "addmm", lambda *args, **kwargs: calls.append(1) or addmm(*args, **kwargs))
+    blocks = multiply(matrix, x)
+    assert len(calls) == (1 if width < 32 else -(-width // 32))
+    torch.testing.assert_close(blocks, whole, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(blocks.double(), dense(row, col, value, (40, 12)) @ x.double(), rtol=1e-4, atol=1e-4)
 
 
 def test_product_to_second_order():

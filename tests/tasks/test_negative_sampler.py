@@ -265,3 +265,23 @@ def test_both_directions_of_two_types_share_their_pairs() -> None:
     assert sorted(columns(drawn.sort(dim=0).values)) == [(0, v) for v in range(4, 8)]
     with pytest.raises(InvalidInputError, match=r"non-edges.* \(got 4\)"):
         sampler.distinct([pairs[:, :3], pairs[:, :3].flip(0)], undirected=True)
+
+
+def test_each_drawn_pair_is_looked_up_once(monkeypatch) -> None:
+    """And the draws are those of a sampler that looks at all pairs again after each replacement."""
+    drawn, looked_up = [], []
+    draw, refused = NegativeSampler._draw, NegativeSampler._refused
+    monkeypatch.setattr(NegativeSampler, "_draw", lambda self, n, g: drawn.append(n) or draw(self, n, g))
+    monkeypatch.setattr(
+        NegativeSampler, "_refused", lambda self, key: looked_up.append(key.numel()) or refused(self, key)
+    )
+    edges = torch.randint(20, (2, 150), generator=torch.Generator().manual_seed(0))
+    pairs = NegativeSampler(edges, 20).sample(500, torch.Generator().manual_seed(1))
+    assert len(drawn) > 2
+    assert sum(looked_up) == sum(drawn)
+    barred = set(columns(edges)) | {(u, u) for u in range(20)}
+    generator, left = torch.Generator().manual_seed(1), []
+    while len(left) < 500:
+        fresh = torch.randint(20, (2, 500 - len(left)), generator=generator)
+        left += [pair for pair in columns(fresh) if pair not in barred]
+    assert columns(pairs) == sorted(left)

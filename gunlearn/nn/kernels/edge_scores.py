@@ -5,7 +5,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from gunlearn.core.sorting import argsort, lexsort
+from gunlearn.core.sorting import lexsort, sort_places
 from gunlearn.errors import InvalidInputError
 from gunlearn.nn.kernels.memo import memo
 from gunlearn.nn.kernels.sparse import check_indices, csr_places, csr_tensor, multiply
@@ -46,8 +46,12 @@ class EdgePattern:
         return self._sorted(*self.edge_index.flip(0))
 
     def _sorted(self, row: Tensor, col: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        order = argsort(row) if row.device.type == "cpu" else lexsort(row, col)
-        return (*csr_places(row[order], col[order], self.size), order)
+        if row.device.type == "cpu":
+            ordered, order = sort_places(row)
+        else:
+            order = lexsort(row, col)
+            ordered = row[order]
+        return (*csr_places(ordered, col.index_select(0, order), self.size), order)
 
     def inner_product(self, z: Tensor) -> Tensor:
         """Return `<z_u, z_v>` for every pair, `[num_pairs]`, given `z` `[num_nodes, dim]`; differentiable to any order.

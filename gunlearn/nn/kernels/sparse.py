@@ -101,12 +101,28 @@ def _with(pattern: Tensor, values: Tensor) -> Tensor:
     return csr_tensor(pattern.crow_indices(), pattern.col_indices(), values, pattern.shape)
 
 
+#: Columns that are multiplied together where the rows of `x` are read again and again, and bytes of them that a core's
+#: own cache holds.
+_BLOCK, _CACHE = 32, 2**21
+
+
 def multiply(matrix: Tensor, x: Tensor, add_to: Tensor | None = None) -> Tensor:
     """Return `matrix @ x`, or add it to a tensor in place; on CPU three times as fast as `@`, which copies."""
     if add_to is not None:
         return torch.addmm(add_to, matrix, x, out=add_to)
     out = x.new_empty(matrix.size(0), x.size(1))
-    return torch.addmm(out, matrix, x, beta=0, out=out)
+    if not _is_reread(matrix, x):
+        return torch.addmm(out, matrix, x, beta=0, out=out)
+    for columns, into in zip(x.split(_BLOCK, dim=1), out.split(_BLOCK, dim=1), strict=True):
+        torch.addmm(into, matrix, columns.contiguous(), beta=0, out=into)
+    return out
+
+
+def _is_reread(matrix: Tensor, x: Tensor) -> bool:
+    """Return whether a product reads each row of `x` so often that a copy of a few columns in the cache pays."""
+    size = x.size(0) * x.element_size()
+    often = matrix.device.type == "cpu" and matrix._nnz() >= 32 * x.size(0)
+    return often and size * x.size(1) > _CACHE and size * _BLOCK <= 1.5 * _CACHE
 
 
 class _SpMM(torch.autograd.Function):

@@ -12,6 +12,7 @@ from gunlearn.nn.attach.contexts import ScaledMessages
 from gunlearn.nn.attach.overrides import ScaledPropagate, attached_scales
 from gunlearn.nn.kernels.bag_of_words import sparse_features
 from gunlearn.nn.kernels.memo import memo
+from gunlearn.nn.kernels.shared_product import linear
 from gunlearn.nn.kernels.sparse import SparseMatrix, sparse_matrix
 from gunlearn.nn.kernels.subgraph import Subgraph
 from gunlearn.nn.kernels.switch import KERNEL_DTYPES, kernels_enabled
@@ -48,7 +49,7 @@ class InfluenceAwareConv(MessagePassing):
     def forward(self, x: Tensor | SparseMatrix, edge_index: Tensor, edge_weight: Tensor | None = None) -> Tensor:
         if isinstance(x, Tensor) and x.layout != torch.strided:
             x = sparse_features(x) or x
-        h = x @ self.lin.weight.t() if isinstance(x, SparseMatrix) else self.lin(x)
+        h = linear(x, self.lin)
         if not isinstance(edge_index, Tensor) or edge_index.layout != torch.strided:
             raise InvalidInputError("Expected a plain 'edge_index' of shape [2, num_edges] (got a sparse adjacency)")
         plain = self._needs_plain_path(h, edge_weight)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gunlearn.core.sorting import sort, unique, unique_inverse
+from gunlearn.core.sorting import floor_divide, sort, unique, unique_inverse
 from gunlearn.errors import InvalidInputError
 from gunlearn.requests.pair_keys import pair_key
 from gunlearn.tasks.graph.pair_kinds import PairKinds
@@ -49,10 +49,12 @@ class NegativeSampler:
             occur = self.kinds.of(edge_index).unique() if self.kinds.typed else self.kinds.all
             if not bool((self.kinds.free[occur] > 0).any()) and occur.numel():
                 raise InvalidInputError("Expected a graph with non-edges to draw negatives from (got a complete graph)")
-            # Most pairs are no edges: one look-up in a table of the keys' last bits shows it.
-            self.last_bits = 2 ** min(max(64 * self.known.numel(), 1).bit_length(), 27) - 1
-            self.table = torch.zeros(self.last_bits + 1, dtype=torch.bool, device=self.device)
-            self.table[self.known & self.last_bits] = True
+        loops = torch.arange(num_nodes, device=self.device) * (num_nodes + 1)  # u * n + u
+        self.barred = loops if self.known is None else sort(torch.cat([self.known, loops]))
+        # Most pairs are neither: one look-up in a table of the keys' last bits shows it.
+        self.last_bits = 2 ** min(max(64 * self.barred.numel(), 1).bit_length(), 27) - 1
+        self.table = torch.zeros(self.last_bits + 1, dtype=torch.bool, device=self.device)
+        self.table[self.barred & self.last_bits] = True
 
     def sample(self, num_samples: int, generator: torch.Generator | None = None, like: Tensor | None = None) -> Tensor:
         """Draw pairs `[2, num_samples]`, ordered by row, which may repeat; by default from torch's global generator.
@@ -73,25 +75,24 @@ class NegativeSampler:
         return self.kinds.of(like)
 
     def _split(self, key: Tensor) -> Tensor:
-        u = key // self.num_nodes
+        u = floor_divide(key, self.num_nodes)
         return torch.stack([u, key - u * self.num_nodes])
 
     def _one_type(self, num_samples: int, generator: torch.Generator | None) -> Tensor:
         key = self._draw(num_samples, generator)
-        while True:  # replace what was refused, until nothing is
-            key = sort(key)  # sorted queries are found faster, and the pairs' CSR pattern needs this order anyway
-            refused = self._refused(key)
-            count = int(refused.sum())
-            if count == 0:
-                return key
-            key = torch.cat([key[~refused], self._draw(count, generator)])
+        todo = self._refused(key)
+        while todo.numel():  # only what was drawn last can be refused
+            fresh = self._draw(todo.numel(), generator)
+            key[todo] = fresh
+            todo = todo[self._refused(fresh)]
+        return sort(key)  # the pairs' CSR pattern needs this order
 
     def _draw(self, size: int, generator: torch.Generator | None) -> Tensor:
         room = self.num_nodes if self.nodes is None else self.nodes.numel()
         u, v = torch.randint(room, (2, size), generator=generator, device=self.device)
         if self.nodes is not None:
             u, v = self.nodes[u], self.nodes[v]
-        return u * self.num_nodes + v
+        return u.mul_(self.num_nodes).add_(v)
 
     def _like(self, kind: Tensor, generator: torch.Generator | None) -> Tensor:
         """Return keys of uniform pairs of given kinds; kinds without any are left out."""
@@ -107,13 +108,11 @@ class NegativeSampler:
         return key
 
     def _refused(self, key: Tensor) -> Tensor:
-        loop = key % (self.num_nodes + 1) == 0  # u * n + u
-        if self.known is None or not self.known.numel():
-            return loop
-        suspect = self.table[key & self.last_bits].nonzero().view(-1)
-        slot = torch.searchsorted(self.known, key[suspect]).clamp_(max=self.known.numel() - 1)
-        loop[suspect] |= self.known[slot] == key[suspect]
-        return loop
+        """Return the places `[k]` of keys that are edges or pairs of a node with itself."""
+        suspect = self.table.index_select(0, key & self.last_bits).nonzero().view(-1)
+        asked = key[suspect]
+        slot = torch.searchsorted(self.barred, asked).clamp_(max=self.barred.numel() - 1)
+        return suspect[self.barred[slot] == asked]
 
     def too_few(self, like: Tensor) -> str | None:
         """Return what to say where there are fewer absent pairs than edges `like` `[2, k]`; `None` where enough."""
