@@ -88,6 +88,7 @@ class Method(ABC):
       for one that runs another method;
     - `certified`: it can give a guarantee; `notes["certificate"]` of the result says whether it does;
     - `cost`: passes over the data, in words;
+    - `compared`: the study that held its paper mode against the authors' code; empty where it never was;
     - `variants`: label -> options; each is a row of its own in a comparison.
     """
 
@@ -100,6 +101,7 @@ class Method(ABC):
     state: ClassVar[str] = "first"
     certified: ClassVar[bool] = False
     cost: ClassVar[str] = ""
+    compared: ClassVar[str] = ""
     variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}}
 
     def supports(self, task: Task, partition: Any) -> None:

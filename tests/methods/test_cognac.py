@@ -14,7 +14,8 @@ from gunlearn.errors import EmptyForgetSetError
 from gunlearn.losses import Objective, Prediction, as_objective
 from gunlearn.methods import run_method
 from gunlearn.methods.base import Problem
-from gunlearn.methods.graph.cognac import Cognac, Contrast, Walk, affected
+from gunlearn.methods.graph.cognac import Cognac, affected
+from gunlearn.methods.graph.contrast import Contrast, Walk
 from gunlearn.methods.graph.entities import forgotten_entities
 from gunlearn.seed import isolated_rng
 from tests.methods.forgetting import classifier, cora, cora_figures, flipped
@@ -100,7 +101,9 @@ def test_phases_and_their_rates() -> None:
 def test_the_papers_rates_stand_in_a_mode_of_their_own() -> None:
     default, paper = Cognac(), Cognac(mode="paper")
     assert (paper.descent_lr, paper.ascent_lr, paper.temperature, paper.fraction) == (0.015, 0.0025, 4.0, 0.1)
-    assert [paper.phase(epoch) for epoch in range(4)] == ["contrast", "ascent", "descent", "contrast"]
+    cycle = ["contrast", *["ascent", "descent"] * 10]
+    assert [paper.phase(step) for step in range(42)] == cycle * 2
+    assert paper.epochs == 10 * len(cycle)
     assert Cognac(mode="paper", descent_lr=0.1).descent_lr == 0.1
     assert default.descent_lr < paper.descent_lr
     assert (default.label, paper.label) == ("default", "paper")
