@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from docs.fill_readme import filled
+from docs.fill_tables import filled
 from tests.model_kinds import CELLS, FORGET, KINDS, run
 
 MODELS = Path(__file__).parent / "models.md"

@@ -11,7 +11,7 @@ from tests.conftest import REPOSITORY, committed
 
 #: Studies with a short form of at most a minute; graph_methods' takes ten, and llm_speed has none.
 STUDIES = "edge_training_influence fuzz influence_in_inpo inpo_edges removal_influence retain_samples speed tofu_small"
-STUDIES += " nearest.hard nearest.one_after_another nearest.own_models"
+STUDIES += " front_page nearest.hard nearest.one_after_another nearest.own_models"
 
 
 @pytest.mark.slow

@@ -35,6 +35,14 @@ def is_fault(row: dict[str, Any]) -> bool:
     return row["ended"] in ("unclear", "NaN") or bool(row["changed"])
 
 
+def table(counts: dict[str, dict[str, int]]) -> str:
+    """How the calls of each function ended."""
+    columns = ("done", "refused", "unclear", "NaN", "changed")
+    return markdown(
+        ("function", *columns), ([name, *(str(c.get(k, 0)) for k in columns)] for name, c in counts.items())
+    )
+
+
 def main(args: Args) -> None:
     """Run all calls; write the counts, and each fault."""
     torch.set_num_threads(1)
@@ -48,10 +56,8 @@ def main(args: Args) -> None:
                 changed=sum(bool(r["changed"]) for r in rows)
             )
             faults[name] = [row for row in rows if is_fault(row)]
-    columns = ("done", "refused", "unclear", "NaN", "changed")
-    tables = markdown(("function", *columns), ([name, *(str(c[k]) for k in columns)] for name, c in counts.items()))
-    write_results(args.out, {"counts": counts, "faults": faults}, tables)
-    print(tables)
+    write_results(args.out, {"counts": counts, "faults": faults}, table(counts))
+    print(table(counts))
     for name, rows in faults.items():
         kinds = Counter((row["ended"], row["words"][:90], *row["changed"][:2]) for row in rows)
         for kind, number in kinds.most_common():

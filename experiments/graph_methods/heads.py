@@ -13,6 +13,7 @@ import torch
 import tyro
 
 import gunlearn as gu
+from experiments.common import markdown
 from gunlearn.bench.store import atomic_write
 from gunlearn.methods import fit_linear_head
 from gunlearn.methods.linear_head.convex import Logistic, one_vs_rest
@@ -76,6 +77,17 @@ def run(args: Args, dataset: str, lam: float, method: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def table(rows: list[dict[str, Any]]) -> str:
+    """How often which status was given, and how much of the bounds was needed."""
+    body = []
+    for row in rows:
+        shown = ", ".join(f"{count} {status}" for status, count in row["statuses"].items())
+        figures = [f"{row[f'worst_{what}_over_bound']:.3f}" for what in ("gradient", "distance")]
+        body.append([row["dataset"], f"{row['lam']:g}", f"`{row['method']}`", shown, *figures])
+    head = ("data set", "lambda", "method", "statuses", "worst gradient / bound", "worst distance / bound")
+    return markdown(head, body, 4)
+
+
 def main(args: Args) -> None:
     """All chains; write `heads.json` and print the table."""
     rows = []
@@ -85,12 +97,7 @@ def main(args: Args) -> None:
                 rows.append(run(args, dataset, lam, method))
                 print(rows[-1], flush=True)
     atomic_write(args.out / "heads.json", json.dumps(rows, indent=1) + "\n")
-    print("| data set | lambda | method | statuses | worst gradient / bound | worst distance / bound |")
-    print("| --- | ---: | --- | --- | ---: | ---: |")
-    for row in rows:
-        shown = ", ".join(f"{count} {status}" for status, count in row["statuses"].items())
-        figures = f"{row['worst_gradient_over_bound']:.3f} | {row['worst_distance_over_bound']:.3f}"
-        print(f"| {row['dataset']} | {row['lam']:g} | `{row['method']}` | {shown} | {figures} |")
+    print(table(rows))
 
 
 if __name__ == "__main__":

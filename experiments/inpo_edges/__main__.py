@@ -140,10 +140,7 @@ def main(args: Args) -> None:
     if "ablation" in args.only:
         rows = ablation(args, recipe, "lesmis" if args.smoke else "DBLP", 5 if args.smoke else None)
         results["ablation"] = rows
-        head = ["case", *(f"{level:.2f}" for level in LEVELS)]
-        cells = [[row["case"], *(_shown(row[f"retain_auc_at_{level:.2f}"]) for level in LEVELS)] for row in rows]
-        title = "## retain AUC where the forget AUC first reaches the level"
-        tables += [title, markdown(head, cells, left=len(head))]
+        tables += ["## retain AUC where the forget AUC first reaches the level", ablation_table(rows)]
     shared = (recipe, args.out, args.models or args.out / "models", args.root)
     settings = {k: replace(v, dataset="digits", region="any") if args.smoke else v for k, v in CONTROLS.items()}
     for name in (name for name in CONTROLS if name in args.only):
@@ -158,6 +155,13 @@ def main(args: Args) -> None:
     before = json.loads(there.read_text(encoding="utf-8")) if there.is_file() else {}
     write_results(args.out, before | results, "\n\n".join(tables))
     print("\n\n".join(tables))
+
+
+def ablation_table(rows: list[dict[str, Any]]) -> str:
+    """Retain AUC at each level of the forget AUC."""
+    head = ["case", *(f"{level:.2f}" for level in LEVELS)]
+    cells = [[row["case"], *(_shown(row[f"retain_auc_at_{level:.2f}"]) for level in LEVELS)] for row in rows]
+    return markdown(head, cells, left=len(head))
 
 
 def _shown(value: float | None) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from experiments.common import markdown
 from experiments.llm_speed.worker import WHAT
 
 ANSWERS = ("half", "all")
@@ -48,6 +49,13 @@ def rows(found: dict[tuple[str, str], list[dict[str, Any]]]) -> list[dict[str, A
     return out
 
 
+def table(measured: list[dict[str, Any]]) -> str:
+    """A line per kind of training and share of answers."""
+    figures = {"seconds": ".2f", "mebibytes": ".0f", "throughput": ".2f", "memory": ".2f"}
+    body = [[row["what"], row["answers"], *(f"{row[k]:{spec}}" for k, spec in figures.items())] for row in measured]
+    return markdown(("training", "answers", "CPU s per step", "peak MiB", "throughput", "memory"), body, 2)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path, required=True)
@@ -60,14 +68,9 @@ def main() -> None:
         for answers in ANSWERS:
             for what in WHAT:
                 found.setdefault((what, answers), []).append(measure(what, answers, options.steps))
-    table = rows(found)
-    (options.out / "results.json").write_text(json.dumps(table, indent=1) + "\n")
-    print("| training | answers | CPU s per step | peak MiB | throughput | memory |\n|---|---|---|---|---|---|")
-    for row in table:
-        print(
-            f"| {row['what']} | {row['answers']} | {row['seconds']:.2f} | {row['mebibytes']:.0f} | "
-            f"{row['throughput']:.2f} | {row['memory']:.2f} |"
-        )
+    measured = rows(found)
+    (options.out / "results.json").write_text(json.dumps(measured, indent=1) + "\n")
+    print(table(measured))
 
 
 if __name__ == "__main__":

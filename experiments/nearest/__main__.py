@@ -18,7 +18,7 @@ PARTS = ("forget", "retain", "test")
 #: Fields of the rows that are written.
 KEPT = (
     *("dataset", "task", "forget", "ratio", "count", "num_forget", "seed", "backbone", "method", "mode", "notes"),
-    *("epochs", "seconds", "error", "unchanged", "retain_acc", "test_acc", "retain_auc", "test_auc"),
+    *("epochs", "price", "seconds", "error", "unchanged", "retain_acc", "test_acc", "retain_auc", "test_auc"),
     *("js_forget", "js_retain", "js_test", "js_floor_forget", "js_floor_retain", "js_floor_test"),
 )
 METHODS = ("continued_training:default", "continued_training:estimated", "replay", "finetune", "auto")
@@ -86,7 +86,14 @@ def given(how: Recipe, methods: tuple[str, ...]) -> tuple[str, ...]:
 
 def floors(row: dict[str, Any]) -> dict[str, float]:
     """Distances to retraining in noise floors, by part."""
-    return {part: row[f"js_{part}"] / row[f"js_floor_{part}"] for part in PARTS if row[f"js_{part}"] is not None}
+    return {part: row[f"js_{part}"] / row[f"js_floor_{part}"] for part in PARTS if row.get(f"js_{part}") is not None}
+
+
+def price(row: dict[str, Any]) -> float | None:
+    """Steps and gradient passes of estimates as a share of the training's steps."""
+    if row["epochs"] is None:
+        return None
+    return float(row["epochs"] + row["notes"].get("passes", 0)) / row["recipe"]["epochs"]
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -95,12 +102,12 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         if row["method"] in ("original", "retrain"):
             continue
-        size = row["ratio"] if row["count"] is None else row["count"]
+        size = row["ratio"] if row.get("count") is None else row["count"]
         key = (row["forget"], row["dataset"], row["backbone"], f"{size:g}", row["method"], row["mode"])
         groups.setdefault(key, []).append(row)
     lines = []
     for key, members in groups.items():
-        good = [row for row in members if not row["error"]]
+        good = [row for row in members if not row.get("error")]
         if not good:
             lines.append((*key, "", "", "", members[0]["error"][:60], "", ""))
             continue
@@ -109,9 +116,11 @@ def table(rows: list[dict[str, Any]]) -> str:
         for part in PARTS:
             values = sorted(one[part] for one in far if part in one)
             cells.append(f"{median(values):.2f} ({values[0]:.2f}, {values[-1]:.2f})" if values else "")
-        total = good[0]["recipe"]["epochs"]
-        price = median(row["epochs"] + row["notes"].get("passes", 0) for row in good) / total
-        cells += [f"{price:.3f}", f"{median(row['seconds'] for row in good):.2f}", str(len(good))]
+        cells += [
+            f"{median(row['price'] for row in good):.3f}",
+            f"{median(row['seconds'] for row in good):.2f}",
+            str(len(good)),
+        ]
         lines.append((*key, *cells))
     head = (
         "forget",
@@ -132,8 +141,8 @@ def counts(rows: list[dict[str, Any]]) -> str:
     """In how many problems is the worst part, in the median over seeds, within so many floors?"""
     cells: dict[tuple[Any, ...], list[dict[str, float]]] = {}
     for row in rows:
-        if row["method"] not in ("original", "retrain") and not row["error"]:
-            size = row["ratio"] if row["count"] is None else row["count"]
+        if row["method"] not in ("original", "retrain") and not row.get("error"):
+            size = row["ratio"] if row.get("count") is None else row["count"]
             key = (row["forget"], row["method"], row["mode"], row["dataset"], row["backbone"], size)
             cells.setdefault(key, []).append(floors(row))
     worst: dict[tuple[Any, ...], list[float]] = {}
@@ -150,6 +159,7 @@ def counts(rows: list[dict[str, Any]]) -> str:
 def main(args: Args) -> None:
     """Run all problems as one suite; write `results.json` and `tables.md`."""
     rows = run_grid(list(grids(args)), args.out / "grid", progress=True, n_jobs=args.n_jobs)
+    rows = [{**row, "price": price(row)} for row in rows]
     text = counts(rows) + "\n\n" + table(rows)
     write_results(args.out, [{name: row[name] for name in KEPT if row.get(name) is not None} for row in rows], text)
     print(text)

@@ -4,7 +4,7 @@ python -m experiments.nearest.own_models --root DATA --out runs/own_models [--sm
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from statistics import median
 from typing import Any
 
@@ -119,21 +119,31 @@ def named(case: Case) -> Sequence[str]:
     return (case.dataset, case.layer, case.labels, str(case.steps), ", ".join(how))
 
 
+def table(rows: list[dict[str, Any]]) -> str:
+    """Medians over seeds, with the smallest and the largest; rows hold a case's fields, way, seed, floors and price."""
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        case = Case(**{field.name: row[field.name] for field in fields(Case)})
+        groups.setdefault((*named(case), row["way"]), []).append(row)
+    lines = []
+    for key, of in groups.items():
+        cells = [spread(part, ".2f") for part in zip(*(row["floors"] for row in of), strict=True)]
+        lines.append([*key, *cells, f"{median(row['price'] for row in of):.3f}"])
+    head = ["graph", "layers", "labels", "steps", "with", "way", *(f"{part}, floors" for part in PARTS), "price"]
+    return markdown(head, lines, 6)
+
+
 def main(args: Args) -> None:
-    """Print the table: medians over seeds, with the smallest and the largest."""
+    """Run the cases, print the lines of the table as they come, and write it."""
     cases, seeds = (CASES[:1], args.seeds[:1]) if args.smoke else (CASES, args.seeds)
-    rows, lines = [], []
+    rows: list[dict[str, Any]] = []
     for case in cases:
         found = [measured(args, case, seed) for seed in seeds]
         for way in ("utu", *WAYS):
             for seed, of in zip(seeds, found, strict=True):
                 rows.append({**vars(case), "way": way, "seed": seed, "floors": of[way][0], "price": of[way][1]})
-            columns = zip(*(of[way][0] for of in found), strict=True)
-            cells = [spread(of, ".2f") for of in columns]
-            lines.append([*named(case), way, *cells, f"{median(of[way][1] for of in found):.3f}"])
-            print(" | ".join(lines[-1]), flush=True)
-    head = ["graph", "layers", "labels", "steps", "with", "way", *(f"{part}, floors" for part in PARTS), "price"]
-    write_results(args.out, rows, markdown(head, lines, 6))
+        print(table(rows[-len(seeds) * (1 + len(WAYS)) :]).split("\n", 2)[2], flush=True)
+    write_results(args.out, rows, table(rows))
 
 
 if __name__ == "__main__":

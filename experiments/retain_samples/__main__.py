@@ -161,6 +161,13 @@ def table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> str:
     return markdown(columns, ([cell(row.get(name)) for name in columns] for row in rows), left=len(columns))
 
 
+def tables(found: dict[str, list[dict[str, Any]]]) -> tuple[str, str]:
+    """The errors of sampled gradients, and where runs with them end."""
+    columns = ("dataset", "seed", "retain_samples", "epochs", "seconds", "seconds_per_step", *FIGURES, "graph")
+    errors = ("dataset", "sampling", "size", "near_edges", "error", "near_error", "seconds")
+    return table(found["gradients"], errors), table(found["results"], columns)
+
+
 def main(args: Args) -> None:
     if args.smoke:
         args = replace(args, datasets=("karate",), sizes=(10, 30), draws=5, epochs=20)
@@ -169,13 +176,9 @@ def main(args: Args) -> None:
         more = study(args, dataset)
         gradients += more[0]
         results += more[1]
-    columns = ("dataset", "seed", "retain_samples", "epochs", "seconds", "seconds_per_step", *FIGURES, "graph")
-    tables = [
-        table(gradients, ("dataset", "sampling", "size", "near_edges", "error", "near_error", "seconds")),
-        table(results, columns),
-    ]
-    write_results(args.out, {"gradients": gradients, "results": results}, "\n\n".join(tables))
-    print(*tables, sep="\n")
+    found = {"gradients": gradients, "results": results}
+    write_results(args.out, found, "\n\n".join(tables(found)))
+    print(*tables(found), sep="\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The README's example, run as it is printed."""
+"""The example of docs/llm.md, run as it is printed."""
 
 import json
 import re
@@ -8,11 +8,11 @@ from peft import PeftModel
 
 from tests.llm import facts as F
 
-README = Path(__file__).parent.parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent.parent / "docs" / "llm.md"
 
 
 def test_example_runs_as_printed(tmp_path, monkeypatch, capsys):
-    (code,) = (c for c in re.findall(r"```python\n(.*?)```", README.read_text(), re.S) if "my-model" in c)
+    (code,) = (c for c in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S) if "my-model" in c)
     monkeypatch.chdir(tmp_path)
     for name, model in (("my-model", F.full()), ("my-retrained-model", F.retrained(0))):
         model.save_pretrained(name)

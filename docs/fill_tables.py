@@ -1,21 +1,17 @@
-"""Writes the generated tables into README.md and docs/: `python docs/fill_readme.py [RESULTS.json]`.
+"""Writes the generated tables into docs/: `python docs/fill_tables.py`.
 
 The tables of methods, losses, figures and estimators come from the classes, the table of speed from the committed rows
-of `experiments/speed`, the table of results from the rows that `gunlearn run` wrote.
+of `experiments/speed`. `python -m experiments.tables` writes the measured tables of the front page and the studies.
 """
 
 import json
 import re
-import sys
 from pathlib import Path
 
-from gunlearn.report import estimators_table, figures_table, losses_table, markdown_table, methods_table
+from gunlearn.report import estimators_table, figures_table, losses_table, methods_table
 
-README = Path(__file__).parent.parent / "README.md"
-INFLUENCE = Path(__file__).parent / "influence.md"
-METRICS = Path(__file__).parent / "metrics.md"
-
-SPEED = README.parent / "experiments" / "speed" / "results.json"
+DOCS = Path(__file__).parent
+SPEED = DOCS.parent / "experiments" / "speed" / "results.json"
 CASES = {
     "step-DBLP": "INPO step, DBLP", "step-CS": "INPO step, CS", "step-CS-default": "INPO step (default mode), CS",
     "run-DBLP": "INPO run, DBLP", "run-CS": "INPO run, CS", "run-CS-default": "INPO run (default mode), CS",
@@ -54,18 +50,21 @@ def filled(text: str, tables: dict[str, str]) -> str:
     return text
 
 
-def main(results: str | None) -> None:
+#: Tables by their name: the file that shows one, and the function that makes it.
+TABLES = {
+    "methods": (DOCS / "methods.md", methods_table),
+    "losses": (DOCS / "losses.md", losses_table),
+    "estimators": (DOCS / "influence.md", estimators_table),
+    "figures": (DOCS / "metrics.md", figures_table),
+    "speed": (DOCS / "scaling.md", speed_table),
+}
+
+
+def main() -> None:
     """Rewrite the files."""
-    METRICS.write_text(filled(METRICS.read_text(), {"figures": figures_table().strip()}))
-    estimators = {"estimators": estimators_table().strip()}
-    INFLUENCE.write_text(filled(INFLUENCE.read_text(), estimators))
-    tables = {"methods": methods_table().strip(), "losses": losses_table().strip(), **estimators}
-    if SPEED.is_file():
-        tables["speed"] = speed_table()
-    if results is not None:
-        tables["dblp"] = markdown_table(json.loads(Path(results).read_text())).strip()
-    README.write_text(filled(README.read_text(), tables))
+    for name, (file, table) in TABLES.items():
+        file.write_text(filled(file.read_text(encoding="utf-8"), {name: table().strip()}), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else None)
+    main()

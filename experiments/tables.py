@@ -1,0 +1,83 @@
+"""Puts measured tables into the READMEs of the studies and the front page, and draws its picture.
+
+`python -m experiments.tables`. Each table stands between `<!-- table:NAME -->` and `<!-- end -->` and is made from the
+rows that are committed beside it, by the code that prints it when the study runs; `tests/test_measured_tables.py` fails
+where one is stale. The tables of `influence_in_inpo`, `tofu_small`, `speed` and the controls of `inpo_edges` are put in
+by commands of their own.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from docs.fill_tables import filled
+from experiments.edge_training_influence.__main__ import table as edge_training
+from experiments.front_page.__main__ import all_rows as every_method
+from experiments.front_page.__main__ import plot
+from experiments.front_page.__main__ import table as front_page
+from experiments.fuzz.__main__ import table as fuzz
+from experiments.graph_methods.heads import table as heads
+from experiments.inpo_edges.__main__ import ablation_table
+from experiments.llm_speed.__main__ import table as llm_speed
+from experiments.nearest.__main__ import counts
+from experiments.nearest.__main__ import table as nearest_table
+from experiments.nearest.hard import table as hard
+from experiments.nearest.own_models import table as own_models
+from experiments.nearest.targets import table as targets
+from experiments.removal_influence.tables import tables as removal
+from experiments.retain_samples.__main__ import tables as retain_samples
+from gunlearn.report import markdown_table
+
+HERE = Path(__file__).parent
+
+
+def read(study: str, name: str = "results") -> Any:
+    """The committed rows of a study."""
+    return json.loads((HERE / study / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def compared(results: dict[str, Any]) -> dict[str, str]:
+    """A table of methods for each problem whose rows `gunlearn run` wrote."""
+    return {name: markdown_table(rows) for name, rows in results.items() if rows and "method" in rows[0]}
+
+
+def inpo_edges() -> dict[str, str]:
+    results = {name: rows for name, rows in read("inpo_edges").items() if not name.startswith(("controls", "first"))}
+    return {**compared(results), "ablation": ablation_table(results["ablation"])}
+
+
+def nearest() -> dict[str, str]:
+    rows = read("nearest")
+    found = {"counts": counts(rows), "nearest": nearest_table(rows), "hard": hard(read("nearest", "hard"))}
+    found["targets"] = targets(read("nearest", "targets"))
+    return {**found, "own_models": own_models(read("nearest", "own_models"))}
+
+
+def tables() -> dict[Path, dict[str, str]]:
+    """Every table by the file that shows it and its name there."""
+    speed, quality = removal(read("removal_influence")).split("\n\n")
+    front = read("front_page")
+    found = {
+        "edge_training_influence": {"estimates": edge_training(read("edge_training_influence"))},
+        "front_page": {"front_page": front_page(front), "every_method": every_method(front)},
+        "fuzz": {"fuzz": fuzz(read("fuzz")["counts"])},
+        "graph_methods": {**compared(read("graph_methods")), "heads": heads(read("graph_methods", "heads"))},
+        "inpo_edges": inpo_edges(),
+        "llm_speed": {"llm_speed": llm_speed(read("llm_speed"))},
+        "nearest": nearest(),
+        "removal_influence": {"speed": speed, "quality": quality},
+        "retain_samples": dict(zip(("gradients", "results"), retain_samples(read("retain_samples")), strict=True)),
+    }
+    files = {HERE / study / "README.md": of for study, of in found.items()}
+    return {**files, HERE.parent / "README.md": {"front_page": front_page(front)}}
+
+
+def main() -> None:
+    """Rewrite the files."""
+    for file, of in tables().items():
+        file.write_text(filled(file.read_text(encoding="utf-8"), of), encoding="utf-8")
+    plot(read("front_page"), HERE.parent / "docs" / "images" / "front_page.png")
+
+
+if __name__ == "__main__":
+    main()
