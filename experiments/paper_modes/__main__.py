@@ -42,6 +42,8 @@ ROWS: dict[str, list[tuple[str, str, tuple[str, ...]]]] = {
     ],
 }  # fmt: skip
 CONTROLS = ("retrain", "utu")
+#: Retrained models per problem.
+REFERENCES = {"nodes": 3, "links": 2}
 UTILITY = {"nodes": "test_acc", "links": "retain_auc"}
 KEPT = (
     "dataset",
@@ -64,13 +66,11 @@ class Args(StudyArgs):
     Attributes:
         tasks: 10 % of Cora's training nodes, or 5 % of its edges under link prediction.
         seeds: of split, draw and base model.
-        references: retrained models per problem.
         n_jobs: processes.
     """
 
     tasks: tuple[Literal["nodes", "links"], ...] = ("nodes", "links")
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    references: int = 3
     n_jobs: int | None = None
 
 
@@ -95,7 +95,7 @@ def grids(args: Args, task: str) -> Iterable[tuple[str, GridConfig]]:
             models=args.out / "models",
             task="link_prediction" if task == "links" else "node_classification",
             forget="edges" if task == "links" else "nodes",
-            references=args.references,
+            references=REFERENCES[task],
         ):
             yield label, config
 
@@ -143,9 +143,20 @@ def table(task: str, rows: dict[str, dict[int, dict[str, Any]]]) -> str:
     return markdown(head, lines)
 
 
+def tables(results: dict[str, list[dict[str, Any]]]) -> dict[str, str]:
+    """A table per task from the rows that are written."""
+    found = {}
+    for task, rows in results.items():
+        by_row: dict[str, dict[int, dict[str, Any]]] = {}
+        for row in rows:
+            by_row.setdefault(row["row"], {})[row["seed"]] = row
+        found[task] = table(task, by_row)
+    return found
+
+
 def main(args: Args) -> None:
     """Run all problems; write `results.json` and `tables.md`."""
-    results, tables = {}, []
+    results: dict[str, list[dict[str, Any]]] = {}
     for task in args.tasks:
         rows: dict[str, dict[int, dict[str, Any]]] = {}
         for label, config in grids(args, task):
@@ -154,15 +165,14 @@ def main(args: Args) -> None:
                 if name is not None:
                     rows.setdefault(name, {})[row["seed"]] = row
         order = [*CONTROLS, *[label for label, *_ in ROWS[task]]]
-        rows = {name: rows[name] for name in order if name in rows}
-        tables.append(f"### {task}\n\n{table(task, rows)}")
         results[task] = [
             {"row": name, **{key: row[key] for key in KEPT if row.get(key) is not None}}
-            for name, by_seed in rows.items()
-            for row in by_seed.values()
+            for name in order
+            for row in rows.get(name, {}).values()
         ]
-    write_results(args.out, results, "\n\n".join(tables))
-    print("\n\n".join(tables))
+    text = "\n\n".join(f"### {task}\n\n{of}" for task, of in tables(results).items())
+    write_results(args.out, results, text)
+    print(text)
 
 
 if __name__ == "__main__":

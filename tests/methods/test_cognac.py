@@ -18,6 +18,7 @@ from gunlearn.methods.graph.cognac import Cognac, affected
 from gunlearn.methods.graph.contrast import Contrast, Walk
 from gunlearn.methods.graph.entities import forgotten_entities
 from gunlearn.seed import isolated_rng
+from gunlearn.tasks.graph.reading import GraphReader
 from tests.methods.forgetting import classifier, cora, cora_figures, flipped
 from tests.training.callbacks import On
 
@@ -166,3 +167,29 @@ def test_the_forgotten_labels_become_less_likely(data_root: Any) -> None:
     # The gap opens; not with the sign flipped, not by fine-tuning alone, and not (the gap before) by doing nothing.
     assert gap > max(before, *(control for control, _ in controls)) + 0.02
     assert kept > accuracy - 0.03
+
+
+@pytest.mark.parametrize("method", ["cognac", "scrub", "gradient_ascent"])
+def test_a_step_reads_no_graph_that_it_does_not_need(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, data = classifier()
+    request = gu.ForgetNodes(count=2)
+    sizes: list[int] = []
+
+    class Watch(gu.NodeClassification):
+        def encode(self, model: nn.Module, data: Any) -> Any:
+            if torch.is_grad_enabled():
+                sizes.append(int(data.num_nodes))
+            return super().encode(model, data)
+
+    options = {"epochs": 5, "subgraph": "never"}
+    parts = gu.unlearn(model, data, request, method, Watch(), **options)
+    read, size = list(sizes), data.num_nodes
+    retained, forgotten = {"cognac": (3, 1), "scrub": (0, 5), "gradient_ascent": (0, 5)}[method]
+    assert (read[-5:].count(size), sum(one < size for one in read[-5:])) == (retained, forgotten)
+    sizes.clear()
+    # The control reads the joint graph at each step, with the same result.
+    monkeypatch.setattr(GraphReader, "read", lambda self, items, needed=None: (self.parts.data, items, None))
+    whole = gu.unlearn(model, data, request, method, Watch(), **options)
+    assert min(sizes[-5:]) > size
+    for got, want in zip(parts.model.parameters(), whole.model.parameters(), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)

@@ -21,6 +21,7 @@ from gunlearn.methods.graph.best_validation import BestOnValidation
 from gunlearn.methods.graph.contrast import Contrast, ContrastParts, Walk
 from gunlearn.methods.graph.entities import entity_graph, forgotten_entities, inverted_features, surrounding
 from gunlearn.tasks.base import Parts, Task
+from gunlearn.tasks.graph.beside import is_joint
 from gunlearn.tasks.graph.node_classification import NodeParts, node_items, training_nodes
 from gunlearn.training.optimizers import OptimizerSpec, PhasedOptimizer, make_optimizer
 
@@ -174,7 +175,10 @@ class Cognac(GradientMethod):
         learned = entities[torch.isin(entities, training_nodes(partition.data).index)]
         forget = replace(node_items(partition.data, learned), index=place(learned))
         plain = NodeParts(data, training_nodes(partition.retain_data), partition.touched_nodes, forget)
-        return ContrastParts(plain, walk, nodes, place(entities))
+        parts = ContrastParts(plain, walk, nodes, place(entities))
+        if self.read == "original" and is_joint(data, partition):
+            parts.retained = partition.retain_data
+        return parts
 
     def run(self, problem: Problem) -> Outcome:
         if self.keep == "last":

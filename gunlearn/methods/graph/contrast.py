@@ -63,6 +63,7 @@ class ContrastParts(Parts):
         "forget": "training nodes among what is forgotten, as the original graph shows them",
         "retain": "the training nodes that stay",
     }
+    outside: ClassVar[tuple[str, ...]] = ("affected", "forget")
 
     def __init__(self, plain: NodeParts, walk: Walk, nodes: Tensor, entities: Tensor) -> None:
         """`plain` has the two other parts; `entities` are where its data shows them, `[k]`, `nodes` the affected."""
