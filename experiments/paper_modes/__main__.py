@@ -143,6 +143,13 @@ def table(task: str, rows: dict[str, dict[int, dict[str, Any]]]) -> str:
     return markdown(head, lines)
 
 
+def kept(row: dict[str, Any]) -> dict[str, Any]:
+    """Return what is written of a row of the grid."""
+    chosen = row["notes"].get("chosen")  # the step that Cognac returns
+    found = {key: row[key] for key in KEPT if row.get(key) is not None}
+    return found if chosen is None else found | {"chosen": chosen}
+
+
 def tables(results: dict[str, list[dict[str, Any]]]) -> dict[str, str]:
     """A table per task from the rows that are written."""
     found = {}
@@ -165,11 +172,7 @@ def main(args: Args) -> None:
                 if name is not None:
                     rows.setdefault(name, {})[row["seed"]] = row
         order = [*CONTROLS, *[label for label, *_ in ROWS[task]]]
-        results[task] = [
-            {"row": name, **{key: row[key] for key in KEPT if row.get(key) is not None}}
-            for name in order
-            for row in rows.get(name, {}).values()
-        ]
+        results[task] = [{"row": name, **kept(row)} for name in order for row in rows.get(name, {}).values()]
     text = "\n\n".join(f"### {task}\n\n{of}" for task, of in tables(results).items())
     write_results(args.out, results, text)
     print(text)

@@ -123,7 +123,7 @@ class ETR(Method):
             outputs = problem.task.encode(problem.model, data)
         return [_smoothed(problem.task.decode(problem.model, outputs, items), self.label_smoothing) for items in groups]
 
-    def _own_rows(self, problem: Problem, parameters: Sequence[Tensor]) -> Gradients:
+    def _own_rows(self, problem: Problem, parameters: Sequence[Tensor]) -> RectifyTerms:
         task, partition = problem.task, problem.partition
         # Negatives are the same on both graphs.
         retain = task.parts(partition, "retain", names=["retain"]).sample(["retain"])["retain"]
@@ -137,7 +137,7 @@ class ETR(Method):
             losses = self._losses(problem, partition.retain_data, (retain,))[0]
             return _gradient(losses if self.rectify == "erased" else losses[reach], parameters)
 
-        return Gradients(
+        return RectifyTerms(
             [(a + b + c) / total for a, b, c in zip(out, near, gone_sum, strict=True)],
             [g / lost.numel() for g in gone_sum] if lost.numel() else None,
             [g / max(count, 1) for g in near],
@@ -146,7 +146,7 @@ class ETR(Method):
             {"removed": lost.numel(), "within_reach": count, "retained": kept.numel()},
         )
 
-    def _first_rows(self, problem: Problem, parameters: Sequence[Tensor]) -> Gradients:
+    def _first_rows(self, problem: Problem, parameters: Sequence[Tensor]) -> RectifyTerms:
         partition, trained = problem.partition, training_nodes(problem.partition.data)
         among = torch.zeros(int(partition.data.num_nodes), dtype=torch.bool, device=trained.index.device)
         among[trained.index] = True
@@ -166,7 +166,7 @@ class ETR(Method):
         whole = _gradient(self._losses(problem, before, (trained,))[0], parameters)
         g_near, near_sum = sums(before, near)
         g_gone, gone_sum = sums(before, gone) if gone.numel() else (None, [torch.zeros_like(g) for g in whole])
-        return Gradients(
+        return RectifyTerms(
             [g / trained.num_items for g in whole],
             g_gone,
             g_near,
@@ -177,7 +177,7 @@ class ETR(Method):
 
 
 @dataclass
-class Gradients:
+class RectifyTerms:
     """What `ETR` computes before it changes a weight; one tensor per parameter.
 
     Args:
