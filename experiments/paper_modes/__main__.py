@@ -36,7 +36,7 @@ ROWS: dict[str, list[tuple[str, str, tuple[str, ...]]]] = {
     ],
     "links": [
         ("gnndelete:paper, 500 epochs", "gnndelete:paper", ("gnndelete.epochs=500",)),
-        ("gnndelete:paper, 500 epochs (before)", "gnndelete:paper", (
+        ("gnndelete:paper, 500 epochs, own losses alone", "gnndelete:paper", (
             "gnndelete.epochs=500", "gnndelete.leftover=false",
         )),
     ],

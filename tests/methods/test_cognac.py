@@ -169,8 +169,7 @@ def test_the_forgotten_labels_become_less_likely(data_root: Any) -> None:
     assert kept > accuracy - 0.03
 
 
-@pytest.mark.parametrize("method", ["cognac", "scrub", "gradient_ascent"])
-def test_a_step_reads_no_graph_that_it_does_not_need(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_reads_no_graph_that_it_does_not_need(monkeypatch: pytest.MonkeyPatch) -> None:
     model, data = classifier()
     request = gu.ForgetNodes(count=2)
     sizes: list[int] = []
@@ -182,14 +181,15 @@ def test_a_step_reads_no_graph_that_it_does_not_need(method: str, monkeypatch: p
             return super().encode(model, data)
 
     options = {"epochs": 5, "subgraph": "never"}
-    parts = gu.unlearn(model, data, request, method, Watch(), **options)
+    parts = gu.unlearn(model, data, request, "cognac", Watch(), **options)
     read, size = list(sizes), data.num_nodes
-    retained, forgotten = {"cognac": (3, 1), "scrub": (0, 5), "gradient_ascent": (0, 5)}[method]
-    assert (read[-5:].count(size), sum(one < size for one in read[-5:])) == (retained, forgotten)
+    contrast, ascent, *descents = read[-5:]
+    assert contrast > size > ascent
+    assert descents == [size] * 3
     sizes.clear()
     # The control reads the joint graph at each step, with the same result.
     monkeypatch.setattr(GraphReader, "read", lambda self, items, needed=None: (self.parts.data, items, None))
-    whole = gu.unlearn(model, data, request, method, Watch(), **options)
+    whole = gu.unlearn(model, data, request, "cognac", Watch(), **options)
     assert min(sizes[-5:]) > size
     for got, want in zip(parts.model.parameters(), whole.model.parameters(), strict=True):
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)

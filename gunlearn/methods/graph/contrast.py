@@ -64,6 +64,7 @@ class ContrastParts(Parts):
         "retain": "the training nodes that stay",
     }
     outside: ClassVar[tuple[str, ...]] = ("affected", "forget")
+    apart: ClassVar[bool] = True
 
     def __init__(self, plain: NodeParts, walk: Walk, nodes: Tensor, entities: Tensor) -> None:
         """`plain` has the two other parts; `entities` are where its data shows them, `[k]`, `nodes` the affected."""

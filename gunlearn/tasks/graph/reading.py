@@ -108,7 +108,7 @@ class GraphReader(Reader):
 
     def read(self, items: dict, needed: Collection[str] | None = None) -> tuple[Data, dict, Subgraph | None]:
         if self.extract is None:
-            if needed is not None and set(needed) <= {"forget"} <= set(items):
+            if self.parts.apart and needed is not None and set(needed) <= {"forget"} <= set(items):
                 original = self._original(items["forget"])
                 if original is not None:
                     return original.data, {"forget": self.task.relabel(items["forget"], original)}, original
