@@ -22,6 +22,7 @@ from experiments.llm_speed.__main__ import table as llm_speed
 from experiments.nearest.__main__ import counts
 from experiments.nearest.__main__ import table as nearest_table
 from experiments.nearest.hard import table as hard
+from experiments.nearest.large import table as large
 from experiments.nearest.own_models import table as own_models
 from experiments.nearest.targets import table as targets
 from experiments.paper_modes.__main__ import tables as paper_modes
@@ -50,7 +51,7 @@ def inpo_edges() -> dict[str, str]:
 def nearest() -> dict[str, str]:
     rows = read("nearest")
     found = {"counts": counts(rows), "nearest": nearest_table(rows), "hard": hard(read("nearest", "hard"))}
-    found["targets"] = targets(read("nearest", "targets"))
+    found |= {"targets": targets(read("nearest", "targets")), "large": large(read("nearest", "large"))}
     return {**found, "own_models": own_models(read("nearest", "own_models"))}
 
 

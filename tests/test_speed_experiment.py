@@ -17,6 +17,7 @@ from experiments.speed.bound import Sizes, passes, step_bytes
 from experiments.speed.plain import PlainGCN, PlainGraph, PlainINPO, decode, plain_nora
 from experiments.speed.plain_training import PlainTraining, plain_evaluate
 from experiments.speed.report import fill
+from experiments.speed.requests import asked, by_mask, graph_of
 from experiments.speed.synthetic import power_law_graph
 from gunlearn.attribution import min_max, nora
 from gunlearn.losses import NLL
@@ -183,18 +184,32 @@ def by_case(out: Path) -> dict[str, dict]:
 def test_smoke(smoke) -> None:
     rows = by_case(smoke)
     things = [f"{part}-lesmis" for part in ("step", "run", "retrain")] + ["scale-1e2", "scale-1e3"]
-    assert set(rows) == {thing + suffix for thing in things for suffix in ("", "-default")}
+    requests = {"utu-small-node", "utu-small-edge", "auto-small-state", "auto-small-no-state"}
+    single = {f"requests-{name}" for name in requests}
+    assert set(rows) == {thing + suffix for thing in things for suffix in ("", "-default")} | single
     for case, row in rows.items():
         assert {"case", "ours_s", "plain_s", "ratio", "ours_mb", "plain_mb", "edges", "bound_s"} <= set(row)
         assert row["ours_s"] > 0
-        assert row["plain_s"] is not None or case.startswith("retrain")
+        assert row["plain_s"] is not None or case.startswith(("retrain", "requests-auto"))
         if row["plain_s"] is not None:
             assert row["ratio"] == pytest.approx(row["plain_s"] / row["ours_s"])
         if case.startswith(("step", "scale")):
             assert row["bound_s"] >= row["compulsory_s"] > 0
     assert rows["scale-1e3"]["edges"] == 1000
+    assert rows["requests-utu-small-edge"]["first_s"] > 0
+    assert rows["requests-auto-small-state"]["in_steps"] > rows["requests-auto-small-state"]["steps"] / 2
     assert (smoke / "tables.md").read_text().count("| scale-1e3 ") == 1
     assert (smoke / "scale.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("task", ["node_classification", "link_prediction"])
+def test_masks_leave_what_a_request_leaves(task) -> None:
+    data = graph_of("small")
+    for request, what in asked(data, 2)[task]:
+        mine, masked = request.resolve(data).retain_data, by_mask(data, task, what)
+        assert torch.equal(mine.edge_index, masked.edge_index)
+        assert torch.equal(mine.x, masked.x)
+        assert torch.equal(mine.y, masked.y)
 
 
 def test_rows_of_other_parts_stay(smoke) -> None:

@@ -11,6 +11,7 @@ from experiments.speed.clocks import Memory, Watch, block, now, timed
 from experiments.speed.plain import PlainGraph, PlainINPO
 from experiments.speed.plain_training import PlainTraining, plain_evaluate
 from experiments.speed.problems import SEED, as_plain, cold, new_model, official, sizes, synthetic
+from experiments.speed.requests import auto, unlink
 from gunlearn.bench import ModelStore, Recipe
 from gunlearn.methods import INPO, Callback, Retrain, run_method
 from gunlearn.metrics import LinkEvaluator
@@ -172,5 +173,5 @@ def validation_auc(model: torch.nn.Module, partition: Any) -> float:
 
 
 MEASURES: dict[str, Callable[..., dict[str, Any]]] = {
-    f.__name__: f for f in (memory_bandwidth, step, prepare, memory, scale, run, retrain)
+    f.__name__: f for f in (memory_bandwidth, step, prepare, memory, scale, run, retrain, unlink, auto)
 }

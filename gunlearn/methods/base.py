@@ -86,6 +86,7 @@ class Method(ABC):
       the method starts without it, and again at the end; `"last"` for one that computes on the trained model what the
       forgotten items did to it; `"own"` for one that makes it anew, or must not be changed afterwards; `"chosen"`
       for one that runs another method;
+    - `runs_model`: it calls the model; without, a prepared graph (`gunlearn.prepare`) saves the trial pass too;
     - `certified`: it can give a guarantee; `notes["certificate"]` of the result says whether it does;
     - `cost`: passes over the data, in words;
     - `compared`: the study that held its paper mode against the authors' code; empty where it never was;
@@ -100,6 +101,7 @@ class Method(ABC):
     needs: ClassVar[str] = ""
     state: ClassVar[str] = "first"
     certified: ClassVar[bool] = False
+    runs_model: ClassVar[bool] = True
     cost: ClassVar[str] = ""
     compared: ClassVar[str] = ""
     variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}}
