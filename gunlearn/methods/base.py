@@ -91,6 +91,7 @@ class Method(ABC):
     - `runs_model`: it calls the model; without, a prepared graph (`gunlearn.prepare`) saves the trial pass too;
     - `certified`: it can give a guarantee; `notes["certificate"]` of the result says whether it does;
     - `cost`: passes over the data, in words;
+    - `compared`: the study that held its paper mode against the authors' code; empty where it never was;
     - `variants`: label -> options; each is a row of its own in a comparison.
     """
 
@@ -104,6 +105,7 @@ class Method(ABC):
     certified: ClassVar[bool] = False
     runs_model: ClassVar[bool] = True
     cost: ClassVar[str] = ""
+    compared: ClassVar[str] = ""
     variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}}
 
     def supports(self, task: Task, partition: Any) -> None:
