@@ -42,7 +42,7 @@ def step(
     dataset: str, mode: str, ratio: float, root: str | None = None, device: str = "cpu", rounds: int = 3,
     steps: int = 3, smoke: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
-    """Blocks of steps in turns, ours and all opponents; `machine`: what the memory delivered, the median of the turns."""
+    """Blocks of steps in turns, ours and all opponents; `machine`: what the memory delivered, median of the turns."""
     data, request = official(dataset, root, ratio, device)
     partition, model = request.resolve(data), new_model(data.num_features, 128, device)
     method = INPO(mode=mode, dataset=dataset, epochs=steps + 1, lr=STILL)
