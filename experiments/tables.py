@@ -22,7 +22,10 @@ from experiments.llm_speed.__main__ import table as llm_speed
 from experiments.nearest.__main__ import counts
 from experiments.nearest.__main__ import table as nearest_table
 from experiments.nearest.hard import table as hard
+from experiments.nearest.large import table as large
 from experiments.nearest.own_models import table as own_models
+from experiments.nearest.targets import table as targets
+from experiments.paper_modes.__main__ import tables as paper_modes
 from experiments.removal_influence.tables import tables as removal
 from experiments.retain_samples.__main__ import tables as retain_samples
 from gunlearn.report import markdown_table
@@ -48,6 +51,7 @@ def inpo_edges() -> dict[str, str]:
 def nearest() -> dict[str, str]:
     rows = read("nearest")
     found = {"counts": counts(rows), "nearest": nearest_table(rows), "hard": hard(read("nearest", "hard"))}
+    found |= {"targets": targets(read("nearest", "targets")), "large": large(read("nearest", "large"))}
     return {**found, "own_models": own_models(read("nearest", "own_models"))}
 
 
@@ -63,6 +67,7 @@ def tables() -> dict[Path, dict[str, str]]:
         "inpo_edges": inpo_edges(),
         "llm_speed": {"llm_speed": llm_speed(read("llm_speed"))},
         "nearest": nearest(),
+        "paper_modes": paper_modes(read("paper_modes")),
         "removal_influence": {"speed": speed, "quality": quality},
         "retain_samples": dict(zip(("gradients", "results"), retain_samples(read("retain_samples")), strict=True)),
     }

@@ -41,6 +41,7 @@ _HOMES = {
         "Task",
         "link_split",
         "node_split",
+        "prepare",
     ),
 }
 

@@ -18,6 +18,7 @@ from gunlearn.methods.door import run_method
 from gunlearn.methods.published import build_method
 from gunlearn.report.result_evaluation import Evaluation, evaluate
 from gunlearn.requests.base import Request
+from gunlearn.requests.prepared import trusting
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.graph.default_task import warn_of_default_task
@@ -173,7 +174,8 @@ def unlearn(
     if not isinstance(request, Request):
         raise InvalidTypeError(f"Expected 'request' to be a forget request (got {type(request).__name__})")
     method = build_method(method, options, task, model)
-    partition = resolve_for(request, model, data, task)
+    with trusting(data):  # it was checked above
+        partition = resolve_for(request, model, data, task)
     return run_method(method, model, partition, task, seed, callbacks, progress, checkpoint_dir)
 
 

@@ -13,6 +13,10 @@ class InvalidTypeError(GunlearnError, TypeError):
     """An argument has the wrong type."""
 
 
+class ChangedDataError(InvalidInputError):
+    """A graph has changed since `gunlearn.prepare`; what was found out about it then does not hold any more."""
+
+
 class InvalidRequestError(InvalidInputError):
     """A forget request has wrong arguments or does not fit the data."""
 

@@ -1,18 +1,23 @@
 import csv
+import dataclasses
 import errno
 import json
 import os
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import networkx as nx
 import numpy as np
 import pytest
+import tyro
 
 import gunlearn
 from gunlearn.attribution import ESTIMATORS
 from gunlearn.bench import Recipe
 from gunlearn.cli import COMMANDS, main
+from gunlearn.cli.fields import command_line
 from gunlearn.cli.grid_command import Run
 from gunlearn.cli.influence import InfluenceCommand
 from gunlearn.datasets import DATASETS
@@ -40,6 +45,7 @@ def test_run_writes_everything(tmp_path, capsys):
     assert [row["method"] for row in rows] == ["original", "retrain", "utu", "npo"] * 2
     assert (rows[3]["epochs"], rows[3]["options"]["lr"], rows[3]["recipe"]["epochs"]) == (2, 0.01, 10)
     html = (out / "report.html").read_bytes()
+    assert b"<code>gunlearn run --dataset karate --methods retrain utu npo:default" in html
     (out / "report.html").unlink()
     assert call("report", str(out)) == 0
     assert (out / "report.html").read_bytes() == html
@@ -221,6 +227,25 @@ def test_a_forget_file_names_people_and_the_outputs_do_not(tmp_path, capsys):
     assert "ratio, count" in refusal(capsys, *command, "--count", "2", "--forget-file", str(tmp_path / "n31.txt"))
     (tmp_path / "pairs.csv").write_text("n0,n1\n")
     assert "1 id per line" in refusal(capsys, *command, "--forget-file", str(tmp_path / "pairs.csv"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "",
+        "--datasets karate lesmis --ratios 0.1 0.2 --seeds 3 4 --forget edges nodes --by degree --no-progress --debug",
+        "--dataset 'a folder/x' --root /data --method-arg lr=1 --method-arg npo.beta=2 --out o --n-jobs 2 --lr 1e-05",
+        "--forget-file people/n31.txt --forget nodes --region out --hidden-channels 7",
+    ],
+)
+def test_a_report_names_the_command(words):
+    """What is written down means the same to tyro, but for the name of a forget file."""
+    run = tyro.cli(Run, args=shlex.split(words))
+    program, name, *argv = shlex.split(command_line("run", run, unnamed=("forget_file",)))
+    file = None if run.forget_file is None else Path("FILE")
+    assert (program, name) == ("gunlearn", "run")
+    assert tyro.cli(Run, args=argv) == dataclasses.replace(run, forget_file=file)
+    assert "n31" not in " ".join(argv)
 
 
 @pytest.mark.parametrize("argv", [["--forget", "nodes", "--methods", "inpo"], ["--methods", "megu"]])

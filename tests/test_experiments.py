@@ -3,15 +3,16 @@
 import subprocess
 import sys
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 
 import pytest
 
+from experiments.paper_modes.__main__ import AUTHORS
 from tests.conftest import REPOSITORY, committed
 
 #: Studies with a short form of at most a minute; graph_methods' takes ten, and llm_speed has none.
 STUDIES = "edge_training_influence fuzz influence_in_inpo inpo_edges removal_influence retain_samples speed tofu_small"
-STUDIES += " front_page nearest.hard nearest.one_after_another nearest.own_models"
+STUDIES += " front_page paper_modes nearest.hard nearest.one_after_another nearest.own_models"
 
 
 @pytest.mark.slow
@@ -134,3 +135,23 @@ def test_a_cheap_estimate_ranks_removals_right(dataset: str) -> None:
     assert local["spearman"] >= 0.85
     for control in ("random", "degree", "nora"):
         assert removal("quality", dataset, estimator=control)["spearman"] < 0.7
+
+
+@pytest.mark.parametrize(("row", "task"), [("megu:paper", "nodes"), ("cognac:paper", "nodes"), ("etr:paper", "nodes")])
+def test_paper_modes_are_within_two_deviations_of_their_authors_code(row: str, task: str) -> None:
+    rows, authors = committed("paper_modes")[task], AUTHORS[task][row]
+    for figure, quoted in authors["quoted"].items():
+        ours = [one[figure] for one in rows if one["row"] == row]
+        assert len(ours) == 5
+        for theirs in (quoted, mean(authors["again"][figure])):
+            assert abs(mean(ours) - theirs) <= 2 * stdev(ours)
+
+
+def test_gnndeletes_paper_mode_is_its_authors_code_on_the_same_weights() -> None:
+    """But not the quoted figure; see the study."""
+    row = "gnndelete:paper, 500 epochs"
+    rows, authors = committed("paper_modes")["links"], AUTHORS["links"][row]
+    for figure, values in authors["again"].items():
+        ours = [one[figure] for one in rows if one["row"] == row]
+        assert len(ours) == len(values) == 5
+        assert abs(mean(ours) - mean(values)) <= 2 * stdev(ours)

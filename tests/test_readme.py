@@ -8,12 +8,14 @@ import pytest
 
 import gunlearn as gu
 from docs.fill_tables import TABLES
+from gunlearn.attribution import ESTIMATORS
+from gunlearn.methods import METHODS
 from tests.conftest import REPOSITORY
 
 README = REPOSITORY / "README.md"
 INFLUENCE = REPOSITORY / "docs" / "influence.md"
 LOSSES = REPOSITORY / "docs" / "losses.md"
-METHODS = REPOSITORY / "docs" / "methods.md"
+GUIDE = REPOSITORY / "docs" / "methods.md"
 METRICS = REPOSITORY / "docs" / "metrics.md"
 REQUESTS = REPOSITORY / "docs" / "requests.md"
 
@@ -28,6 +30,9 @@ def test_generated_tables_are_not_stale(name: str) -> None:
 def test_the_front_page_is_short_and_its_links_lead_somewhere() -> None:
     text = README.read_text()
     assert len(text.splitlines()) <= 250
+    methods = [cls for cls in METHODS.values() if not cls.tasks or set(cls.tasks) != {"causal_lm"}]
+    assert f"**{len(methods)} graph methods**" in text
+    assert f"**{len(ESTIMATORS)} influence estimators**" in text
     for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
         assert link.startswith("http") or (REPOSITORY / link).exists(), link
 
@@ -76,9 +81,9 @@ def test_influence(tmp_path, monkeypatch) -> None:
 
 
 def test_nearest_to_retraining() -> None:
-    names = executed(METHODS, "training=base")
+    names = executed(GUIDE, "training=base")
     assert names["result"].notes["start"] == "estimated second moments"
-    names = executed(METHODS, "KeepState", **names)
+    names = executed(GUIDE, "KeepState", **names)
     assert (names["result"].notes["chosen"], names["keeping"].taken) == ("continued_training", 100)
 
 

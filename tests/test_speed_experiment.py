@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import gunlearn as gu
+from experiments.speed import scalegun
 from experiments.speed.__main__ import Args, main
 from experiments.speed.bound import Sizes, passes, step_bytes
 from experiments.speed.measures import SIDES
@@ -20,6 +21,7 @@ from experiments.speed.plain import PlainGCN, PlainGraph, PlainINPO, decode, pla
 from experiments.speed.plain_csr import CsrINPO
 from experiments.speed.plain_training import PlainTraining, plain_evaluate
 from experiments.speed.report import fill
+from experiments.speed.requests import asked, by_mask, graph_of
 from experiments.speed.synthetic import power_law_graph
 from gunlearn.attribution import min_max, nora
 from gunlearn.losses import NLL
@@ -192,11 +194,13 @@ def by_case(out: Path) -> dict[str, dict]:
 def test_smoke(smoke) -> None:
     rows = by_case(smoke)
     things = [f"{part}-lesmis" for part in ("step", "parts", "run", "retrain")] + ["scale-1e2", "scale-1e3"]
-    assert set(rows) == {thing + suffix for thing in things for suffix in ("", "-default")}
+    requests = {"utu-small-node", "utu-small-edge", "auto-small-state", "auto-small-no-state"}
+    single = {f"requests-{name}" for name in requests}
+    assert set(rows) == {thing + suffix for thing in things for suffix in ("", "-default")} | single
     for case, row in rows.items():
         assert {"case", "ours_s", "plain_s", "ratio", "ours_mb", "plain_mb", "edges", "bound_s"} <= set(row)
         assert row["ours_s"] > 0
-        assert row["plain_s"] is not None or case.startswith(("retrain", "parts"))
+        assert row["plain_s"] is not None or case.startswith(("retrain", "parts", "requests-auto"))
         if row["plain_s"] is not None:
             assert row["ratio"] == pytest.approx(row["plain_s"] / row["ours_s"])
         if case.startswith(("step", "run", "scale")):
@@ -204,8 +208,20 @@ def test_smoke(smoke) -> None:
         if case.startswith(("step", "scale")):
             assert row["bound_s"] >= row["compulsory_s"] > 0
     assert rows["scale-1e3"]["edges"] == 1000
+    assert rows["requests-utu-small-edge"]["first_s"] > 0
+    assert rows["requests-auto-small-state"]["in_steps"] > rows["requests-auto-small-state"]["steps"] / 2
     assert (smoke / "tables.md").read_text().count("| scale-1e3 ") == 1
     assert (smoke / "scale.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("task", ["node_classification", "link_prediction"])
+def test_masks_leave_what_a_request_leaves(task) -> None:
+    data = graph_of("small")
+    for request, what in asked(data, 2)[task]:
+        mine, masked = request.resolve(data).retain_data, by_mask(data, task, what)
+        assert torch.equal(mine.edge_index, masked.edge_index)
+        assert torch.equal(mine.x, masked.x)
+        assert torch.equal(mine.y, masked.y)
 
 
 def test_every_pass_of_the_bound_is_of_one_kind() -> None:
@@ -249,3 +265,13 @@ def test_tables_are_filled_between_their_marks(tmp_path) -> None:
     assert table
     assert not {"old", "run-CS"} & set(re.findall(r"[\w-]+", new))
     assert fill(new, [row, {**row, "case": "run-CS"}]) == new
+
+
+def test_the_tables_of_a_million_edges_are_those_of_the_committed_rows(tmp_path: Path) -> None:
+    folder = REPOSITORY / "experiments" / "speed"
+    text, rows = (folder / "README.md").read_text(), json.loads((folder / "scalegun.json").read_text())
+    assert scalegun.filled(text, rows) == text
+    rows["bound"]["worst"] += 0.001
+    assert scalegun.filled(text, rows) != text  # control
+    scalegun.main(scalegun.Args(tmp_path, smoke=True))
+    assert json.loads((tmp_path / "results.json").read_text())["bound"]["held"] == 4

@@ -16,6 +16,7 @@ from experiments.common import StudyArgs, markdown, write_results
 from experiments.graph_methods.__main__ import penalty
 from experiments.nearest.__main__ import PARTS, floors, given, recipe
 from gunlearn.bench import GridConfig, run_grid
+from gunlearn.report.summary import LOSS
 
 NODES, LINKS = "nodes", "edges"
 METHODS = {
@@ -80,19 +81,27 @@ def price(row: dict[str, Any], retraining: float) -> float:
 
 
 def cells(rows: list[dict[str, Any]], forget: str, method: str, mode: str | None) -> list[str]:
-    """Floors on forgotten and test items, utility, price: medians over seeds, the range of the first in brackets."""
+    """Floors on forgotten and test items, utility, price: medians over seeds, the range of the first in brackets.
+
+    `*` marks what is no nearer on the forgotten than `utu`, `!` what loses more than .03 of utility against retraining.
+    """
     good = [r for r in rows if (r["forget"], r["method"], r["mode"]) == (forget, method, mode) and not r["error"]]
     if not good:
         return ["-"] * 4
     retraining = {r["seed"]: r["seconds"] for r in rows if (r["forget"], r["method"]) == (forget, "retrain")}
     far = [floors(row) for row in good]
     forgotten = sorted(one[PARTS[0]] for one in far)
-    utility = median(row["retain_auc" if forget == LINKS else "test_acc"] for row in good)
+    figure = "retain_auc" if forget == LINKS else "test_acc"
+    utility = median(row[figure] for row in good)
     share = median(price(row, retraining[row["seed"]]) for row in good)
+    ends = {name: [r for r in rows if (r["forget"], r["method"]) == (forget, name)] for name in ("utu", "retrain")}
+    kept = median(floors(row)[PARTS[0]] for row in ends["utu"])
+    behind = " \\*" if method not in ends and median(forgotten) >= kept else ""
+    fails = " !" if utility < median(row[figure] for row in ends["retrain"]) - LOSS else ""
     return [
-        f"{_short(median(forgotten))} ({_short(forgotten[0])} to {_short(forgotten[-1])})",
+        f"{_short(median(forgotten))}{behind} ({_short(forgotten[0])} to {_short(forgotten[-1])})",
         _short(median(one["test"] for one in far)),
-        f"{utility:.3f}",
+        f"{utility:.3f}{fails}",
         f"{share:.3f}",
     ]
 

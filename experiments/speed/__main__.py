@@ -1,6 +1,6 @@
 """Time and memory of unlearning beside the plain PyG formulation and retraining; see README.md in this folder.
 
-python -m experiments.speed --root DATA --out runs/speed [--device cpu|cuda] [--smoke] [--only step run scale]
+python -m experiments.speed --root DATA --out runs/speed [--device cpu|cuda] [--smoke] [--only step run scale requests]
 """
 
 import json
@@ -26,6 +26,7 @@ class Args(StudyArgs):
         datasets: of the steps and runs.
         sizes: undirected edges of the synthetic graphs.
         features: of the synthetic graphs.
+        graphs: of single requests, names of `experiments.speed.requests.GRAPHS`.
         steps: timed steps of each side, at least 5 for a figure to report.
         runs: whole runs in default mode.
         paper_runs: whole runs in paper mode.
@@ -33,10 +34,11 @@ class Args(StudyArgs):
     """
 
     device: Literal["cpu", "cuda"] = "cpu"
-    only: tuple[Literal["step", "run", "scale"], ...] = ("step", "run", "scale")
+    only: tuple[Literal["step", "run", "scale", "requests"], ...] = ("step", "run", "scale", "requests")
     datasets: tuple[str, ...] | None = None
     sizes: tuple[float, ...] | None = None
     features: tuple[int, ...] = (128,)
+    graphs: tuple[str, ...] | None = None
     steps: int = 9
     runs: int = 5
     paper_runs: int = 3
@@ -45,6 +47,7 @@ class Args(StudyArgs):
     def __post_init__(self) -> None:
         self.datasets = self.datasets or (("lesmis",) if self.smoke else ("DBLP", "CS", "Photo"))
         self.sizes = self.sizes or ((1e2, 1e3) if self.smoke else (1e4, 1e5, 1e6, 1e7))
+        self.graphs = self.graphs or (("small",) if self.smoke else ("arxiv", "products/10"))
         if self.smoke:
             self.features, self.steps, self.runs, self.paper_runs = (16,), 2, 1, 1
 

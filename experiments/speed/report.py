@@ -15,7 +15,7 @@ from experiments.speed.parts import KINDS
 
 Row = dict[str, Any]
 HERE = Path(__file__).parent
-PARTS = ("step", "parts", "run", "retrain", "scale")
+PARTS = ("step", "parts", "run", "retrain", "scale", "requests")
 COLUMNS: dict[str, dict[str, str]] = {
     "step": {
         "case": "case", "edges": "edges", "ours_s": "ours s", "plain_s": "plain s", "ratio": "ratio",
@@ -39,6 +39,13 @@ COLUMNS: dict[str, dict[str, str]] = {
         "case": "case", "edges": "edges", "ours_s": "ours s", "ours_edge_ns": "ours ns/edge", "plain_s": "plain s",
         "ratio": "ratio", "csr_s": "PyG on CSR s", "csr_ratio": "ratio", "ours_mb": "ours MiB",
         "plain_mb": "plain MiB", "bound_s": "bound s", "over_bound": "ours / bound", "compulsory_s": "compulsory s",
+    },
+    "requests": {
+        "case": "case", "nodes": "nodes", "edges": "edges", "ours_s": "prepared s", "ours_cpu_s": "processor s",
+        "next_cpu_s": "the next one, processor s", "plain_cpu_s": "not prepared, processor s",
+        "mask_cpu_s": "masks of PyG, processor s", "preparing_cpu_s": "prepare, processor s",
+        "first_cpu_s": "first request, processor s", "steps": "steps", "step_s": "a step, processor s",
+        "in_steps": "in steps' time", "busy": "busy",
     },
 }  # fmt: skip
 
@@ -118,7 +125,7 @@ def plot(rows: Sequence[Row], out: Path) -> None:
     parts = [part for part in PARTS if of_part(rows, part)]
     if "scale" in parts:
         plot_scale(rows, out / "scale.png")
-    if set(parts) - {"scale"}:
+    if set(parts) - {"scale", "requests"}:
         plot_ratios(rows, out / "ratios.png")
 
 

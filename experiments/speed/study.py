@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,11 +27,19 @@ class Study:
     def __init__(self, args: Args) -> None:
         self.args = args
         self.measure = partial(measure, inline=args.smoke)
-        self.know(self.measure("memory_bandwidth", device=args.device, smoke=args.smoke))
+
+    @cached_property
+    def machine(self) -> dict[str, Any]:
+        """What the memory delivers; single requests do not ask for it."""
+        return self.measure("memory_bandwidth", device=self.args.device, smoke=self.args.smoke)
+
+    @property
+    def stream(self) -> float:
+        return max(self.machine["copy"], self.machine["triad"])
 
     def know(self, machine: dict[str, float]) -> None:
         """Take what the memory delivers, for the bounds of the next rows."""
-        self.machine, self.stream = machine, max(machine["copy"], machine["triad"])
+        self.machine = machine
 
     def row(
         self, case: str, mode: str, ours: Sequence[float], plain: Sequence[float] | None, found: dict[str, Any],
@@ -162,15 +170,50 @@ class Study:
             (self.args.out / f"bytes-{_size(edges)}{suffix}-{mode}.md").write_text(passes + "\n")
             yield row
 
+    def requests(self) -> Iterator[dict[str, Any]]:
+        """Single requests on large graphs; nothing of `bound`, which is of a step."""
+        for graph in self.args.graphs:
+            repeats = 2 if self.args.smoke else 5 if graph == "products/10" else 7
+            plain = 2 if self.args.smoke else 1 if graph == "products/10" else 5
+            found = self.measure("unlink", graph=graph, repeats=repeats, plain=plain)
+            for task, spent in found["seconds"].items():
+                one, medians = spent["ours"], {}
+                for name, times in spent.items():
+                    for which, unit in enumerate(("s", "cpu_s")):
+                        medians[f"{name}_{unit}"] = statistics.median(each[which] for each in times)
+                kind = "node" if task == "node_classification" else "edge"
+                yield _request(f"utu-{graph}-{kind}", found, medians, [each[0] for each in one])
+            if graph == "products/10":
+                continue
+            found = self.measure("auto", graph=graph, repeats=1)
+            step = found["seconds"]["step"]
+            for how in ("state", "no state"):
+                times = found["seconds"][how]
+                cpu, taken = (statistics.median(each[k] for each in times) for k in (1, 2))
+                values = {"ours_s": statistics.median(each[0] for each in times), "ours_cpu_s": cpu}
+                values |= {"step_s": step, "in_steps": cpu / step, "steps": taken}
+                yield _request(f"auto-{graph}-{how.replace(' ', '-')}", found, values, [each[0] for each in times])
+
     def rows(self) -> Iterator[dict[str, Any]]:
         for part in self.args.only:
-            if part == "scale":
+            if part == "requests":
+                yield from self.requests()
+            elif part == "scale":
                 for features in self.args.features:
                     for edges in self.args.sizes:
                         yield from self.scale(edges, features)
             else:
                 for dataset in self.args.datasets:
                     yield from getattr(self, part)(dataset)
+
+
+def _request(what: str, found: dict[str, Any], values: dict[str, Any], ours: Sequence[float]) -> dict[str, Any]:
+    """The row of one kind of request."""
+    plain = values.get("plain_s")
+    shared = {name: found[name] for name in ("nodes", "edges", "busy", "threads", "versions")}
+    empty = dict.fromkeys(("plain_s", "ours_mb", "plain_mb", "bound_s"))
+    ratio = None if plain is None else plain / values["ours_s"]
+    return {"case": f"requests-{what}", **empty, **values, **shared, "ratio": ratio, "ours_spread": _spread(ours)}
 
 
 def _case(part: str, what: str, mode: str) -> str:

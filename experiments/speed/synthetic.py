@@ -7,8 +7,10 @@ from torch_geometric.data import Data
 MEAN_DEGREE, EXPONENT, CHUNK = 20, 2.5, 1 << 22
 
 
-def power_law_graph(num_edges: int, num_features: int = 128, seed: int = 0) -> Data:
+def power_law_graph(num_edges: int, num_features: int = 128, seed: int = 0, mean_degree: float = MEAN_DEGREE) -> Data:
     """`num_edges` distinct undirected edges in both directions, sorted; one node per ten edges; normal features.
+
+    Another `mean_degree` makes other numbers of nodes.
 
     Node `i` is drawn with probability proportional to `(i + shift)^(-1 / (exponent - 1))`; the shift bounds the largest
     expected degree by the square root of the sum of degrees, so that expected numbers of edges between two nodes stay
@@ -16,9 +18,10 @@ def power_law_graph(num_edges: int, num_features: int = 128, seed: int = 0) -> D
     held beside the result.
     """
     rng = np.random.default_rng(seed)
-    num_nodes = max(2 * num_edges // MEAN_DEGREE, int((8 * num_edges) ** 0.5) + 1)  # the latter: room in tiny graphs
+    room = int((8 * num_edges) ** 0.5) + 1  # in tiny graphs
+    num_nodes = max(int(2 * num_edges / mean_degree), room)
     power = 1 - 1 / (EXPONENT - 1)
-    shift = (MEAN_DEGREE**0.5 * num_nodes ** (1 / 2 - power) * power) ** (1 / (1 - power))
+    shift = (mean_degree**0.5 * num_nodes ** (1 / 2 - power) * power) ** (1 / (1 - power))
     low, high = shift**power, (num_nodes + shift) ** power
     label = rng.permutation(num_nodes)
 

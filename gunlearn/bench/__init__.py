@@ -9,7 +9,7 @@ _HOMES = {
     "gunlearn.bench.grid": ("run_grid",),
     "gunlearn.bench.influence_grid": ("InfluenceConfig", "read_study", "run_influence", "write_study"),
     "gunlearn.bench.models": ("ModelStore", "Recipe"),
-    "gunlearn.bench.store": ("ROWS_FILE", "RowStore", "read_results"),
+    "gunlearn.bench.store": ("COMMAND_FILE", "ROWS_FILE", "RowStore", "atomic_write", "read_command", "read_results"),
 }
 
 __all__ = sorted(name for names in _HOMES.values() for name in names)

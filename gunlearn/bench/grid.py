@@ -32,7 +32,7 @@ from gunlearn.requests.base import Request
 from gunlearn.seed import alone
 from gunlearn.tasks.named import as_task
 from gunlearn.training.processes import world_size
-from gunlearn.training.result import Result, versions, written_notes
+from gunlearn.training.result import Result, today, versions, written_notes
 
 _FORMAT = 4  # raise it when rows change: older rows are then computed again
 
@@ -207,6 +207,7 @@ class _Problem:
             "options": {},
             "notes": {},
             "versions": versions(),
+            "date": today(),
             "device": self.device.type,
             "unchanged": None,
             "suspicious": None,

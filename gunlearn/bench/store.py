@@ -20,6 +20,8 @@ if sys.platform != "win32":
 #: File of the rows in an output folder.
 ROWS_FILE = "rows.jsonl"
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a formula begins in a spreadsheet
+#: File of the command that the last rows in an output folder came from.
+COMMAND_FILE = "command.txt"
 #: Fields with lists for plots.
 PLOT_FIELDS = ("curve", "hist_forget")
 
@@ -113,6 +115,12 @@ def csv_text(rows: Sequence[dict[str, Any]]) -> str:
 def _plain(value: Any) -> Any:
     """Return a text that begins as a formula does with an apostrophe in front, anything else unchanged."""
     return f"'{value}" if isinstance(value, str) and value.lstrip(" ").startswith(_FORMULA) else value
+
+
+def read_command(directory: str | Path) -> str:
+    """Return the command that a folder's rows came from; empty where they came from Python or an older version."""
+    path = Path(directory) / COMMAND_FILE
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
 
 
 def read_results(directory: str | Path) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -44,7 +44,7 @@ def print_rows(rows: Sequence[dict[str, Any]], markdown: bool = False) -> None:
     """Print the rows of a grid, a table with a title per problem."""
     problems = gunlearn.report.summary.problems(rows)
     for group in problems:
-        title = problem_title(group[0])
+        title = gunlearn.report.protocol.problem_title(group[0])
         if not markdown:
             show(gunlearn.report.rich_table(group, title))
             continue
@@ -60,15 +60,3 @@ def print_study(study: Study, markdown: bool = False) -> None:
         print(report.influence_markdown_table(study.rows))
     else:
         show(report.influence_rich_table(study.rows, report.study_title(study)))
-
-
-def problem_title(row: Mapping[str, Any]) -> str:
-    """Return data set, task, request and settings other than the default of a row, in words."""
-    kind, ratio = row.get("forget", "edges"), row.get("ratio")
-    share = f"{row.get('count')} {kind}" if ratio is None else f"ratio {ratio} of {kind}"
-    parts = [str(row.get("dataset")), row.get("task", "link_prediction").replace("_", " "), f"{share} forgotten"]
-    if kind == "edges":
-        parts.append(f"region {row.get('region')}")
-    others = (("backbone", "gcn"), ("protocol", "random"), ("by", "random"))
-    parts += [f"{name} {row[name]}" for name, default in others if row.get(name, default) != default]
-    return ", ".join(parts)

@@ -10,7 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 import gunlearn
-from gunlearn.cli.fields import Flag, Folder, Pairs, Real, Reals, Text, Texts, Variants, Whole, Wholes, same_named
+from gunlearn.cli.fields import (
+    Flag,
+    Folder,
+    Pairs,
+    Real,
+    Reals,
+    Text,
+    Texts,
+    Variants,
+    Whole,
+    Wholes,
+    command_line,
+    same_named,
+)
 from gunlearn.core.printable import printable
 from gunlearn.errors import InvalidInputError
 
@@ -163,7 +176,9 @@ class Run:
             kept = len(bench.RowStore(self.folder / bench.ROWS_FILE).read())
             console.say(f"interrupted: {kept} rows are kept in {self.folder}; the same command goes on from there")
             return 130
-        report = gunlearn.report.grid_report(rows, self.folder / "report.html")
+        command = command_line("run", self, unnamed=("forget_file",))  # the file's name may say who is in it
+        bench.atomic_write(self.folder / bench.COMMAND_FILE, f"{command}\n")
+        report = gunlearn.report.grid_report(rows, self.folder / "report.html", command=command)
         console.print_rows(rows)
         print(printable(f"report: {report}"))
         failed: dict[str, bool] = {}

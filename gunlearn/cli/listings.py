@@ -101,7 +101,7 @@ class Report:
             console.print_study(study, self.markdown)
         else:
             rows = gunlearn.bench.read_results(self.out)
-            path = report.grid_report(rows, self.out / "report.html")
+            path = report.grid_report(rows, self.out / "report.html", command=gunlearn.bench.read_command(self.out))
             console.print_rows(rows, self.markdown)
         if not self.markdown:
             print(printable(f"report: {path}"))

@@ -65,6 +65,11 @@ def unique_inverse(key: Tensor) -> tuple[Tensor, Tensor]:
     return ordered[starts], number
 
 
+def places(mask: Tensor) -> Tensor:
+    """Return where a mask `[n]` is true, ascending; on CPU by numpy, several times faster where it seldom is."""
+    return mask.nonzero().view(-1) if mask.device.type != "cpu" else torch.from_numpy(np.flatnonzero(mask.numpy()))
+
+
 def _starts(ordered: Tensor) -> Tensor:
     starts = torch.ones(ordered.numel(), dtype=torch.bool)
     torch.ne(ordered[1:], ordered[:-1], out=starts[1:])

@@ -65,6 +65,7 @@ class Outcome:
     Attributes:
         unchanged: why no weight changed, where the method knows more of it than the state.
         training: what the next request goes on from, without the hash of the weights.
+        proven: the gradient on the retained data is bounded, so that nothing learned from these can be lost.
     """
 
     model: nn.Module
@@ -72,6 +73,7 @@ class Outcome:
     notes: dict[str, Any] = field(default_factory=dict)
     unchanged: str = ""
     training: TrainingState | None = None
+    proven: bool = False
 
 
 class Method(ABC):
@@ -86,8 +88,10 @@ class Method(ABC):
       the method starts without it, and again at the end; `"last"` for one that computes on the trained model what the
       forgotten items did to it; `"own"` for one that makes it anew, or must not be changed afterwards; `"chosen"`
       for one that runs another method;
+    - `runs_model`: it calls the model; without, a prepared graph (`gunlearn.prepare`) saves the trial pass too;
     - `certified`: it can give a guarantee; `notes["certificate"]` of the result says whether it does;
     - `cost`: passes over the data, in words;
+    - `compared`: the study that held its paper mode against the authors' code; empty where it never was;
     - `variants`: label -> options; each is a row of its own in a comparison.
     """
 
@@ -99,7 +103,9 @@ class Method(ABC):
     needs: ClassVar[str] = ""
     state: ClassVar[str] = "first"
     certified: ClassVar[bool] = False
+    runs_model: ClassVar[bool] = True
     cost: ClassVar[str] = ""
+    compared: ClassVar[str] = ""
     variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}}
 
     def supports(self, task: Task, partition: Any) -> None:

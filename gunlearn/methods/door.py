@@ -16,6 +16,7 @@ from gunlearn.methods.gradient import freeze
 from gunlearn.methods.kept import check_kept
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
+from gunlearn.tasks.known_models import is_known, one_key_each, take_note_of
 from gunlearn.tasks.trial import private_copy, trial_pass
 from gunlearn.training.callbacks import Callback, TrainState, check_callbacks
 from gunlearn.training.result import Result
@@ -49,6 +50,7 @@ class _Clocked(Callback):
         return tell
 
 
+@one_key_each()
 def run_method(
     method: Method,
     model: nn.Module,
@@ -72,9 +74,13 @@ def run_method(
     check_callbacks(callbacks)
     method.supports(task, partition)
     task.check_parts(model, partition)
-    outputs = trial_pass(model, partition.retain_data, task).outputs
+    known = not method.runs_model and is_known(model, task, partition)
+    outputs = None if known else trial_pass(model, partition.retain_data, task).outputs
     why = task.check_request(model, partition, outputs, anew=method.state == "own")
-    task = task.fitted(outputs, partition.retain_data)
+    if not known:
+        given, task = task, task.fitted(outputs, partition.retain_data)
+        if task is given and not why:
+            take_note_of(model, task, partition)
     runner = task.runner(method)
     if runner is not None:
         result = runner(method, model, partition, task, seed, callbacks, progress, checkpoint_dir)
@@ -113,7 +119,7 @@ def run_method(
             raise DivergenceError(f"Expected finite weights from '{method.name}' (got NaN or infinity in '{name}')")
     told = {"why": " ".join(filter(None, [why, outcome.notes.get("why")]))} if why else {}
     notes = remark_unchanged({**outcome.notes, **told}, original, outcome.model, state, outcome.unchanged, fresh)
-    if state is not None and not notes.get("unchanged"):
+    if state is not None and not notes.get("unchanged") and not outcome.proven:
         collapsed = check_kept(method, task, partition.retain_data, original, outputs, outcome.model)
         notes |= {"collapsed": collapsed} if collapsed else {}
     return Result(

@@ -15,7 +15,7 @@ BETTER = ("higher", "lower", "retrained")
 #: Other entries of rows, whose names no figure can have.
 ENTRIES = (
     "method", "mode", "seed", "num_forget", "request_hash", "versions", "task", "dataset", "options", "error", "curve",
-    "hist_forget", "unchanged", "suspicious", "untrained",
+    "hist_forget", "unchanged", "suspicious", "untrained", "forget", "references", "date",
 )  # fmt: skip
 
 

@@ -120,6 +120,7 @@ class ModelView:
     def row(self) -> dict[str, Any]:
         """Return what is kept of the model: its run, the figures, a histogram of `likelihood("forget")`.
 
+        `references` is the number of retrained models that distances and their floor come from.
         A model with a result has sentences under `unchanged` (its weights are the original's) and `suspicious` (it is
         nearer to retrained models than these are to each other), or `None`.
         """
@@ -129,6 +130,7 @@ class ModelView:
             **({} if self.result is None else {name: getattr(self.result, name) for name in run}),
             **({} if self.result is None else {"unchanged": untouched(self), "suspicious": suspicion(self)}),
             "task": self.task.name,
+            "references": len(self.problem.references),
             **self.figures(),
             "hist_forget": None if forget is None else histogram(forget),
         }

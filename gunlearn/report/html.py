@@ -3,42 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader
 
 from gunlearn.bench.store import atomic_write
+from gunlearn.core.printable import printable
 from gunlearn.methods import METHODS
 from gunlearn.metrics.base import Figure
+from gunlearn.report.comparison_plots import draw_comparison
+from gunlearn.report.distance_and_price import NEAR_FLOORS
 from gunlearn.report.listing import ARXIV
-from gunlearn.report.plots import data_uri, draw_comparison
-from gunlearn.report.summary import Line, Row, problems, summarise
-from gunlearn.report.table import columns, comparison, legend
+from gunlearn.report.plots import data_uri
+from gunlearn.report.price_plot import price_words
+from gunlearn.report.protocol import forgotten_items, in_words_of, problem_title, protocol
+from gunlearn.report.summary import ENDS, Line, Row, problems, summarise
+from gunlearn.report.table import ONE_RUN, columns, comparison, legend
+from gunlearn.report.verdict import verdict
 
 if TYPE_CHECKING:
     from gunlearn.report.result_evaluation import Evaluation
 
-_SETTINGS = (
-    "dataset", "num_nodes", "task", "backbone", "forget", "protocol", "ratio", "count", "region", "by", "device",
-)  # fmt: skip
 
+def grid_report(rows: Sequence[Row], path: str | Path, figures: Sequence[Figure] = (), command: str = "") -> Path:
+    """Write the report of a grid's rows, one section per problem.
 
-def grid_report(rows: Sequence[Row], path: str | Path, figures: Sequence[Figure] = ()) -> Path:
-    """Write the report of a grid's rows, one section per problem; `figures` are columns for unregistered figures."""
+    Args:
+        rows: what `run_grid` returned.
+        path: the file.
+        figures: columns for unregistered figures.
+        command: the command that the rows came from.
+    """
     names = sorted({str(row["dataset"]) for row in rows if row.get("dataset")})
-    return _write(path, "Unlearning compared" + (f": {', '.join(names)}" if names else ""), rows, figures)
+    title = problem_title(rows[0]) if names and len(problems(rows)) == 1 else ", ".join(names)
+    return _write(path, f"Unlearning: {title}" if title else "Unlearning", rows, figures, command)
 
 
 def evaluation_report(evaluation: Evaluation, path: str | Path) -> Path:
     """Write the report of one result, its references and the model before unlearning."""
     title = f"Unlearning by {evaluation.rows[0]['method']}"
-    return _write(path, title, evaluation.drawn, list(evaluation.figures.values()))
+    return _write(path, title, evaluation.drawn, list(evaluation.figures.values()), "gunlearn.evaluate, from Python")
 
 
 def write_page(path: str | Path, template: str, **values: Any) -> Path:
     """Fill a template of this package and write the page."""
-    environment = Environment(loader=PackageLoader("gunlearn.report", "templates"), autoescape=True)
+    environment = Environment(loader=PackageLoader("gunlearn.report", "templates"), autoescape=True, trim_blocks=True)
     return atomic_write(path, environment.get_template(template).render(**values))
 
 
@@ -55,34 +66,53 @@ def described(label: str, cls: Any, options: Mapping[str, Any], notes: Mapping[s
     }
 
 
-def _write(path: str | Path, title: str, rows: Sequence[Row], figures: Sequence[Figure]) -> Path:
+def _write(path: str | Path, title: str, rows: Sequence[Row], figures: Sequence[Figure], command: str) -> Path:
     versions = [row["versions"] for row in rows if row.get("versions")]
+    dates = sorted({row["date"] for row in rows if row.get("date")})
     return write_page(
         path,
         "report.html.j2",
         title=title,
+        near=NEAR_FLOORS,
         sections=[_section(group, figures) for group in problems(rows)],
+        date=" to ".join(dict.fromkeys([dates[0], dates[-1]])) if dates else "",
+        command=printable(command),
         versions={name: ", ".join(sorted({v[name] for v in versions if name in v})) for v in versions for name in v},
     )
 
 
 def _section(rows: Sequence[Row], figures: Sequence[Figure]) -> dict[str, Any]:
     lines, first = summarise(rows), rows[0]
-    settings = {name.replace("_", " "): first[name] for name in _SETTINGS if first.get(name) is not None}
-    for name, words in (("seed", "seeds"), ("num_forget", "num forget"), ("request_hash", "request hash")):
-        settings[words] = ", ".join(dict.fromkeys(str(row[name]) for row in rows if row.get(name) is not None))
-    if first.get("recipe"):
-        settings["base model"] = ", ".join(f"{key} {value}" for key, value in first["recipe"].items())
+    plots = {name: (words, data_uri(figure)) for name, words, figure in draw_comparison(lines)}
+    table = comparison(lines, figures, floor_on="\n")
     return {
-        "name": first.get("dataset"),
-        "table": comparison(lines, figures),
-        "legend": legend(columns(lines, figures)),
-        "plots": [(name, words, data_uri(figure)) for name, words, figure in draw_comparison(lines)],
-        "settings": {name: value for name, value in settings.items() if value != ""},
+        "name": problem_title(first) if first.get("dataset") else "",
+        "verdict": verdict(lines),
+        "table": replace(table, notes=[note for note in table.notes if note != ONE_RUN]),  # the verdict has said so
+        "legend": in_words_of(legend(columns(lines, figures)), forgotten_items(first)),
+        "several": any(len(line.rows) > 1 for line in lines),
+        "bars": any(len(line.rows) > 1 for line in lines if line.method not in ENDS),
+        "subject": forgotten_items(first),
+        "hollow": any(line.fails for line in lines),
+        "picture": plots.pop("price", None),
+        "alt": price_words(lines),
+        "plots": [(name, words, image) for name, (words, image) in plots.items()],
+        "protocol": protocol(rows),
+        "settings": _settings(rows),
         "methods": [
             described(line.label, METHODS[line.method], _options(line), {}) for line in lines if line.method in METHODS
         ],
     }
+
+
+def _settings(rows: Sequence[Row]) -> dict[str, str]:
+    """Return what the protocol does not say in words."""
+    found = {
+        "digest of the request": ", ".join(dict.fromkeys(r["request_hash"] for r in rows if r.get("request_hash")))
+    }
+    found["base model"] = ", ".join(f"{key} {value}" for key, value in (rows[0].get("recipe") or {}).items())
+    found["device"] = rows[0].get("device") or ""
+    return {name: value for name, value in found.items() if value}
 
 
 def _options(line: Line) -> dict[str, Any]:

@@ -9,10 +9,10 @@ from scipy.stats import rankdata
 
 from gunlearn.attribution.study.agreement import recovery
 from gunlearn.attribution.study.study import Study
-from gunlearn.report.plots import COLOURS, MARKERS, add_legend, draw_all, new_figure, panel_grid, plain_text
+from gunlearn.report.plots import COLOURS, MARKERS, WIDTH, add_legend, draw_all, new_figure, panel_grid, plain_text
 
 _POINTS = 1500  # per panel: more make the file large and show nothing new
-_COLUMNS = 3
+_COLUMNS = 2
 
 
 def estimate_scatter(study: Study, ranks: bool = False) -> Figure | None:
@@ -22,7 +22,7 @@ def estimate_scatter(study: Study, ranks: bool = False) -> Figure | None:
         return None
     truth = study.truth.numpy()
     drawn = np.random.default_rng(0).permutation(truth.size)[:_POINTS]
-    figure, panels = panel_grid(len(shown), _COLUMNS, 9.2, 2.9)
+    figure, panels = panel_grid(len(shown), min(_COLUMNS, len(shown)), WIDTH, 2.3)
     style = _style(study)
     for axes, (name, scores) in zip(panels, shown.items(), strict=True):
         x, y = (rankdata(truth), rankdata(scores)) if ranks else (truth, scores)
@@ -45,7 +45,7 @@ def recovery_curves(study: Study) -> Figure | None:
     curves = {name: np.asarray(curve, dtype=float) for name, curve in found.items() if curve[0] is not None}
     if not curves:
         return None
-    figure = new_figure(7.6, 4.2)
+    figure = new_figure(WIDTH, 3.6)
     axes, style = figure.subplots(), _style(study)
     axes.plot(shares, shares / 2 if signed else shares, ls="--", lw=1, color="#000000", label="chance")
     for name, curve in curves.items():
@@ -62,7 +62,7 @@ def cost_against_quality(study: Study) -> Figure | None:
     shown = [row for row in study.rows if row["spearman"] is not None and row["seconds"]]
     if not shown:
         return None
-    figure = new_figure(7.6, 4.2)
+    figure = new_figure(WIDTH, 3.6)
     axes, style = figure.subplots(), _style(study)
     axes.axhline(0, color="#000000", lw=1, ls="--")
     for row in shown:

@@ -27,6 +27,7 @@ _COLUMNS: dict[str, dict[str, Callable[[Any], str]]] = {
         "certified": lambda cls: "can be" if cls.certified else "no",
         "cost": lambda cls: cls.cost,
         "variants": lambda cls: ", ".join(cls.variants),
+        "paper mode": lambda cls: _paper_mode(cls),
         "paper": lambda cls: cls.paper or "baseline",
     },
     "figure": {
@@ -97,6 +98,13 @@ def estimators_table() -> str:
 def losses_table() -> str:
     """Return the markdown table of all losses."""
     return listing_markdown(*listing("loss"))
+
+
+def _paper_mode(cls: Any) -> str:
+    """Return what a method's paper mode was held against; "-" for a method without one."""
+    if not any(label.partition("_")[0] == "paper" for label in cls.variants):
+        return "-"
+    return f"authors' code ({cls.compared})" if cls.compared else "never held against the authors' code"
 
 
 def _linked(text: str) -> str:

@@ -23,7 +23,7 @@ from gunlearn.metrics.untrained import untrained
 from gunlearn.report.table import text_table
 from gunlearn.seed import alone
 from gunlearn.tasks.trial import trial_pass
-from gunlearn.training.result import Result
+from gunlearn.training.result import Result, today
 
 
 class Evaluation(Mapping[str, Any]):
@@ -194,6 +194,7 @@ def evaluate(
             f"{suspicious} Such a result is no evidence of forgetting; retrain under other seeds", stacklevel=2
         )
     own["options"] = result.config
+    drawn = [{**row, "forget": " and ".join(result.partition.forgets), "date": today()} for row in drawn]
     return Evaluation(drawn, problem.figures)
 
 

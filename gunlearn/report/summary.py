@@ -84,6 +84,11 @@ class Line:
             return None
         return Stat(statistics.fmean(there), statistics.stdev(there) if len(there) > 1 else None)
 
+    def mean(self, name: str) -> float | None:
+        """Return the mean of a figure over runs; `None` where no run has it."""
+        found = self.stat(name)
+        return None if found is None else found.mean
+
     def floors(self, name: str, floor_name: str) -> float | None:
         """Return a mean distance in multiples of its mean noise floor, over runs that have both."""
         both = [(row[name], row[floor_name]) for row in self.rows if _had(row, name) and _had(row, floor_name)]
@@ -115,11 +120,12 @@ def summarise(rows: Sequence[Row]) -> list[Line]:
                 line.rows.append(row)
         for line in here.values():
             if line.method not in (*ENDS, "utu"):
-                gaps = _gaps(line, here.values(), "utu", "js_forget")
-                line.behind_utu = bool(gaps) and statistics.fmean(gaps) >= 0
-                line.compared = len(gaps)
-                line.unsure = len(gaps) > 1 and abs(statistics.fmean(gaps)) < ERRORS * _error(gaps)
-                lost = _gaps(line, here.values(), "retrain", headline(line.task)[0].name)
+                ends = {name: [other for other in here.values() if other.method == name] for name in ("utu", "retrain")}
+                found = gaps(line, ends["utu"], "js_forget")
+                line.behind_utu = bool(found) and statistics.fmean(found) >= 0
+                line.compared = len(found)
+                line.unsure = within_noise(found)
+                lost = gaps(line, ends["retrain"], headline(line.task)[0].name)
                 line.fails = bool(lost) and -statistics.fmean(lost) > LOSS
         lines += here.values()
     return lines
@@ -132,21 +138,21 @@ def _names(groups: Sequence[Sequence[Row]]) -> list[str | None]:
     return [", ".join(filter(None, [first.get("dataset"), *m])) or None for first, m in zip(firsts, more, strict=True)]
 
 
-def _error(values: Sequence[float]) -> float:
-    """Return the standard error of the mean of at least two values."""
-    return statistics.stdev(values) / math.sqrt(len(values))
+def within_noise(values: Sequence[float]) -> bool:
+    """Return whether the mean of differences is less than `ERRORS` standard errors from 0; false for one of them."""
+    if len(values) < 2:
+        return False
+    return abs(statistics.fmean(values)) < ERRORS * statistics.stdev(values) / math.sqrt(len(values))
 
 
-def _gaps(line: Line, lines: Iterable[Line], method: str, name: str) -> list[float]:
-    """Return the differences of a figure to a method's: seed by seed, or to its mean without a common seed."""
-    theirs = {
-        row.get("seed"): row[name] for other in lines if other.method == method for row in other.rows if _had(row, name)
-    }
+def gaps(line: Line, others: Iterable[Line], name: str) -> list[float]:
+    """Return the differences of a figure to that of others: seed by seed, or to its mean without a common seed."""
+    theirs = {row.get("seed"): row[name] for other in others for row in other.rows if _had(row, name)}
     mine = [(row.get("seed"), row[name]) for row in line.rows if _had(row, name)]
-    gaps = [value - theirs[seed] for seed, value in mine if seed in theirs]
-    if not gaps and theirs:
-        gaps = [value - sum(theirs.values()) / len(theirs) for _, value in mine]
-    return gaps
+    found = [value - theirs[seed] for seed, value in mine if seed in theirs]
+    if not found and theirs:
+        found = [value - sum(theirs.values()) / len(theirs) for _, value in mine]
+    return found
 
 
 def _had(row: Row, name: str) -> bool:

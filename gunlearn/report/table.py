@@ -80,12 +80,11 @@ def comparison(lines: Sequence[Line], figures: Sequence[Figure] = (), floor_on: 
     head = [*named, "method", "mode", "runs"]
     body = []
     for line in lines:
-        marks = "".join(mark for mark, there in _marks(line).items() if there)
         runs = f"{len(line.rows)} of {line.runs}" if line.failed else str(len(line.rows))
         row = [str(line.dataset or ABSENT)] if named else []
-        row += [f"{line.method} {marks}".rstrip(), line.mode, runs]
+        row += [f"{line.method} {marks_of(line)}".rstrip(), line.mode, runs]
         body.append(row + [_cell(line, figure, floor_on) for figure in shown])
-    used = {mark for line in lines for mark, there in _marks(line).items() if there}
+    used = {mark for line in lines for mark in marks_of(line)}
     texts = {MARK: BEHIND, WITHIN_NOISE: NOT_TOLD, FAILS: FAILED}
     texts |= {SAME_WEIGHTS: KEPT, TOO_NEAR: NEARER, AT_CHANCE: CHANCE}
     notes = []
@@ -108,9 +107,9 @@ def _grouped(lines: Sequence[Line], field: str) -> list[str]:
     return [f"{', '.join(names)}: {said}" for said, names in who.items()]
 
 
-def _marks(line: Line) -> dict[str, bool]:
-    """Return which marks a line has."""
-    return {
+def marks_of(line: Line) -> str:
+    """Return the marks of a line, `"*!"`."""
+    marks = {
         MARK: line.behind_utu,
         WITHIN_NOISE: line.unsure,
         FAILS: line.fails,
@@ -118,6 +117,7 @@ def _marks(line: Line) -> dict[str, bool]:
         TOO_NEAR: bool(line.said("suspicious")),
         AT_CHANCE: bool(line.said("untrained")),
     }
+    return "".join(mark for mark, there in marks.items() if there)
 
 
 def columns(lines: Sequence[Line], figures: Sequence[Figure] = ()) -> list[Figure]:

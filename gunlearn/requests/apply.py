@@ -95,7 +95,7 @@ def _without_edges(graph: TrainingGraph, selection: Selection) -> tuple[Data, se
     for name, value in compressed.items():
         if value is not data[name]:
             retain[name] = value
-    retain.edge_index = graph.edge_index[:, ~forget_mask]
+    retain.edge_index = select_entries(graph.edge_index, ~forget_mask, 1)
 
     # After the loop above: an edge_label as long as edge_index goes with edge_label_index all the same.
     as_lists = [*found, *(NamedList(name, ids[None], 0) for name, ids in positions.items())]

@@ -61,7 +61,7 @@ class Request(ABC):
         if not named.forgets:
             raise EmptyForgetSetError(f"Expected {type(self).__name__} to forget something (got nothing)")
         selection = named.closed(graph)
-        if bool(selection.edges.all()):
+        if selection.columns.numel() == graph.num_columns:
             raise InvalidRequestError(
                 f"Expected {type(self).__name__} to leave something to retain (got all {graph.num_edges} training "
                 "edges)"

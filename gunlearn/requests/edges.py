@@ -7,11 +7,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from gunlearn.core.sorting import places
 from gunlearn.errors import EmptyForgetSetError, InvalidRequestError
 from gunlearn.requests.draw import REGIONS, draw_edges
 from gunlearn.requests.ids import RequestByArguments, check_in_range, check_unique, show_columns, skipped
 from gunlearn.requests.names import Names, check_numbering, rows_by_name
-from gunlearn.requests.selection import Selection
+from gunlearn.requests.selection import Selection, mask_of
 from gunlearn.requests.training_graph import TrainingGraph
 
 _OF_DRAWS = ("region", "protocol", "by")
@@ -106,7 +107,7 @@ class ForgetEdges(RequestByArguments):
             raise InvalidRequestError(f"Expected data with 'edge_type' for edge_type={self.edge_type} (got none)")
         if self.edge_index is not None:
             rows, unknown = self._rows(graph)
-            edges, told = _named_edges(graph, rows, self.edge_type, self.missing)
+            columns, told = _named_edges(graph, rows, self.edge_type, self.missing)
             told = "; ".join(filter(None, (skipped(rows.size(1) + unknown, self.noun, unknown, 0), told)))
         elif self.edge_ids is not None:
             check_in_range(self.edge_ids, graph.num_columns, "'edge_ids'")
@@ -114,10 +115,10 @@ class ForgetEdges(RequestByArguments):
             if self.missing == "error":
                 check_unique(ids, "id")
             told = skipped(ids.numel(), self.noun, 0, ids.numel() - ids.unique().numel())
-            edges = graph.edge_of_column[ids.unique().to(graph.edge_index.device)]
+            columns = ids.unique().to(graph.edge_index.device)
         else:
-            edges = draw_edges(self, graph, scores)
-        return Selection.of(graph, graph.columns_of(edges), skipped=told)
+            return Selection.of(graph, graph.columns_of(draw_edges(self, graph, scores)), skipped=told)
+        return Selection.of(graph, mask_of(graph, graph.with_copies(columns)), skipped=told)
 
     def _rows(self, graph: TrainingGraph) -> tuple[Tensor, int]:
         """Return the named pairs as row numbers, `[2, F]`, and how many were skipped."""
@@ -125,29 +126,33 @@ class ForgetEdges(RequestByArguments):
             return rows_by_name(graph.data, self.edge_index, self.missing)
 
         def both(by_id: Tensor) -> bool:
-            known = graph.pair_key(graph.edge_index)
-            return all(bool(torch.isin(graph.pair_key(pairs), known).all()) for pairs in (self.edge_index, by_id))
+            return all(bool(_are_pairs(graph, pairs).all()) for pairs in (self.edge_index, by_id))
 
         check_numbering(graph.data, self.edge_index, self.by_id, both)
         return self.edge_index, 0
 
 
+def _are_pairs(graph: TrainingGraph, pairs: Tensor) -> Tensor:
+    """Return which pairs `[2, k]` are edges, of any relation, in either direction of an undirected graph."""
+    pairs = pairs.to(graph.edge_index.device)
+    ahead = graph.is_edge(pairs)
+    return ahead | graph.is_edge(pairs.flip(0)) if graph.is_undirected else ahead
+
+
 def _named_edges(
     graph: TrainingGraph, edge_index: Tensor, edge_type: int | None, if_missing: str
 ) -> tuple[Tensor, str]:
-    """Return the numbers of the edges that `edge_index` names, and which columns were skipped, in words.
+    """Return columns of the edges that `edge_index` names, `[n]`, and which of these were skipped, in words.
 
     An undirected edge may be named in both directions.
     """
     named = edge_index.to(graph.edge_index.device)
     if if_missing == "ignore":
         check_in_range(named.flatten(), graph.num_nodes, "nodes of edges")
-    if edge_type is None and graph.edge_type is not None:  # all relations between the pair
-        key, columns = graph.pair_key(named), graph.pair_key(graph.edge_index)
-        edges = torch.where(torch.isin(key, columns), key, -1)
-        found = graph.edge_of_column[torch.isin(columns, key)].unique()
+    if edge_type is None:  # all relations between the pair
+        edges = torch.where(_are_pairs(graph, named), graph.pair_key(named), -1)
     else:
-        edges = found = graph.find(named, edge_type)
+        edges = graph.find(named, edge_type)
     missing = named[:, edges < 0]
     if missing.numel():
         _refuse_held_out(graph, missing)
@@ -160,16 +165,26 @@ def _named_edges(
             raise EmptyForgetSetError(
                 f"Expected an edge that is still in the graph (got none of {named.size(1)} named)"
             )
-        named, edges, found = named[:, edges >= 0], edges[edges >= 0], found[found >= 0]
+        named, edges = named[:, edges >= 0], edges[edges >= 0]
     # Both directions of an undirected edge are PyG's way to write it; the same column twice is a mistake.
-    _, column_of, counts = (2 * edges + (named[0] > named[1])).unique(return_inverse=True, return_counts=True)
+    one_each = torch.stack([edges, (named[0] > named[1]).long()])
+    _, column_of, counts = one_each.unique(dim=1, return_inverse=True, return_counts=True)
     repeated = int((counts - 1).sum())
     if repeated and if_missing == "error":
         raise InvalidRequestError(
             f"Expected each edge once (got {repeated} repeated columns, of "
             f"{show_columns(named[:, counts[column_of] > 1])}); missing='ignore' skips them"
         )
-    return found, skipped(edge_index.size(1), "edge", missing.size(1), repeated)
+    return _columns(graph, named, edges, edge_type), skipped(edge_index.size(1), "edge", missing.size(1), repeated)
+
+
+def _columns(graph: TrainingGraph, named: Tensor, edges: Tensor, edge_type: int | None) -> Tensor:
+    """Return columns `[n]` of edges: of pairs `[2, k]` with keys `edges`, or by these numbers under a relation."""
+    if edge_type is not None:
+        return graph.first_column[edges]
+    if graph.index is not None:
+        return graph.columns_joining(named)
+    return places(torch.isin(graph.pair_key(graph.edge_index), edges))
 
 
 def _refuse_held_out(graph: TrainingGraph, missing: Tensor) -> None:

@@ -7,6 +7,7 @@ import warnings
 import torch
 from torch import Tensor
 
+from gunlearn.core.large_pages import large_copy
 from gunlearn.errors import InvalidRequestError
 from gunlearn.requests.selection import Selection
 
@@ -89,7 +90,7 @@ def without_features(x: Tensor, blocks: tuple[tuple[Tensor, Tensor | None], ...]
     A block is node ids `[k]` and columns `[c]`, `None` for all columns.
     """
     if x.layout == torch.strided:
-        x = x.clone()
+        x = large_copy(x)
         for nodes, columns in blocks:
             x[nodes if columns is None else (nodes[:, None], columns[None, :])] = 0
         return x

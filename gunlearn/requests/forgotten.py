@@ -21,12 +21,14 @@ class Forgotten:
     Attributes:
         graph: the whole graph.
         edges: mask `[E]` of the columns of `edge_index` that go.
+        columns: these columns, ascending `[k]`.
         nodes: ids of the nodes that go.
         reading: the columns of triples that are the ends, where another list of the same data has shown it.
     """
 
     def __init__(self, graph: TrainingGraph, selection: Selection) -> None:
         self.graph, self.edges, self.nodes = graph, selection.edges, selection.nodes
+        self.columns = selection.columns
         self.reading: tuple[int, int] | None = None
 
     @cached_property
@@ -34,9 +36,14 @@ class Forgotten:
         """The key of each column, `[E]`; see `TrainingGraph.ordered_key`."""
         return self.graph.ordered_key(self.graph.edge_index)
 
+    @cached_property
+    def gone_key(self) -> Tensor:
+        """The key of each column that goes, `[k]`."""
+        return self.graph.ordered_key(self.graph.edge_index[:, self.columns])
+
     def is_edge(self, ids: Tensor) -> Tensor:
         """Return which pairs `[2, k]` are edges in this direction, of any relation."""
-        return is_among(self.graph.ordered_key(ids), self.key)
+        return self.graph.is_edge(ids)
 
     def ends_go(self, ids: Tensor) -> Tensor:
         """Return which columns of ids `[n, k]` hold a node that goes."""
@@ -52,7 +59,7 @@ class Forgotten:
         or of each `[k]`) is given.
         """
         key, device = self.graph.ordered_key(ids), self.edges.device
-        gone = is_among(key, self.key[self.edges])
+        gone = is_among(key, self.gone_key)
         if not bool(gone.any()):
             return gone.to(ids.device), False
         if isinstance(relation, Tensor):

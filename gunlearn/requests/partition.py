@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,7 +32,6 @@ class Partition:
             forgotten nodes included.
         forget_edge_index: `[2, num_forget]`, one column per forgotten edge in order of first occurrence; row <= col if
             undirected.
-        retain_edge_index: `[2, num_retain]`, the other edges, likewise.
         forget_nodes: sorted ids `[k]` of forgotten nodes, those of forgotten graphs included.
         forget_features: forgotten blocks of feature entries: node ids `[k]`, and columns `[c]` or `None` for all.
         forget_graphs: sorted ids `[k]` of forgotten graphs of a batch.
@@ -40,6 +40,7 @@ class Partition:
         request_hash: 16 hex digits of the content (kind, number of nodes, all that is forgotten) under the owner's key,
             see `gunlearn.core.owner_key`: nobody else can try out what was forgotten.
         skipped: named things that were skipped, in words; see `missing` of the requests.
+        graph: the edges of `data`.
     """
 
     data: Data
@@ -47,7 +48,6 @@ class Partition:
     forgets: tuple[str, ...]
     forget_mask: Tensor
     forget_edge_index: Tensor
-    retain_edge_index: Tensor
     forget_nodes: Tensor
     forget_features: tuple[tuple[Tensor, Tensor | None], ...]
     forget_graphs: Tensor
@@ -55,28 +55,39 @@ class Partition:
     is_undirected: bool
     request_hash: str
     skipped: str = ""
+    graph: TrainingGraph = field(kw_only=True)
 
     @classmethod
     def of(cls, kind: str, graph: TrainingGraph, selection: Selection, forgets: tuple[str, ...]) -> Partition:
         """Split `graph` by a closed selection (`Selection.closed`)."""
-        pairs, chosen = graph.pairs, selection.edges[graph.first_column]
-        order = graph.first_column.argsort()
-        in_order, chosen_in_order = pairs[:, order], chosen[order]
+        columns = selection.columns
+        relation = None if graph.edge_type is None else graph.edge_type[columns]
+        keys, number = graph.edge_key(graph.edge_index[:, columns], relation).unique(return_inverse=True)
+        first = torch.full_like(keys, graph.num_columns).scatter_reduce_(0, number, columns, "amin")
+        retain_data = data_without(graph, selection)
+        graph.hand_on(retain_data, columns, torch.cat([selection.nodes, *(ids for ids, _ in selection.features)]))
         return cls(
             data=graph.data,
             kind=kind,
             forgets=forgets,
             forget_mask=selection.edges,
-            forget_edge_index=in_order[:, chosen_in_order],
-            retain_edge_index=in_order[:, ~chosen_in_order],
+            forget_edge_index=graph.ends(keys)[:, first.argsort()],
             forget_nodes=selection.nodes,
             forget_features=selection.features,
             forget_graphs=selection.graphs,
-            retain_data=data_without(graph, selection),
+            retain_data=retain_data,
             is_undirected=graph.is_undirected,
-            request_hash=_hash(kind, graph, selection, pairs[:, chosen], chosen),
+            request_hash=_hash(kind, graph, selection, keys),
             skipped=selection.skipped,
+            graph=graph,
         )
+
+    @cached_property
+    def retain_edge_index(self) -> Tensor:
+        """The edges that stay, as `forget_edge_index`: `[2, num_retain]`."""
+        graph = self.graph
+        stays = ~self.forget_mask[graph.first_column]
+        return graph.pairs[:, stays][:, graph.first_column[stays].argsort()]
 
     @property
     def num_forget(self) -> int:
@@ -147,12 +158,12 @@ def ids_hash(kind: str, size: int, sorted_ids: Tensor, more: bytes = b"") -> str
     return keyed_hash(f"{kind}:{size}:{sorted_ids.numel()}:".encode() + ids + more, "request")
 
 
-def _hash(kind: str, graph: TrainingGraph, selection: Selection, pairs: Tensor, chosen: Tensor) -> str:
-    """Hash the pairs of forgotten edges and, where there are any, nodes, graphs, features and relations."""
+def _hash(kind: str, graph: TrainingGraph, selection: Selection, keys: Tensor) -> str:
+    """Hash the pairs of forgotten edges (sorted keys) and, where there are any, nodes, graphs, features, relations."""
     more = b""
     if graph.edge_type is not None:
-        more += ids_hash("edge_type", graph.num_relations, graph.relation[chosen]).encode()
+        more += ids_hash("edge_type", graph.num_relations, keys % graph.num_relations).encode()
     if more or selection.nodes.numel() or selection.features:
         for ids in (selection.nodes, selection.graphs, *(ids for block in selection.features for ids in block)):
             more += b"|all" if ids is None else f"|{ids.numel()}:".encode() + ids.cpu().numpy().astype("<i8").tobytes()
-    return ids_hash(kind, graph.num_nodes, pairs, more)
+    return ids_hash(kind, graph.num_nodes, graph.ends(keys), more)

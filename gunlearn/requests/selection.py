@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from gunlearn.core.sorting import places
 from gunlearn.requests.training_graph import TrainingGraph
 
 
@@ -32,8 +34,12 @@ class Selection:
     @classmethod
     def of(cls, graph: TrainingGraph, edges: Tensor | None = None, **parts: Any) -> Selection:
         """Return a selection from a graph, by default of no edges."""
-        none = torch.zeros(graph.num_columns, dtype=torch.bool, device=graph.edge_index.device)
-        return cls(none if edges is None else edges, **parts)
+        return cls(mask_of(graph, graph.edge_index[0, :0]) if edges is None else edges, **parts)
+
+    @cached_property
+    def columns(self) -> Tensor:
+        """The columns where `edges` is true, ascending `[k]`."""
+        return places(self.edges)
 
     def __or__(self, other: Selection) -> Selection:
         return Selection(
@@ -48,7 +54,7 @@ class Selection:
     def forgets(self) -> tuple[str, ...]:
         """The kinds of things that are selected, among `"edges"`, `"nodes"`, `"features"`, `"graphs"`."""
         named = {
-            "edges": bool(self.edges.any()),
+            "edges": self.columns.numel(),
             "nodes": self.nodes.numel(),
             "features": any(ids.numel() for ids, _ in self.features),
             "graphs": self.graphs.numel(),
@@ -64,9 +70,9 @@ class Selection:
         nodes, graphs = self.nodes.to(device).unique(), self.graphs.to(device).unique()
         if graphs.numel():
             nodes = torch.cat([nodes, torch.isin(graph.data.batch, graphs).nonzero().view(-1)]).unique()
-        edges = graph.columns_of(graph.edge_of_column[self.edges])
-        if nodes.numel():  # not by a mask over all nodes, of which there may be very many
-            edges = edges | torch.isin(graph.edge_index, nodes).any(dim=0)
+        gone = graph.with_copies(self.columns) if self.columns.numel() else self.columns
+        if nodes.numel():
+            gone = torch.cat([gone, graph.columns_at(nodes)]).unique()
         blocks: dict[bytes | None, tuple[list[Tensor], Tensor | None]] = {}
         for ids, columns in self.features:
             columns = None if columns is None else columns.to(device).unique()
@@ -78,7 +84,14 @@ class Selection:
             ids = ids[~torch.isin(ids, nodes)]
             if ids.numel():
                 merged.append((ids, blocks[key][1]))
+        edges = mask_of(graph, gone)
         return replace(self, edges=edges, nodes=nodes, features=tuple(merged), graphs=graphs)
+
+
+def mask_of(graph: TrainingGraph, columns: Tensor) -> Tensor:
+    """Return the mask `[E]` of some columns `[k]` of a graph's `edge_index`."""
+    none = torch.zeros(graph.num_columns, dtype=torch.bool, device=graph.edge_index.device)
+    return none.index_fill_(0, columns, True)
 
 
 def k_hop_mask(edge_index: Tensor, start: Tensor, num_nodes: int, num_hops: int, both_ways: bool = True) -> Tensor:

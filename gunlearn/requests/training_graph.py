@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
 from gunlearn.core.detached import detached
-from gunlearn.core.sorting import unique, unique_inverse
+from gunlearn.core.sorting import places, unique, unique_inverse
 from gunlearn.errors import InvalidRequestError, InvalidTypeError
-from gunlearn.requests.pair_keys import MAX_NUM_NODES, pair_key
+from gunlearn.requests.pair_index import PairIndex
+from gunlearn.requests.pair_keys import MAX_NUM_NODES, is_among, pair_key
+from gunlearn.requests.prepared import facts_of, hand_on, memory_of
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
@@ -31,20 +34,21 @@ class TrainingGraph:
     `(v, u)` of its reverse are one edge, in the direction of the relation with the smaller number. See
     `reverse_relations`.
 
+    What takes a sort is computed when it is first asked for, and kept with prepared data (`gunlearn.prepare`).
+
     Args:
         data: a PyG `Data` whose `edge_index` (`[2, E]`) is the message graph of the training edges.
 
     Attributes:
         num_columns: columns of `data.edge_index`.
-        num_edges: distinct edges.
-        edge_of_column: number of the edge that each column belongs to, `[E]`.
-        first_column: first column of each edge, `[num_edges]`.
+        index: where columns are, by their ends; `None` with relations, or with too many nodes for a key per pair.
         forward: the number under which each relation's edges stand, `[num_relations]`: its own, or its reverse's.
         is_undirected: every relation is symmetric or has a reverse.
 
     Raises:
         InvalidTypeError: `data` is no `Data`.
         InvalidRequestError: no edges, or an invalid edge_index.
+        ChangedDataError: `data` was prepared and has changed since.
     """
 
     def __init__(self, data: Data) -> None:
@@ -52,36 +56,67 @@ class TrainingGraph:
         if not hasattr(type(data), "is_edge_attr"):
             got = "independent items, which ForgetItems names" if isinstance(data, dict) else type(data).__name__
             raise InvalidTypeError(f"Expected a graph, a torch_geometric.data.Data, for this request (got {got})")
+        self._memory: dict[str, Any] = memory_of(data)
         self.data = detached(data)
         self.edge_index = pair_tensor(data, "edge_index")
         if self.edge_index.size(1) == 0:
             raise InvalidRequestError("Expected 'data.edge_index' to hold training edges (got none)")
-        self.num_nodes = int(data.num_nodes)
-        check_node_ids(self.edge_index, self.num_nodes, "data.edge_index")
+        self.num_nodes, self.num_columns = int(data.num_nodes), self.edge_index.size(1)
+        self._once("checked", lambda: check_node_ids(self.edge_index, self.num_nodes, "data.edge_index"))
 
-        self._nodes = self.edge_index.unique() if self.num_nodes > MAX_NUM_NODES else None
+        self._nodes = self._once("nodes", self.edge_index.unique) if self.num_nodes > MAX_NUM_NODES else None
         self.num_local = self.num_nodes if self._nodes is None else self._nodes.numel()
-        self.edge_type = relation_tensor(data, self.edge_index.size(1))
+        self.edge_type = relation_tensor(data, self.num_columns)
         self.num_relations = 1 if self.edge_type is None else int(self.edge_type.max()) + 1
         if self.num_local**2 * self.num_relations >= 2**63:
             raise InvalidRequestError(
-                f"Expected nodes^2 x relations below 2^63 (got {self.num_local} and {self.num_relations})"
+                f"Expected nodes^2 x relations below 2^63, so that a number names an edge (got {self.num_local} and "
+                f"{self.num_relations}); keep the part of the graph that the request can reach, with fewer nodes "
+                "(torch_geometric.utils.k_hop_subgraph), or join relations"
             )
-        self.forward, self.turn = relations_and_reverses(self)
+        indexed = self.edge_type is None and self._nodes is None
+        build = lambda: PairIndex.of(self.edge_index, self.num_nodes)  # noqa: E731
+        self.index: PairIndex | None = self._once("index", build) if indexed else None
+        self.forward, self.turn = self._once("relations", lambda: relations_and_reverses(self))
         self.is_undirected = bool((self.turn != DIRECTED).all())
-        keys = self._edge_key(self.edge_index, self.edge_type)
-        self._keys, self.edge_of_column = unique_inverse(keys)
-        self.num_columns, self.num_edges = keys.numel(), self._keys.numel()
-        columns = torch.arange(self.num_columns, device=keys.device)
+
+    def _once(self, name: str, build: Callable[[], Any]) -> Any:
+        if name not in self._memory:
+            self._memory[name] = build()
+        return self._memory[name]
+
+    @property
+    def _sorted(self) -> tuple[Tensor, Tensor]:
+        """Return the key of each edge, ascending, and the number of the edge of each column."""
+        return self._once("edges", lambda: unique_inverse(self.edge_key(self.edge_index, self.edge_type)))
+
+    @property
+    def _keys(self) -> Tensor:
+        return self._sorted[0]
+
+    @property
+    def num_edges(self) -> int:
+        """Number of distinct edges."""
+        return self._keys.numel()
+
+    @property
+    def edge_of_column(self) -> Tensor:
+        """Number of the edge that each column belongs to, `[E]`."""
+        return self._sorted[1]
+
+    @property
+    def first_column(self) -> Tensor:
+        """First column of each edge, `[num_edges]`."""
+        columns = torch.arange(self.num_columns, device=self.edge_index.device)
         first = torch.full_like(self._keys, self.num_columns)
-        self.first_column = first.scatter_reduce_(0, self.edge_of_column, columns, "amin")
+        return self._once("first", lambda: first.scatter_reduce_(0, self.edge_of_column, columns, "amin"))
 
     def ordered_key(self, edge_index: Tensor) -> Tensor:
         """Return one integer per ordered pair of nodes, `[n]`; -1 where one is out of range."""
         edge_index = edge_index.to(self.edge_index.device)
         return pair_key(edge_index if self._nodes is None else self.local(edge_index), self.num_local)
 
-    def _edge_key(self, edge_index: Tensor, relation: Tensor | int | None) -> Tensor:
+    def edge_key(self, edge_index: Tensor, relation: Tensor | int | None) -> Tensor:
         """Return one integer per edge, the same for both of its directions."""
         index = 0 if relation is None else torch.as_tensor(relation).clamp(0, self.num_relations - 1)
         forward, turn = self.forward[index], self.turn[index]
@@ -92,7 +127,11 @@ class TrainingGraph:
     @property
     def pairs(self) -> Tensor:
         """End points of each edge, `[2, num_edges]`, sorted; row <= col where a relation is its own reverse."""
-        pair = self._keys // self.num_relations
+        return self.ends(self._keys)
+
+    def ends(self, key: Tensor) -> Tensor:
+        """Return the end points of edges by their keys `[k]`, `[2, k]`."""
+        pair = key // self.num_relations
         pairs = torch.stack([pair // self.num_local, pair % self.num_local])
         return pairs if self._nodes is None else self._nodes[pairs]
 
@@ -133,7 +172,7 @@ class TrainingGraph:
         if relation is not None:
             relation = torch.as_tensor(relation, device=edge_index.device)
             inside = inside & (relation >= 0) & (relation < self.num_relations)
-        keys = self._edge_key(edge_index, relation)
+        keys = self.edge_key(edge_index, relation)
         position = torch.searchsorted(self._keys, keys.contiguous()).clamp_(max=self.num_edges - 1)
         return torch.where(inside & (self._keys[position] == keys), position, -1)
 
@@ -147,6 +186,44 @@ class TrainingGraph:
         none = torch.zeros(self.num_edges, dtype=torch.bool, device=self.edge_index.device)
         return none.index_fill_(0, edges, True)[self.edge_of_column]
 
+    def columns_joining(self, edge_index: Tensor) -> Tensor:
+        """Return the columns `[n]`, ascending, of the edges between pairs `[2, k]`; needs an `index`."""
+        index, ends = cast(PairIndex, self.index), edge_index.to(self.edge_index.device)
+        ends = torch.cat([ends, ends.flip(0)], dim=1) if self.is_undirected else ends
+        return index.columns_of(ends).sort().values
+
+    def with_copies(self, columns: Tensor) -> Tensor:
+        """Return all columns `[n]`, ascending, of the edges of some columns `[k]`."""
+        if self.index is not None:
+            return self.columns_joining(self.edge_index[:, columns])
+        return places(self.columns_of(self.edge_of_column[columns]))
+
+    def columns_at(self, nodes: Tensor) -> Tensor:
+        """Return the columns `[n]`, ascending, with an end among distinct ascending `nodes` `[k]`."""
+        if self.index is not None:
+            return torch.cat([self.index.leaving(nodes)[0], self.index.arriving(nodes)[0]]).unique()
+        return places(torch.isin(self.edge_index, nodes).any(dim=0))  # there may be very many nodes
+
+    def hand_on(self, retain: Data, columns: Tensor, rows: Tensor) -> None:
+        """Prepare what a request leaves, where `data` is prepared.
+
+        Args:
+            retain: that.
+            columns: the columns that go, ascending `[k]`; of each edge all.
+            rows: the nodes that lose features, `[n]`.
+        """
+        if facts_of(self.data) is None:
+            return
+        index = None if self.index is None else self.index.without(columns, self.edge_index)
+        hand_on(self.data, retain, rows, {"checked": None} | ({} if index is None else {"index": index}))
+
+    def is_edge(self, edge_index: Tensor) -> Tensor:
+        """Return which pairs `[2, k]` are edges in this direction, of any relation, boolean `[k]`."""
+        if self.index is not None:
+            return self.index.contains(edge_index.to(self.edge_index.device))
+        keys = self._once("pairs", lambda: self.ordered_key(self.edge_index))
+        return is_among(self.ordered_key(edge_index), keys)
+
 
 def relations_and_reverses(graph: TrainingGraph) -> tuple[Tensor, Tensor]:
     """Return the number that the edges of each relation go by, and how their pairs are turned, `[num_relations]` both.
@@ -155,10 +232,14 @@ def relations_and_reverses(graph: TrainingGraph) -> tuple[Tensor, Tensor]:
     PyG's `to_homogeneous` do) and one is the other's `rev_*`, or where one holds the other's pairs flipped. They go by
     the smaller number, and pairs of the larger one are turned.
     """
+    device = graph.edge_index.device
+    if graph.index is not None:
+        one = DIRECTED if graph.index.one_way else SYMMETRIC
+        return torch.tensor([0], device=device), torch.tensor([one], device=device)
     ahead, back = graph.ordered_key(graph.edge_index), graph.ordered_key(graph.edge_index.flip(0))
     if graph.edge_type is None:
         one = SYMMETRIC if same_both_ways(ahead, back) else DIRECTED
-        return torch.tensor([0], device=ahead.device), torch.tensor([one], device=ahead.device)
+        return torch.tensor([0], device=device), torch.tensor([one], device=device)
     prints, turned = (_fingerprints(pair, graph.edge_type, graph.num_relations) for pair in (ahead, back))
     symmetric = [a == b for a, b in zip(prints, turned, strict=True)]
     reverse = _named_reverses(graph)
@@ -172,7 +253,7 @@ def relations_and_reverses(graph: TrainingGraph) -> tuple[Tensor, Tensor]:
         forward[relation] = min(relation, other)
         if not (symmetric[relation] and symmetric[other]):
             turn[relation] = FORWARD if relation < other else REVERSE
-    return torch.tensor(forward, device=ahead.device), torch.tensor(turn, device=ahead.device)
+    return torch.tensor(forward, device=device), torch.tensor(turn, device=device)
 
 
 def _named_reverses(graph: TrainingGraph) -> dict[int, int]:

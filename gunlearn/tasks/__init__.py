@@ -13,6 +13,7 @@ _HOMES = {
     "gunlearn.tasks.named": ("TASKS", "as_task"),
     "gunlearn.tasks.graph.negatives": ("NegativeSampler",),
     "gunlearn.tasks.graph.node_classification": ("NodeClassification", "NodeItems", "NodeParts"),
+    "gunlearn.tasks.graph.prepare": ("prepare",),
     "gunlearn.tasks.graph.random_nodes": ("RandomNodeParts",),
     "gunlearn.tasks.sampling": ("ShuffledBatches", "StratifiedSampler"),
     "gunlearn.tasks.graph.splits": ("graph_split", "link_split", "node_split"),

@@ -66,7 +66,11 @@ class Parts(ABC):
         names: the parts of this problem, each with a description.
         data: what the model reads (the message graph, for a graph task).
         joint: `data` also holds the forgotten items' part of the original graph, beside the retained graph.
-        retained: what the model reads instead of `data` where no forgotten item is read; `None` for `data`.
+        retained: what the model reads instead of `data` where no part of `outside` is read; `None` for `data`. Its rows
+            come first in `data`.
+        outside: the parts that may hold items that `retained` lacks.
+        apart: steps that read forgotten items alone read the original part of `data` alone. Dropout then draws other
+            numbers than over all of `data`, which is why it is not the rule.
         draws: by part, the function that says which items a step reads; `None` where items can only be read all at
             once.
     """
@@ -75,6 +79,8 @@ class Parts(ABC):
     data: Data
     joint: bool = False
     retained: Data | None = None
+    outside: ClassVar[tuple[str, ...]] = ("forget",)
+    apart: ClassVar[bool] = False
     draws: dict[str, Draw] | None = None
 
     @abstractmethod

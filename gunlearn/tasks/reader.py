@@ -35,7 +35,7 @@ class Reader:
         `needed` names the parts that this step's objective reads, of all sampled `items`; `None` for all.
         """
         parts = self.parts
-        if parts.retained is not None and needed is not None and "forget" not in needed:
+        if parts.retained is not None and needed is not None and not set(parts.outside) & set(needed):
             return parts.retained, items, None
         return parts.data, items, None
 

@@ -7,6 +7,7 @@ import json
 import platform
 import warnings
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from os import PathLike
@@ -269,6 +270,11 @@ def _check_architecture(model: nn.Module, saved: dict[str, Any], made_by: dict[s
 def versions() -> dict[str, str]:
     """Return the versions of python and of the packages that a figure depends on."""
     return dict(_versions())
+
+
+def today() -> str:
+    """Return the date in universal time, `2026-01-31`: without an hour, which no reader of a record needs."""
+    return datetime.now(timezone.utc).date().isoformat()
 
 
 @cache

@@ -163,7 +163,7 @@ CASES = [
             {"fraction": 0.0}, {"fraction": 1.5}, {"margin": -1.0}, {"alpha": NAN}, {"num_hops": 0},
         ),
     ),
-    MethodCase("cognac", "paper", {"epochs": 4}, task="node_classification"),
+    MethodCase("cognac", "paper", {"epochs": 4}, task="node_classification", validates=True, chooses=True),
     MethodCase(
         "gif", trains=False, moves=True,
         bad=(

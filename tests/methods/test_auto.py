@@ -7,6 +7,8 @@ import gunlearn as gu
 from gunlearn.errors import GunlearnError, InvalidInputError
 from gunlearn.methods import Auto, fit_linear_head
 from gunlearn.nn import LinearHead
+from gunlearn.tasks.sampling import BatchOptions
+from gunlearn.training.minimised_loss import training_losses
 from gunlearn.training.training_state import Moment, TrainingState
 from tests.methods.cases import make_data, same_weights, trained_model
 from tests.methods.forgetting import classifier
@@ -81,6 +83,56 @@ def test_an_optimiser_of_ones_own_goes_on(form):
     ):
         with pytest.raises(GunlearnError, match=match):
             gu.unlearn(model, data, request, method, task, **options)
+
+
+@pytest.mark.parametrize(
+    ("request_", "most", "nodes", "brief"),
+    [
+        (gu.ForgetNodes([0]), 1.0, 10, True),
+        (gu.ForgetFeatures([0]), 1.0, 10, True),
+        (gu.ForgetNodes([0]), 0.01, 10, False),  # it touches more
+        (gu.ForgetNodes([0]), 1.0, 100, False),  # a small graph
+        (gu.ForgetNodes(count=11), 1.0, 10, False),
+        (gu.ForgetEdges(count=1), 1.0, 10, False),
+    ],
+)
+def test_a_trace_of_a_large_graph_takes_a_few_steps(request_, most, nodes, brief, monkeypatch):
+    module = "gunlearn.methods.any_task.training_budget"
+    monkeypatch.setattr(f"{module}._TRACE", most)
+    monkeypatch.setattr(f"{module}._MANY", nodes)
+    model, data = classifier()
+    result = gu.unlearn(model, data, request_, "continued_training", "node_classification", training_steps=400)
+    assert (result.epochs + result.notes["passes"] <= 12) is brief
+    unknown = gu.unlearn(model, data, request_, "continued_training", "node_classification")
+    assert (unknown.epochs + unknown.notes["passes"] <= 12) is brief
+    given = gu.unlearn(model, data, request_, "continued_training", "node_classification", steps=20)
+    assert given.epochs == 20  # whoever asks for more gets it
+
+
+@pytest.mark.parametrize(("dropout", "calls"), [(0.0, 2), (0.5, 3)])
+def test_losses_that_nothing_draws_are_not_computed_three_times(dropout, calls):
+    model, data = classifier()
+    counted = Counted(model, dropout)
+    task = gu.tasks.as_task("node_classification")
+    losses = training_losses(counted, data, task, BatchOptions(), 0)
+    assert Counted.calls == calls
+    assert len(losses) == 3
+    assert (losses.unique().numel() == 1) is (dropout == 0.0)
+    Counted.calls = 0
+
+
+class Counted(torch.nn.Module):
+    """A model with dropout on its features, which counts its calls."""
+
+    calls = 0
+
+    def __init__(self, model, dropout):
+        super().__init__()
+        self.model, self.dropout = model, torch.nn.Dropout(dropout)
+
+    def forward(self, x, edge_index):
+        Counted.calls += 1
+        return self.model(self.dropout(x), edge_index)
 
 
 def test_a_missing_checkpoint_is_told_without_the_end():

@@ -16,8 +16,10 @@ import gunlearn as gu
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError, UnsupportedModelError
 from gunlearn.methods import CGU, ScaleGUN, fit_linear_head
 from gunlearn.methods.linear_head.convex import spectral_bound
+from gunlearn.methods.linear_head.kept_states import pushed_state
 from gunlearn.methods.linear_head.propagation import propagated
-from gunlearn.methods.linear_head.push import Pushed, pushed_state
+from gunlearn.methods.linear_head.push import Pushed
+from gunlearn.methods.linear_head.push_all import push_all
 from gunlearn.nn import LinearHead
 from tests.methods.cases import Made
 from tests.methods.heads import dense_features, fitted, gradient, karate, optimum, small_cora, training_rows
@@ -44,6 +46,11 @@ def check_bound(head: LinearHead, result: gu.Result) -> dict[str, float]:
     assert residual <= spent
     assert distance <= spent / strong
     return {"spent": spent, "residual": residual, "distance": distance}
+
+
+def residues_of(state: Pushed) -> list[tuple[float, torch.Tensor]]:
+    """The parts `D^1/2 r_l` of the features' error, with the largest sums of their coefficients."""
+    return [(c, torch.cat([*state.residue_blocks(level)])) for level, c in enumerate(state.shares(), start=1)]
 
 
 @per_method
@@ -98,7 +105,8 @@ def test_the_papers_variant_certifies_by_a_bound_that_holds() -> None:
         residual, certificate = float(gradient(result.model, result.data).norm()), result.notes["certificate"]
         assert certificate["status"] == "retrained"
         assert residual <= certificate["spent"]
-        residues = pushed_state(result.data, 4, r_max, True)[0].residues(result.data, head.hops)
+        nodes = result.data.train_mask.nonzero().view(-1)
+        residues = residues_of(pushed_state(result.data, nodes, head.hops, r_max, True)[0])
         papers = sum(c * r.abs().sum(dim=0) for c, r in residues).norm()
         over += residual > float((result.model.spent + papers).norm())
     assert over > 0  # control
@@ -225,21 +233,23 @@ def test_pushed_features_equal_power_propagation_within_the_stated_error(
     data_root: Path, r_max: float, hops: tuple[float, ...]
 ) -> None:
     data, every = small_cora(data_root, columns=60), torch.arange(2708)
-    state, stale = Pushed.build(data, len(hops) - 1, r_max, True), 0.0
+    state, stale = push_all(data, every, hops, r_max, True), 0.0
     for request in (gu.ForgetNodes(count=3, seed=1), gu.ForgetEdges(count=5, seed=2), gu.ForgetFeatures([4, 90])):
         partition = request.resolve(data)
-        after = state.after(data, partition.retain_data, partition.touched_nodes)
-        exact = propagated(partition.retain_data, every, hops, True)
-        error = after.rows(partition.retain_data, every, hops) - exact
+        retain, touched = partition.retain_data, partition.touched_nodes
+        first = state.hold()[-1].clone()
+        after = state.after(data, retain, data.edge_index[:, partition.forget_mask], touched, every)
+        exact = propagated(retain, every, hops, True)
+        error = after.hold()[-1] - exact
         assert float(error.norm(dim=0).max()) <= np.sqrt(2708) * (len(hops) - 1) * r_max
-        stated = sum(c * float(r.norm()) for c, r in after.residues(partition.retain_data, hops))
+        stated = sum(c * float(r.norm()) for c, r in residues_of(after))
         assert float(error.norm()) <= stated + 1e-12
         # Local: few rows are looked at. Control: the state before is further away than the error allowed.
-        assert after.repaired == partition.touched_nodes.numel()
+        assert after.repaired == touched.numel()
         assert after.pushed <= sum(int(partition.affected_nodes(k).sum()) for k in range(1, len(hops) - 1))
         assert after.pushed < 0.2 * 2708 * (len(hops) - 2)
-        stale = max(stale, float((state.rows(data, every, hops) - exact).norm(dim=0).max()))
-        data, state = partition.retain_data, after
+        stale = max(stale, float((first - exact).norm(dim=0).max()))
+        data, state = retain, after
     assert (stale > np.sqrt(2708) * (len(hops) - 1) * r_max) == (r_max < 1e-3)
     assert float(error.norm()) > 1e-6 or r_max < 1e-3  # lazy pushes do leave something
 
@@ -254,8 +264,10 @@ def test_propagation_goes_on_where_it_was(data_root: Path) -> None:
     assert [note["from_scratch"] for note in notes] == [True, False, False]
     assert all(note["pushed"] + note["repaired"] < 0.2 * note["rows"] for note in notes)
     # Control: features edited in place are seen.
+    nodes = data.train_mask.nonzero().view(-1)
+    assert pushed_state(data, nodes, head.hops, 1e-7, True)[1]
     data.x.mul_(2.0)
-    assert not pushed_state(data, 2, 1e-7, True)[1]
+    assert not pushed_state(data, nodes, head.hops, 1e-7, True)[1]
 
 
 def test_directed_graphs_are_uncertified_by_pushes_alone() -> None:

@@ -14,9 +14,11 @@ from gunlearn.errors import EmptyForgetSetError
 from gunlearn.losses import Objective, Prediction, as_objective
 from gunlearn.methods import run_method
 from gunlearn.methods.base import Problem
-from gunlearn.methods.graph.cognac import Cognac, Contrast, Walk, affected
+from gunlearn.methods.graph.cognac import Cognac, affected
+from gunlearn.methods.graph.contrast import Contrast, Walk
 from gunlearn.methods.graph.entities import forgotten_entities
 from gunlearn.seed import isolated_rng
+from gunlearn.tasks.graph.reading import GraphReader
 from tests.methods.forgetting import classifier, cora, cora_figures, flipped
 from tests.training.callbacks import On
 
@@ -100,7 +102,9 @@ def test_phases_and_their_rates() -> None:
 def test_the_papers_rates_stand_in_a_mode_of_their_own() -> None:
     default, paper = Cognac(), Cognac(mode="paper")
     assert (paper.descent_lr, paper.ascent_lr, paper.temperature, paper.fraction) == (0.015, 0.0025, 4.0, 0.1)
-    assert [paper.phase(epoch) for epoch in range(4)] == ["contrast", "ascent", "descent", "contrast"]
+    cycle = ["contrast", *["ascent", "descent"] * 10]
+    assert [paper.phase(step) for step in range(42)] == cycle * 2
+    assert paper.epochs == 10 * len(cycle)
     assert Cognac(mode="paper", descent_lr=0.1).descent_lr == 0.1
     assert default.descent_lr < paper.descent_lr
     assert (default.label, paper.label) == ("default", "paper")
@@ -163,3 +167,29 @@ def test_the_forgotten_labels_become_less_likely(data_root: Any) -> None:
     # The gap opens; not with the sign flipped, not by fine-tuning alone, and not (the gap before) by doing nothing.
     assert gap > max(before, *(control for control, _ in controls)) + 0.02
     assert kept > accuracy - 0.03
+
+
+def test_a_step_reads_no_graph_that_it_does_not_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, data = classifier()
+    request = gu.ForgetNodes(count=2)
+    sizes: list[int] = []
+
+    class Watch(gu.NodeClassification):
+        def encode(self, model: nn.Module, data: Any) -> Any:
+            if torch.is_grad_enabled():
+                sizes.append(int(data.num_nodes))
+            return super().encode(model, data)
+
+    options = {"epochs": 5, "subgraph": "never"}
+    parts = gu.unlearn(model, data, request, "cognac", Watch(), **options)
+    read, size = list(sizes), data.num_nodes
+    contrast, ascent, *descents = read[-5:]
+    assert contrast > size > ascent
+    assert descents == [size] * 3
+    sizes.clear()
+    # The control reads the joint graph at each step, with the same result.
+    monkeypatch.setattr(GraphReader, "read", lambda self, items, needed=None: (self.parts.data, items, None))
+    whole = gu.unlearn(model, data, request, "cognac", Watch(), **options)
+    assert min(sizes[-5:]) > size
+    for got, want in zip(parts.model.parameters(), whole.model.parameters(), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)

@@ -10,7 +10,8 @@ from torch.nn.functional import cross_entropy, logsigmoid
 
 import gunlearn as gu
 from gunlearn.methods import run_method
-from gunlearn.methods.graph.etr import ETR, erase
+from gunlearn.methods.graph.erasing import erase
+from gunlearn.methods.graph.etr import ETR
 from gunlearn.seed import isolated_rng
 from tests.methods.cases import dense_gcn, make_data, ring, run, same_weights, trained_model, watched
 from tests.methods.forgetting import beyond, classifier, cora, cora_figures

@@ -13,6 +13,7 @@ from gunlearn.errors import CheckpointError, InvalidInputError, InvalidTypeError
 from gunlearn.metrics import EVALUATORS, FIGURES, Figure, figures_of
 from gunlearn.metrics.base import BETTER
 from gunlearn.report import figures_table, markdown_table
+from gunlearn.report.protocol import forgotten_items, in_words_of
 from gunlearn.tasks.named import TASKS
 from tests.metrics.cases import CASES, FigureCase, problem, view_of
 
@@ -70,8 +71,8 @@ def test_every_figure_is_in_rows_tables_and_legend(task: str, tmp_path: Any) -> 
         figure = FIGURES[name]()
         assert (figure.heading in head) == figure.is_column([task])
         if figure.is_column([task]):
-            assert f"{figure.heading}: {figure.legend}" in html
-            assert f"<th>{figure.heading}</th>" in html
+            assert f"{figure.heading}: {in_words_of(figure.legend, forgotten_items(found.rows[0]))}" in html
+            assert f'<th scope="col">{figure.heading}</th>' in html
             assert f"| {figure.heading} |" in markdown_table(found.rows)
     assert set(EVALUATORS[task].headline) <= set(found)
     header = found.save_csv(tmp_path / "rows.csv").read_text().splitlines()[0].split(",")
@@ -99,7 +100,7 @@ def test_a_figure_of_ones_own(tmp_path: Any) -> None:
     assert "certainty" in dict(found)
     assert f"{found['certainty']:.4f}" in str(found)
     html = found.report(tmp_path / "r.html").read_text()
-    assert "<th>certainty</th>" in html
+    assert '<th scope="col">certainty</th>' in html
     assert "certainty: Mean probability of test items' likeliest class. " in unescape(html)
     assert "certainty" in found.save_csv(tmp_path / "rows.csv").read_text().splitlines()[0].split(",")
     again = type(found).load(found.save(tmp_path / "evaluation.json"))

@@ -5,6 +5,7 @@ import xml.etree.ElementTree as ET
 
 import matplotlib
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 import gunlearn as gu
 from gunlearn.attribution import ESTIMATORS
@@ -21,7 +22,8 @@ from gunlearn.report import (
     methods_table,
     text_table,
 )
-from gunlearn.report.plots import PLOTS
+from gunlearn.report.comparison_plots import PLOTS, draw_comparison
+from gunlearn.report.price_plot import cheap_below, placed, price_plot
 from gunlearn.report.summary import summarise
 from tests.bench.cases import RECIPE
 from tests.metrics.cases import problem
@@ -64,14 +66,17 @@ def test_report_is_self_contained(html):
 
 def test_report_has_every_plot_and_method(rows, html):
     drawn = images(html)
-    assert set(drawn) == {words for _, words, _ in PLOTS}
+    first, *others = drawn  # the text of the first picture says where each method stands
+    assert re.search(r"in noise floors .*: retrain 1 at 1 times; utu [\d.]+ at", first)
+    assert others == [words for _, words, _ in PLOTS[1:]]
     for svg in drawn.values():
         assert ET.fromstring(svg).tag.endswith("svg")
     for method in {row["method"] for row in rows}:
-        assert re.search(rf"<td>{method}( \*)?</td>", html)
+        assert re.search(rf'<th scope="row">{method}( [*~!]+)?</th>', html)
     assert rows[0]["request_hash"] in html
     assert rows[0]["versions"]["torch"] in html
     assert "certificate" in html
+    assert rows[0]["date"] in html
 
 
 def test_report_escapes(rows, tmp_path):
@@ -85,6 +90,92 @@ def test_report_is_the_same_twice_and_leaves_matplotlib_alone(rows, html, tmp_pa
     before = dict(matplotlib.rcParams)
     assert grid_report(rows, tmp_path / "r.html").read_text() == html
     assert dict(matplotlib.rcParams) == before
+
+
+def boxes(figure):
+    """Where the legend and every title and axis of a drawn figure lie, in pixels."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    renderer = canvas.get_renderer()
+    shown = [axes for axes in figure.axes if axes.get_visible()]
+    return figure.bbox, figure.legends[0].get_window_extent(renderer), [a.get_tightbbox(renderer) for a in shown]
+
+
+@pytest.mark.parametrize("methods", [("utu",), ("utu", "npo", "finetune")])
+def test_no_legend_lies_over_a_title_and_nothing_is_cut_off(rows, methods):
+    lines = summarise([row for row in rows if row["method"] in ("original", "retrain", *methods)])
+    lines[-1].mode = "default until unseen, and a long name"
+    drawn = draw_comparison(lines)
+    assert drawn[0][0] == "price"
+    for name, _, figure in drawn:
+        paper, legend, panels = boxes(figure)
+        for box in (legend, *panels):
+            assert paper.x0 <= box.x0, name
+            assert box.x1 <= paper.x1, name
+            assert paper.y0 - 1 <= box.y0, name
+            assert box.y1 <= paper.y1 + 1, name
+        assert not any(legend.overlaps(box) for box in panels), name
+
+
+def test_places_in_the_first_picture():
+    """Prices of 4 and 2 seconds of 10, and what costs next to nothing; distances of 4, 2 and 3 floors."""
+    rows = [made("retrain", 0.1, seconds=10.0), made("utu", 0.4, seconds=0.001), made("original", 0.4)]
+    rows += [made("npo", 0.2, seconds=4.0), made("gif", 0.3, seconds=2.0), made("etr", None, seconds=1.0)]
+    lines = summarise(rows)
+    found = {spot.line.method: (spot.price, spot.distance) for spot in placed(lines)}
+    assert found == {
+        name: pytest.approx(spot)
+        for name, spot in {"retrain": (1, 1), "utu": (1e-4, 4), "npo": (0.4, 2), "gif": (0.2, 3)}.items()
+    }
+    assert cheap_below(placed(lines)) == 0.1  # .2 / 1.3, rounded down to 1, 2 or 5
+    axes = price_plot(lines).axes[0]
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+    at = {line.get_label(): line.get_xdata()[0] for line in axes.get_lines()}
+    assert axes.get_xlim()[0] < at["utu"] < 0.1 < at["gif"]
+    assert next(label.get_text() for label in axes.get_xticklabels()) == "under\n10 %"
+
+
+def test_the_first_picture_without_times_of_retraining_or_a_floor():
+    """Models retrained elsewhere have no time; one of them gives no floor."""
+    rows = [made("utu", 0.4, floor=None), made("npo", 0.2, floor=None, seconds=3.0)]
+    found = {spot.line.method: (spot.price, spot.distance) for spot in placed(summarise(rows))}
+    assert found == {"utu": (0, 0.4), "npo": (3.0, 0.2)}
+    axes = price_plot(summarise(rows)).axes[0]
+    assert "seconds" in axes.get_xlabel()
+    assert "nats" in axes.get_ylabel()
+    assert price_plot(summarise([made("npo", None, seconds=3.0)])) is None
+
+
+def words(path):
+    """What a reader sees of a page."""
+    return " ".join(re.sub(r"<[^>]*>", " ", re.sub(r"<style>.*?</style>", "", path.read_text(), flags=re.S)).split())
+
+
+@pytest.mark.parametrize("task", ["node_classification", "link_prediction"])
+def test_reports_of_nodes_speak_of_nodes(tmp_path, task):
+    """Under link prediction the figures are measured on edges of the nodes, and the page says that."""
+    shared = {"dataset": "karate", "task": task, "forget": "nodes", "ratio": 0.1, "num_forget": 3, "region": "any"}
+    rows = [{**made(m, js), **shared} for m, js in (("retrain", 0.1), ("utu", 0.3), ("npo", 0.2))]
+    said = words(grid_report(rows, tmp_path / "r.html"))
+    assert "3 nodes forgotten, 10 % of those that were trained on" in said
+    assert "forgotten edges" not in said
+    assert "region" not in said
+    assert ("edges of the forgotten nodes" in said) == (task == "link_prediction")
+    assert ("edge" in said) == (task == "link_prediction")
+
+
+def test_one_run_is_called_one_run(rows, tmp_path):
+    one = words(grid_report([row for row in rows if row["seed"] == 0], tmp_path / "one.html"))
+    assert "One run, under seed 0." in one
+    assert "One run of each method: under another seed" in one
+    assert not re.search(r"standard deviation|mean over runs|Bars", one)
+    assert "Mean ± standard deviation over runs" in words(grid_report(rows, tmp_path / "two.html"))
+
+
+def test_the_verdict_comes_first(rows, tmp_path):
+    said = words(grid_report(rows, tmp_path / "r.html", command="gunlearn run --forget-file FILE"))
+    assert said.index("ended") < said.index("All figures") < said.index("certificate")
+    assert "gunlearn run --forget-file FILE" in said
 
 
 def test_report_without_figures(tmp_path):
@@ -168,7 +259,9 @@ def test_two_data_sets_are_told_apart(rows, tmp_path):
     both = [*rows, *({**row, "dataset": "other", "curve": [], "hist_forget": None} for row in rows)]
     assert text_table(both).splitlines()[0].startswith("data set")
     assert "data set" not in text_table(rows)
-    assert grid_report(both, tmp_path / "r.html").read_text().count("<h2>other</h2>") == 1
+    html = grid_report(both, tmp_path / "r.html").read_text()
+    assert html.count("<h2>other, link prediction, 6 edges forgotten, region any</h2>") == 1
+    assert html.count('<a href="#problem-2">other, link') == 1
 
 
 def test_evaluation_report(tmp_path):
@@ -176,8 +269,8 @@ def test_evaluation_report(tmp_path):
     evaluation = gu.evaluate(result, references=references)
     html = evaluation_report(evaluation, tmp_path / "r.html").read_text()
     for name in ("original", "retrain", "finetune"):
-        assert f"<td>{name}" in html
-    assert len(images(html)) == 3  # no course: nothing recorded it
+        assert f'<th scope="row">{name}' in html
+    assert len(images(html)) == 2  # no course: nothing recorded it
     assert [line.split()[0] for line in str(evaluation).splitlines()[2:4]] == ["finetune", "retrain"]
     assert "hist_forget" not in evaluation.rows[0]
     evaluation_report(gu.evaluate(result), tmp_path / "alone.html")

@@ -18,6 +18,7 @@ class UtU(Method):
     summary = "keep the weights, unlink what is forgotten"
     paper = "arXiv 2402.10695"
     requests = ("edges", "nodes", "features", "graphs")
+    runs_model = False
     cost = "none"
 
     def run(self, problem: Problem) -> Outcome:

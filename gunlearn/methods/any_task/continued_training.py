@@ -17,7 +17,7 @@ from gunlearn.methods.any_task.second_look import LOOKS, Look
 from gunlearn.methods.any_task.shrunk import shrink
 from gunlearn.methods.any_task.starts import estimated, from_state
 from gunlearn.methods.any_task.still_moving import FEWEST, PASSES, StillMoving
-from gunlearn.methods.any_task.training_budget import fall, is_small, steps_of
+from gunlearn.methods.any_task.training_budget import fall, is_small, is_trace, steps_of
 from gunlearn.methods.base import BY_MODE, Outcome, Problem, check_interval
 from gunlearn.methods.forget_part import has_forget_items
 from gunlearn.methods.gradient import GradientMethod
@@ -64,7 +64,8 @@ class ContinuedTraining(GradientMethod):
         weight_decay: the training's penalty; `None` is that of the state, or estimated (0 for AdamW).
         training_steps: optimiser steps of the training, where neither `training` nor the `optimizer` counts them.
         budget: share of the training's steps that may be spent; `None` is 1/20 for up to 10 items (nodes: that touch at
-            most a tenth of the graph), 1/8 for more nodes and other items, 1/5 for more edges. It needs `training` or
+            most a tenth of the graph), 1/8 for more nodes and other items, 1/5 for more edges, and 12 steps at most for
+            up to 10 nodes that touch a thousandth of a graph of at least 50,000. It needs `training` or
             `training_steps`.
         steps: optimiser steps, or passes (`epochs`), in place of `budget`; 50 steps where nothing is known.
         unseen_weight: weight of a divergence that draws forgotten edges to the scores that retraining is expected to
@@ -159,7 +160,8 @@ class ContinuedTraining(GradientMethod):
         by_budget = self.steps is None and self.epochs is None
         allowed = steps_of(self.budget, problem.partition, total, self.at_most) if by_budget else None
         most = 0 if allowed is None or total is None else int(self.at_most * total)
-        watched = self._watched(problem, growth) if most > FEWEST + LOOKS + PASSES else None
+        brief = allowed is not None and is_trace(problem.partition)  # too few steps to see whether it still moves
+        watched = self._watched(problem, growth) if most > FEWEST + LOOKS + PASSES and not brief else None
         if watched is not None:
             allowed = max(allowed or 0, FEWEST + LOOKS + PASSES)
         looks = LOOKS if allowed is None or allowed > LOOKS else 0

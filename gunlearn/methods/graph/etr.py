@@ -1,7 +1,8 @@
 """ETR: erase, then rectify, without a training step (arXiv 2409.16684)."""
 
-import math
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, cast
@@ -13,17 +14,24 @@ from torch_geometric.data import Data
 
 from gunlearn.core.checks import check_choice, check_differentiable
 from gunlearn.curvature.training_loss import learning_parameters
+from gunlearn.errors import InvalidInputError
 from gunlearn.losses import Prediction
 from gunlearn.methods.base import BY_MODE, Method, Outcome, Problem, check_interval, fill_in
 from gunlearn.methods.gradient import FrozenStatistics
+from gunlearn.methods.graph.entities import forgotten_entities
+from gunlearn.methods.graph.erasing import erase
 from gunlearn.nn.kernels.subgraph import propagation_depth
+from gunlearn.requests.selection import k_hop_mask
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.graph.base import GraphTask
 from gunlearn.tasks.graph.link_prediction import LinkPrediction
-from gunlearn.tasks.graph.node_classification import node_items, training_nodes
+from gunlearn.tasks.graph.node_classification import NodeClassification, node_items, training_nodes
 
-_DEFAULT = {"lr": 0.3, "erase_ratio": 0.01, "label_smoothing": 0.0, "dropout": False, "rectify": "erased"}
-_PAPER = {**_DEFAULT, "label_smoothing": 0.1, "dropout": True, "rectify": "original"}
+HOPS = 2  # within which the authors' code looks, whatever the model's depth
+_DEFAULT = {
+    "lr": 0.3, "erase_ratio": 0.01, "label_smoothing": 0.0, "dropout": False, "rectify": "erased", "rows": "own",
+}  # fmt: skip
+_PAPER = {**_DEFAULT, "label_smoothing": 0.1, "dropout": True, "rectify": "mixed", "rows": "first"}
 _MODES = {"default": _DEFAULT, "paper": _PAPER}
 
 
@@ -45,9 +53,13 @@ class ETR(Method):
     for `n` training items, `u` that go, `m` that stay, `i` within reach, and :math:`g'_k` on the retained graph: the
     gradient of the retained items' mean loss there, as items out of reach have the same gradient on both graphs.
 
-    `mode="paper"` takes all gradients at the original weights, with dropout on and labels smoothed by 0.1.
-    `mode="default"` takes gradients of the plain loss, the last one at the erased weights. `notes["erased"]` is the
-    share of weights that were shrunk.
+    `mode="default"` takes gradients of the plain loss, those of the correction at the erased weights.
+    `mode="paper"` follows the authors' code: dropout on, labels smoothed by 0.1, and :math:`g'_k` alone at the erased
+    weights. Under node classification messages pass between training nodes alone, on which the authors train, and
+    where they mean the gradients of the nodes that go (or are within reach) they take those of as many other ones: the
+    first, by number, of the part of that graph within two hops. Left out: their original model, too, is trained without
+    the labels of the nodes that go, whose mask two graphs share. `notes["erased"]` is the share of weights that were
+    shrunk.
 
     Args:
         mode: `"default"` or `"paper"`; fills in every option that is `None`.
@@ -55,7 +67,10 @@ class ETR(Method):
         erase_ratio: share of each tensor's entries that each factor may shrink, in [0, 1); 0 erases nothing.
         label_smoothing: share of the loss that is spread over all classes, in [0, 1).
         dropout: keep dropout on for the gradients; batch statistics never change.
-        rectify: take the correction at the `"erased"` or the `"original"` weights.
+        rectify: take the correction at the `"erased"` or the `"original"` weights, or `"mixed"`, :math:`g'_k` alone at
+            the erased ones.
+        rows: take gradients over the items' `"own"` rows, or over the `"first"` ones of the authors' code (node
+            classification; other tasks have no such rows and take their own).
     """
 
     mode: str = "default"
@@ -64,6 +79,7 @@ class ETR(Method):
     label_smoothing: float = BY_MODE
     dropout: bool = BY_MODE
     rectify: str = BY_MODE
+    rows: str = BY_MODE
 
     name = "etr"
     summary = "shrink the weights that what is forgotten depends on, correct by one gradient"
@@ -73,48 +89,127 @@ class ETR(Method):
     needs = "retained data"
     state = "last"
     cost = "three to four gradients"
+    compared = "experiments/paper_modes"
     variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "paper": {"mode": "paper"}}
 
     def __post_init__(self) -> None:
         fill_in(self, _MODES)
         check_interval(self, ">= 0", "lr")
         check_interval(self, "in [0, 1)", "erase_ratio", "label_smoothing")
-        check_choice("rectify", self.rectify, ("erased", "original"))
+        check_choice("rectify", self.rectify, ("erased", "original", "mixed"))
+        check_choice("rows", self.rows, ("own", "first"))
+        if self.rows == "first" and self.rectify == "erased":
+            raise InvalidInputError("Expected rectify='mixed' or 'original' with rows='first' (got 'erased')")
 
     def run(self, problem: Problem) -> Outcome:
-        model, task, partition = problem.model, problem.task, problem.partition
+        model = problem.model
         parameters = learning_parameters(model)
+        model.train(self.dropout)
+        first = self.rows == "first" and isinstance(problem.task, NodeClassification)
+        found = (self._first_rows if first else self._own_rows)(problem, parameters)
+        changed = found.changed() if self.rectify == "original" else None
+        erased = erase(parameters, found.everything, found.gone, found.near, self.erase_ratio)
+        changed = found.changed() if changed is None else changed
+        with torch.no_grad():
+            for i, parameter in enumerate(parameters):
+                gradient = changed[i] if found.rest is None else found.rest[i] + changed[i]
+                parameter.sub_(gradient, alpha=self.lr / found.items["retained"])
+        notes = {"erased": erased / sum(p.numel() for p in parameters), "items": found.items}
+        return Outcome(model.eval(), notes=notes)
+
+    def _losses(self, problem: Problem, data: Data, groups: Sequence[Any]) -> list[Tensor]:
+        """Return the losses `[num_items]` of groups of items, all read in one pass."""
+        with FrozenStatistics(problem.model):
+            outputs = problem.task.encode(problem.model, data)
+        return [_smoothed(problem.task.decode(problem.model, outputs, items), self.label_smoothing) for items in groups]
+
+    def _own_rows(self, problem: Problem, parameters: Sequence[Tensor]) -> RectifyTerms:
+        task, partition = problem.task, problem.partition
         # Negatives are the same on both graphs.
         retain = task.parts(partition, "retain", names=["retain"]).sample(["retain"])["retain"]
         gone = removed_items(task, partition)
         reach = within_reach(problem, retain)
-        model.train(self.dropout)
-
-        def losses(data: Data, groups: Sequence[Any]) -> list[Tensor]:
-            with FrozenStatistics(model):
-                outputs = task.encode(model, data)
-            return [_smoothed(task.decode(model, outputs, items), self.label_smoothing) for items in groups]
-
-        kept, lost = losses(partition.data, (retain, gone))
+        kept, lost = self._losses(problem, partition.data, (retain, gone))
         out, near, gone_sum = (_gradient(v, parameters) for v in (kept[~reach], kept[reach], lost))
-        total, num_gone = kept.numel() + lost.numel(), lost.numel()
-        if self.rectify == "original":
-            step = _gradient(losses(partition.retain_data, (retain,))[0][reach], parameters)
-            step = [a + b for a, b in zip(out, step, strict=True)]
-        mean = [(a + b + c) / total for a, b, c in zip(out, near, gone_sum, strict=True)]
-        near = [g / max(int(reach.sum()), 1) for g in near]
-        gone_mean = [g / max(num_gone, 1) for g in gone_sum] if num_gone else None
-        erased = erase(parameters, mean, gone_mean, near, self.erase_ratio)
-        if self.rectify == "erased":
-            step = _gradient(losses(partition.retain_data, (retain,))[0], parameters)
-        with torch.no_grad():
-            for parameter, gradient in zip(parameters, step, strict=True):
-                parameter.sub_(gradient, alpha=self.lr / kept.numel())
-        notes = {
-            "erased": erased / sum(p.numel() for p in parameters),
-            "items": {"removed": num_gone, "within_reach": int(reach.sum()), "retained": kept.numel()},
-        }
-        return Outcome(model.eval(), notes=notes)
+        total, count = kept.numel() + lost.numel(), int(reach.sum())
+
+        def changed() -> list[Tensor]:
+            losses = self._losses(problem, partition.retain_data, (retain,))[0]
+            return _gradient(losses if self.rectify == "erased" else losses[reach], parameters)
+
+        return RectifyTerms(
+            [(a + b + c) / total for a, b, c in zip(out, near, gone_sum, strict=True)],
+            [g / lost.numel() for g in gone_sum] if lost.numel() else None,
+            [g / max(count, 1) for g in near],
+            None if self.rectify == "erased" else out,
+            changed,
+            {"removed": lost.numel(), "within_reach": count, "retained": kept.numel()},
+        )
+
+    def _first_rows(self, problem: Problem, parameters: Sequence[Tensor]) -> RectifyTerms:
+        partition, trained = problem.partition, training_nodes(problem.partition.data)
+        among = torch.zeros(int(partition.data.num_nodes), dtype=torch.bool, device=trained.index.device)
+        among[trained.index] = True
+        before, after = (_between(graph, among) for graph in (partition.data, partition.retain_data))
+        gone = trained.index[torch.isin(trained.index, partition.forget_nodes)]
+        hops = 1 if partition.forgets == ("edges",) else HOPS
+        near = k_hop_mask(before.edge_index, forgotten_entities(partition), among.numel(), hops) & among
+        near = near.index_fill(0, gone, False).nonzero().view(-1)
+
+        def sums(data: Data, nodes: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+            """Return the gradient of the mean loss that stands for some nodes', and of that of the sum of theirs."""
+            part, rows = _first(data, nodes)
+            losses = self._losses(problem, part, (node_items(part, rows),))[0]
+            mean = [g / max(losses.numel(), 1) for g in _gradient(losses, parameters)]
+            return mean, [nodes.numel() * g for g in mean]
+
+        whole = _gradient(self._losses(problem, before, (trained,))[0], parameters)
+        g_near, near_sum = sums(before, near)
+        g_gone, gone_sum = sums(before, gone) if gone.numel() else (None, [torch.zeros_like(g) for g in whole])
+        return RectifyTerms(
+            [g / trained.num_items for g in whole],
+            g_gone,
+            g_near,
+            [a - f - k for a, f, k in zip(whole, gone_sum, near_sum, strict=True)],
+            lambda: sums(after, near)[1],
+            {"removed": gone.numel(), "within_reach": near.numel(), "retained": trained.num_items - gone.numel()},
+        )
+
+
+@dataclass
+class RectifyTerms:
+    """What `ETR` computes before it changes a weight; one tensor per parameter.
+
+    Args:
+        everything: gradient of the mean loss of all items on the original graph.
+        gone: of those that go; `None` for none.
+        near: of those that stay within reach.
+        rest: of the sum of losses, what the correction takes on the original graph; `None` for nothing.
+        changed: computes what it takes on the retained graph, at the weights as they are.
+        items: how many items there are, for notes.
+    """
+
+    everything: list[Tensor]
+    gone: list[Tensor] | None
+    near: list[Tensor]
+    rest: list[Tensor] | None
+    changed: Callable[[], list[Tensor]]
+    items: dict[str, int]
+
+
+def _between(data: Data, inside: Tensor) -> Data:
+    """Return the graph with the edges between the nodes of a mask alone."""
+    return data.edge_subgraph(inside[data.edge_index].all(dim=0))
+
+
+def _first(data: Data, nodes: Tensor) -> tuple[Data, Tensor]:
+    """Return the edges of a graph within two hops of those nodes that have one, and as many of the first nodes there.
+
+    That is what the authors' code reads, `output[:batch_size]` of PyG's `k_hop_subgraph`, whose rows are sorted.
+    """
+    nodes = nodes[torch.isin(nodes, data.edge_index)]
+    reached = k_hop_mask(data.edge_index, nodes, int(data.num_nodes), HOPS)
+    return _between(data, reached), reached.nonzero().view(-1)[: nodes.numel()]
 
 
 def removed_items(task: Task, partition: Any) -> Any:
@@ -131,43 +226,6 @@ def within_reach(problem: Problem, items: Any) -> Tensor:
     depth = propagation_depth(problem.reference, problem.partition.data, encode)
     affected = problem.partition.affected_nodes(depth)
     return affected[problem.task.seeds(items)].view(-1, items.num_items).any(dim=0)
-
-
-@torch.no_grad()
-def erase(
-    parameters: Sequence[Tensor],
-    everything: Sequence[Tensor],
-    gone: Sequence[Tensor] | None,
-    near: Sequence[Tensor],
-    ratio: float,
-) -> int:
-    """Shrink weights in place by `ETR`'s factors, each at most the share `ratio` of a tensor; return how many.
-
-    `everything`, `gone` (`None` for none) and `near`: gradients of the mean losses of all, removed and reached items.
-    """
-    count = 0
-    for i, parameter in enumerate(parameters if ratio else ()):
-        factors = [everything[i] / near[i]]
-        if gone is not None:
-            factors = [everything[i] / gone[i], everything[i] / gone[i] * factors[0]]
-        free = torch.ones_like(parameter, dtype=torch.bool)
-        for factor in factors:
-            # Squared after the division, or small gradients underflow. 0 / 0 becomes 1: erase nothing.
-            factor = factor.square().nan_to_num(1.0).clamp(max=1)
-            limit = quantile(factor, ratio)
-            chosen = free & (factor <= limit) & (factor < 1)
-            parameter.mul_(torch.where(chosen, factor / limit, 1).nan_to_num(0.0))
-            free &= ~chosen
-        count += int((~free).sum())
-    return count
-
-
-def quantile(values: Tensor, q: float) -> Tensor:
-    """Return `torch.quantile` by linear interpolation, for tensors of any size."""
-    values = values.flatten()
-    place = q * (values.numel() - 1)
-    low, high = (values.kthvalue(int(k) + 1).values for k in (math.floor(place), math.ceil(place)))
-    return low + (high - low) * (place - math.floor(place))
 
 
 def _smoothed(prediction: Prediction, smoothing: float) -> Tensor:

@@ -92,6 +92,7 @@ class INPO(GradientMethod):
     tasks = ("link_prediction",)
     needs = "retained data, reference model"
     cost = "`epochs` passes and one influence estimate"
+    compared = "experiments/inpo_edges"
     variants: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {"mode": "paper"},
         "default": {},

@@ -86,6 +86,7 @@ class MEGU(GradientMethod):
     tasks = ("node_classification",)
     needs = "reference model"
     cost = "`epochs` passes"
+    compared = "experiments/paper_modes"
     variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "paper": {"mode": "paper"}}
 
     def __post_init__(self) -> None:

@@ -1,40 +1,83 @@
 """Certified removal from linear heads: one Newton step with a bound on its residual (CGU)."""
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch_geometric.data import Data
 
 from gunlearn.core.checks import check_choice
 from gunlearn.errors import UnsupportedModelError
 from gunlearn.methods.base import Method, Outcome, Problem, check_interval
 from gunlearn.methods.linear_head.accountant import Accountant
-from gunlearn.methods.linear_head.convex import CURVATURE_CHANGE, SLOPE_CHANGE, Logistic, one_vs_rest, spectral_bound
-from gunlearn.methods.linear_head.head_training import problem_of, rounding, solve_head
+from gunlearn.methods.linear_head.convex import (
+    CURVATURE_CHANGE,
+    SLOPE_CHANGE,
+    Logistic,
+    one_vs_rest,
+    rounding,
+    spectral_bound,
+    with_ones,
+)
+from gunlearn.methods.linear_head.head_training import problem_of, solve_head
 from gunlearn.methods.linear_head.propagation import propagated
 from gunlearn.nn.layers.linear_head import HeadView, head_of
-from gunlearn.tasks.graph.node_classification import NodeItems, training_nodes
+from gunlearn.tasks.graph.node_classification import training_nodes
 
 
-@dataclass(frozen=True, eq=False)
-class Features:
-    """Propagated features of the training nodes, before and after a request.
+@dataclass(eq=False)
+class Sides:
+    """The convex problems before and after a request, and what the bound reads of them; features are exact here.
 
     Args:
-        old: `[n_old, f]`.
-        new: `[n_new, f]`.
-        residues: errors of the features before and after (`Pushed.residues`); empty if exact.
-        doubt: why their error has no bound; empty if it has one.
+        before: of the training nodes before the request.
+        after: of those that stay.
+        doubt: why there is no bound; empty if there is one.
+        notes: for the result.
     """
 
-    old: Tensor
-    new: Tensor
-    residues: tuple[Sequence[tuple[float, Tensor]], Sequence[tuple[float, Tensor]]] = ((), ())
+    before: Logistic
+    after: Logistic
     doubt: str = ""
     notes: dict[str, Any] = field(default_factory=dict)
+
+    def outputs(self, weight: Tensor) -> Tensor:
+        """Return the logits before the request at the weights `[f, num_classes]`: `[n_old, num_classes]`."""
+        return self.before.z @ weight
+
+    def gradients(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gradients before and after the request, `[f, num_classes]` each."""
+        return self.before.gradient(weight), self.after.gradient(weight)
+
+    def newton(self, weight: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return `H'^-1 target`, the norms of its residual, and `Z'` times it; `H'` is the Hessian afterwards."""
+        step, left = self.after.newton(weight, target)
+        return step, left, self.after.z @ step
+
+    def longest(self) -> float:
+        """Return the length of the longest row afterwards."""
+        return float(self.after.z.norm(dim=1).max())
+
+    def largest(self) -> float:
+        """Return a bound of the largest singular value of the rows afterwards."""
+        return spectral_bound(self.after.z)
+
+    def gaps(self, weight: Tensor, moved: Tensor) -> tuple[Tensor, Tensor]:
+        """Bound the gradient's distance to that on exact features, before at `weight` and after at `moved`.
+
+        Both are `[f, num_classes]`; returns `[num_classes]` each.
+        """
+        return torch.zeros_like(weight[0]), torch.zeros_like(weight[0])
+
+    def rows(self) -> tuple[Tensor, Tensor]:
+        """Return features and signs of all training nodes that stay, for a training anew."""
+        return self.after.z, self.after.sign
+
+    def done(self, weight: Tensor) -> None:
+        """Take note of the weights `[f, num_classes]` with which the run ends."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +115,7 @@ class CGU(Method):
     needs = "retained data, second order, linear head, retraining"
     state = "own"
     certified = True
+    runs_model = False
     cost = "a propagation and one Newton step; a training of the head once the budget is spent"
     variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "paper": {"bound": "paper"}}
 
@@ -84,70 +128,66 @@ class CGU(Method):
     def label(self) -> str:
         return "paper" if self.bound == "paper" else "default"
 
-    def features(self, view: HeadView, partition: Any, old: Tensor, new: Tensor) -> Features:
-        """Return the propagated features of training nodes before, `[n_old]`, and after, `[n_new]`."""
-        retain = partition.retain_data
-        before = propagated(partition.data, old, view.hops, view.normalize)
-        after = propagated(retain, new, view.hops, view.normalize)
-        return Features(before, after, notes={"propagation": {"rows": int(retain.num_nodes)}})
+    def sides(self, view: HeadView, partition: Any, problem: Callable[..., Logistic]) -> Sides:
+        """Return the problems before and after; `problem(z, label)` makes one of rows, with a column for the bias."""
 
-    def gap(self, problem: Logistic, weight: Tensor, residues: Sequence[tuple[float, Tensor]]) -> Tensor:
-        """Bound the gradient's distance to that on exact features, `[num_classes]`; here features are exact."""
-        return torch.zeros_like(weight[0])
+        def of(data: Data) -> Logistic:
+            items = training_nodes(data)
+            z = propagated(data, items.index.to(data.edge_index.device), view.hops, view.normalize)
+            return problem(z if view.lin.bias is None else with_ones(z), items.label)
+
+        rows = int(partition.retain_data.num_nodes)
+        return Sides(of(partition.data), of(partition.retain_data), notes={"propagation": {"rows": rows}})
 
     @torch.no_grad()
     def run(self, problem: Problem) -> Outcome:
         view, partition = head_of(problem.model), problem.partition
-        head, device = view.record, partition.data.edge_index.device
+        head = view.record
         if head is not None and head.loss != "logistic":
             raise UnsupportedModelError(f"Expected a logistic head (got '{head.loss}'); see method 'graph_editor'")
-        old, new = training_nodes(partition.data), training_nodes(partition.retain_data)
-        features = self.features(view, partition, old.index.to(device), new.index.to(device))
         weight = view.weight
 
-        def objective(rows: Tensor, items: NodeItems) -> Logistic:
-            z = rows if view.lin.bias is None else torch.nn.functional.pad(rows, (0, 1), value=1.0)
-            sign = one_vs_rest(items.label, view.num_classes)
+        def objective(z: Tensor, label: Tensor, count: int | None = None) -> Logistic:
+            sign = one_vs_rest(label, view.num_classes)
             if head is not None and float(head.lam) > 0:
-                return problem_of(head, z, sign)
-            return Logistic(z, sign, self.lam, torch.zeros_like(weight))
+                return replace(problem_of(head, z, sign), count=count)
+            return Logistic(z, sign, self.lam, torch.zeros_like(weight), count)
 
-        before, after = objective(features.old, old), objective(features.new, new)
+        sides = self.sides(view, partition, objective)
+        before, after = sides.before, sides.after
         if head is None:
-            check_output(problem, before.z @ weight, old.index)
+            check_output(problem, sides.outputs(weight), training_nodes(partition.data).index)
 
-        gradient = before.gradient(weight)
-        step, left = after.newton(weight, gradient - after.gradient(weight))
+        gradient, later = sides.gradients(weight)
+        step, left, image = sides.newton(weight, gradient - later)
         moved = view.put(weight + step)
-        largest = spectral_bound(after.z)
-        longest = float(after.z.norm(dim=1).max())
+        largest, longest = sides.largest(), sides.longest()
         gamma = CURVATURE_CHANGE / 2 if self.bound == "tight" else 1 / 4
-        bound = gamma * longest * step.norm(dim=0) * (after.z @ step).norm(dim=0) * largest
+        bound = gamma * longest * step.norm(dim=0) * image.norm(dim=0) * largest
         lost = (SLOPE_CHANGE * largest**2 + after.ridge) * (moved - weight - step).norm(dim=0)
-        bound = bound + left + lost + rounding(after.z)
+        bound = bound + left + lost + rounding(after.num_items)
 
-        gap_old, gap_new = (
-            self.gap(p, w, r) for p, w, r in zip((before, after), (weight, moved), features.residues, strict=True)
-        )
+        gap_old, gap_new = sides.gaps(weight, moved)
         known = (torch.zeros_like(bound),) * 2 if head is None else (head.spent.double(), head.gap.double())
-        residual, slack = gradient.norm(dim=0), rounding(before.z)
+        residual, slack = gradient.norm(dim=0), rounding(before.num_items)
         allowed = known[0] + known[1] + gap_old + slack
         # The features' error does not add up if they are computed as at the last request.
         spent = torch.where(residual <= known[0] + slack, known[0] + slack, allowed) + bound
         total, alpha = float((spent + gap_new).norm()), 0.0 if head is None else float(head.alpha)
         accountant = Accountant(self.epsilon, self.delta)
-        doubt = accountant.doubt(head, before, residual, allowed) or features.doubt
-        notes, reason = features.notes | {"bound": float(bound.norm()), "longest_row": longest}, ""
+        doubt = accountant.doubt(head, before, residual, allowed) or sides.doubt
+        notes, reason = sides.notes | {"bound": float(bound.norm()), "longest_row": longest}, ""
         status, budget = "certified", accountant.budget(alpha)
         if head is not None and not doubt and not total <= budget:
             status, reason = "retrained", f"{total:.3g} would have been spent: trained anew with a new perturbation"
-            fresh = solve_head(head, features.new, after.sign, float(head.lam), alpha, new_seed(problem))
-            head.gap.copy_(self.gap(fresh, view.weight, features.residues[1]))
+            solve_head(head, *sides.rows(), float(head.lam), alpha, new_seed(problem))
+            head.gap.copy_(sides.gaps(weight, view.weight)[1])
             total = float((head.spent + head.gap).norm())
             doubt = "" if total <= budget else f"even a new head leaves {total:.3g}, over the budget"
         elif head is not None:
             head.spent.copy_(spent)
             head.gap.copy_(gap_new)
+        sides.done(view.weight)
         certificate = {
             "status": "uncertified" if doubt else status,
             "epsilon": self.epsilon,
@@ -156,7 +196,7 @@ class CGU(Method):
             "budget": budget,
             "reason": doubt or reason,
         }
-        return Outcome(problem.model.eval(), notes=notes | {"certificate": certificate})
+        return Outcome(problem.model.eval(), notes=notes | {"certificate": certificate}, proven=not doubt)
 
 
 def new_seed(problem: Problem) -> int:

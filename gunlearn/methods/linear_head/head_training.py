@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedModelError
-from gunlearn.methods.linear_head.convex import Logistic, one_vs_rest, ridge_regression
+from gunlearn.methods.linear_head.convex import Logistic, one_vs_rest, ridge_regression, rounding
 from gunlearn.methods.linear_head.propagation import propagated
 from gunlearn.nn.layers.linear_head import LinearHead, head_of
 from gunlearn.tasks.graph.node_classification import training_nodes
@@ -74,7 +74,7 @@ def solve_head(head: LinearHead, z: Tensor, sign: Tensor, lam: float, alpha: flo
     head.alpha.fill_(alpha)
     problem = problem_of(head, z, sign)  # as recorded: buffers may be of lower precision
     weight = head_of(head).put(problem.minimise(torch.zeros_like(noise, device=z.device)))
-    head.spent.copy_(problem.gradient(weight).norm(dim=0) + rounding(z))
+    head.spent.copy_(problem.gradient(weight).norm(dim=0) + rounding(z.size(0)))
     head.gap.zero_()
     return problem
 
@@ -82,8 +82,3 @@ def solve_head(head: LinearHead, z: Tensor, sign: Tensor, lam: float, alpha: flo
 def problem_of(head: LinearHead, z: Tensor, sign: Tensor) -> Logistic:
     """Return the logistic problem of a head's record, on given rows."""
     return Logistic(z, sign, float(head.lam), head.perturbation.double().t())
-
-
-def rounding(z: Tensor) -> float:
-    """Return how much two computations of one gradient over rows `[n, f]` may differ in double precision."""
-    return 1e-10 * max(z.size(0), 1)

@@ -11,27 +11,27 @@ from gunlearn.nn.kernels.bag_of_words import sparse_features
 from gunlearn.nn.kernels.memo import memo
 from gunlearn.nn.kernels.sparse import SparseMatrix, sparse_matrix
 from gunlearn.nn.kernels.subgraph import csr_rows, k_hop_subgraph
-from gunlearn.nn.layers.linear_head import normalised, row_scale
+from gunlearn.nn.layers.linear_head import normalised, row_scale_of
 
 BLOCK = 512  # feature columns that are dense at a time
 
 
 def dense_rows(x: Tensor, nodes: Tensor, normalize: bool) -> Tensor:
     """Return rows of features in double precision, `[num_rows, num_features]`; `normalize` scales them to length 1."""
-    rows = csr_rows(x, nodes).to_dense() if x.layout == torch.sparse_csr else x[nodes]
-    rows = rows.double()
-    return rows * row_scale(x)[nodes].unsqueeze(-1) if normalize else rows
+    rows = csr_rows(x, nodes) if x.layout == torch.sparse_csr else x[nodes]
+    dense = rows.to_dense().double()
+    return dense * row_scale_of(rows).unsqueeze(-1) if normalize else dense
 
 
-def column_blocks(x: Tensor, normalize: bool) -> Iterator[tuple[slice, Tensor]]:
-    """Yield blocks of feature columns, all rows of each: double precision `[num_nodes, block]`."""
-    scale, sparse = row_scale(x).unsqueeze(-1) if normalize else None, None
+def column_blocks(x: Tensor, normalize: bool, width: int = BLOCK) -> Iterator[tuple[slice, Tensor]]:
+    """Yield blocks of `width` feature columns, all rows of each: double precision `[num_nodes, block]`."""
+    scale, sparse = row_scale_of(x).unsqueeze(-1) if normalize else None, None
     if x.layout == torch.sparse_csr:
         sparse = sparse_features(x)
         if sparse is None:
             raise InvalidInputError(f"Expected sparse features of type float32 or float64 (got {x.dtype})")
-    for start in range(0, x.size(1), BLOCK):
-        columns = slice(start, min(start + BLOCK, x.size(1)))
+    for start in range(0, x.size(1), width):
+        columns = slice(start, min(start + width, x.size(1)))
         if sparse is not None:
             pick = torch.zeros(x.size(1), columns.stop - start, dtype=x.dtype, device=x.device)
             pick[columns] = torch.eye(columns.stop - start, dtype=x.dtype, device=x.device)

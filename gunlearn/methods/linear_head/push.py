@@ -9,167 +9,217 @@ at the touched nodes: they are recomputed by the definition of the residue, then
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torch_geometric.data import Data
-from torch_geometric.utils import add_remaining_self_loops
 
-from gunlearn.methods.linear_head.propagation import column_blocks, dense_rows
-from gunlearn.nn.kernels.memo import memo, remembered
-from gunlearn.nn.kernels.sparse import SparseMatrix, csr, csr_tensor, row_of_entries, sparse_matrix
-from gunlearn.nn.kernels.subgraph import csr_rows
+from gunlearn.methods.linear_head.convex import spectral_bound, with_ones
+from gunlearn.methods.linear_head.gram import Gram
+from gunlearn.methods.linear_head.propagation import dense_rows
+from gunlearn.methods.linear_head.row_versions import RowVersions
+from gunlearn.methods.linear_head.walk import RandomWalk
 
-
-@dataclass(frozen=True, eq=False)
-class RandomWalk:
-    """The matrix `D^-1 A` of a graph, rows by target, and the in-degrees `[num_nodes]`, self-loops included."""
-
-    matrix: SparseMatrix
-    degree: Tensor
-
-    @classmethod
-    def of(cls, edge_index: Tensor, num_nodes: int) -> RandomWalk:
-        """Return the walk of a graph; computed once per graph."""
-
-        def build() -> RandomWalk:
-            (source, target), _ = add_remaining_self_loops(edge_index, num_nodes=num_nodes)
-            degree = torch.bincount(target, minlength=num_nodes).double()
-            return cls(sparse_matrix(target, source, 1 / degree[target], (num_nodes, num_nodes)), degree)
-
-        return memo(edge_index, ("walk", num_nodes), build)
-
-    def receivers(self, nodes: Tensor) -> Tensor:
-        """Return sorted ids of `nodes` and of the nodes that receive from them."""
-        return csr_rows(self.matrix.transpose, nodes).col_indices().unique()
-
-    def sends(self, nodes: Tensor, reached: Tensor) -> Tensor:
-        """Return the matrix from rows of some nodes to rows of all their receivers, CSR `[num_reached, num_nodes]`."""
-        if nodes.numel() == self.degree.numel():
-            return self.matrix.matrix
-        some = csr_rows(self.matrix.transpose, nodes)
-        place = torch.searchsorted(reached, some.col_indices())
-        return csr(place, row_of_entries(some.crow_indices()), some.values(), (reached.numel(), nodes.numel()))
+_ROWS = 8192  # of a large table that are read at a time
 
 
 @dataclass(eq=False)
 class Pushed:
-    """Reserves (levels 1 to K) and residues (1 to K - 1) of one graph, `[num_nodes, num_features]` in double precision.
+    """The propagated features of one graph's training nodes, and what their errors are made of.
+
+    Its tables, in double precision: reserves and residues of all nodes at levels 1 to K - 1, and the features of the
+    training nodes, which hold the reserves of level K. States of graphs that differ by requests share one copy, see
+    `RowVersions`.
 
     Args:
-        x: weak reference to the features, and their version.
-        reserve: by level, like `residue`.
+        nodes: the training nodes of the first graph, sorted ids `[n]`: the rows of features.
+        alive: which of them are still training nodes `[n]`; the others' rows of features are zeros.
+        hops: weights of the powers of `S`.
         r_max: rows with a larger residue are pushed.
         normalize: scale rows of `x` to length 1.
+        bias: features have a last column of ones.
+        square: squared lengths of the rows of `D^1/2 r_l` for each level `[num_nodes]`, and of the features `[n]`.
+        grams: `A^T A` of the same matrices; none for more than 512 features.
         pushed: rows pushed by the last change, over all levels.
         repaired: rows recomputed by it.
+        kept: what else depends on the graph and was computed for it.
     """
 
-    x: tuple[Any, int]
-    reserve: list[Tensor]
-    residue: list[Tensor]
+    rows: RowVersions
+    walk: RandomWalk
+    nodes: Tensor
+    alive: Tensor
+    hops: tuple[float, ...]
     r_max: float
     normalize: bool
+    bias: bool = False
+    square: list[Tensor] = field(default_factory=list)
+    grams: list[Gram] = field(default_factory=list)
     pushed: int = 0
     repaired: int = 0
+    kept: dict[str, Any] = field(default_factory=dict)
 
-    @classmethod
-    def build(cls, data: Data, num_hops: int, r_max: float, normalize: bool) -> Pushed:
-        """Propagate the features of a whole graph."""
-        x, num_nodes = data.x, int(data.num_nodes)
-        walk, every = RandomWalk.of(data.edge_index, num_nodes), torch.arange(num_nodes, device=x.device)
-        shape = (num_nodes, x.size(1))
-        reserve = [torch.zeros(shape, dtype=torch.float64, device=x.device) for _ in range(num_hops)]
-        state = cls((weakref.ref(x), x._version), reserve, [torch.zeros_like(r) for r in reserve[1:]], r_max, normalize)
-        if num_hops:
-            first = state.residue[0] if state.residue else reserve[0]
-            for columns, block in column_blocks(x, normalize):
-                first[:, columns] = walk.matrix @ (block / walk.degree.sqrt().unsqueeze(-1))
-            state._push(walk, every)
-        return state
+    @property
+    def depth(self) -> int:
+        return len(self.hops) - 1
 
-    def after(self, old: Data, new: Data, touched: Tensor) -> Pushed:
-        """Return the state of the `new` graph, with the nodes of the `old` one; this state does not change.
+    def hold(self) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        """Return reserves and residues of levels 1 to K - 1, and the features `[n, f]`."""
+        *tables, z = self.rows.hold()
+        half = len(tables) // 2
+        return tables[:half], tables[half:], z
 
-        `touched` are sorted ids `[k]` of all nodes whose features or in-edges differ.
+    def residue_blocks(self, level: int) -> Iterator[Tensor]:
+        """Yield all rows of `D^1/2 r_l`, some at a time."""
+        table, root = self.hold()[1][level - 1], self.walk.degree.sqrt().unsqueeze(-1)
+        for part, scale in zip(table.split(_ROWS), root.split(_ROWS), strict=True):
+            yield part * scale
+
+    def changes(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return, once, the rows of features that the change touched: places `[k]`, rows before and after `[k, f]`."""
+        return self.kept.pop("changes")
+
+    @property
+    def num_features(self) -> int:
+        return self.hold()[-1].size(1) - self.bias
+
+    def is_of(self, nodes: Tensor) -> bool:
+        """Return whether these are the training nodes, sorted ids."""
+        return torch.equal(self.nodes[self.alive], nodes)
+
+    @property
+    def num_items(self) -> int:
+        """Number of training nodes."""
+        return int(self.alive.sum())
+
+    def longest(self) -> float:
+        """Return the length of the longest row of features."""
+        return float(self.square[-1].max().sqrt()) * (1 + 1e-12)
+
+    def largest(self) -> float:
+        """Return a bound of the features' largest singular value."""
+        if "largest" not in self.kept:
+            self.kept["largest"] = self.grams[-1].largest() if self.grams else spectral_bound(self.hold()[-1])
+        return self.kept["largest"]
+
+    def shares(self) -> list[float]:
+        """Return the largest sum of coefficients of `S^k D^1/2 r_l` in the features' error, for each level."""
+        return [sum(map(abs, self.hops[level:])) for level in range(1, self.depth)]
+
+    def after(self, old: Data, new: Data, edges: Tensor, touched: Tensor, nodes: Tensor) -> Pushed:
+        """Return the state of a graph without some edges or features of some nodes; this state does not change.
+
+        Args:
+            old: the graph of this state.
+            new: the other one.
+            edges: columns `[2, k]` of the old graph that the new one lacks, with all their copies.
+            touched: sorted ids of all nodes whose features or in-edges differ.
+            nodes: sorted ids of the training nodes that stay.
         """
-        num_nodes = int(new.num_nodes)
-        before, walk = RandomWalk.of(old.edge_index, num_nodes), RandomWalk.of(new.edge_index, num_nodes)
-        reserve, residue = [r.clone() for r in self.reserve], [r.clone() for r in self.residue]
-        state = Pushed((weakref.ref(new.x), new.x._version), reserve, residue, self.r_max, self.normalize)
-        if not reserve:
-            return state
-        state.repaired = touched.numel()
-        rows = csr_rows(walk.matrix.matrix, touched)
-        senders = rows.col_indices().unique()
-        place = torch.searchsorted(senders, rows.col_indices())
-        rows = csr_tensor(rows.crow_indices(), place, rows.values(), (touched.numel(), senders.numel()))
-        for level in range(1, len(reserve) + 1):
-            past = self._start(old, before, senders) if level == 1 else self.reserve[level - 2][senders]
-            if level == len(reserve):
-                reserve[-1][touched] = rows @ past
-            else:
-                residue[level - 1][touched] = rows @ past - reserve[level - 1][touched]
-        change = self._start(new, walk, touched) - self._start(old, before, touched)
-        reached = walk.receivers(touched)
-        state._send(walk, touched, change, reached, 1)
-        state._push(walk, torch.cat([reached, touched]).unique(), touched)
+        before, walk, rows = self.walk, self.walk.without(edges), self.rows.begin()
+        stays = torch.zeros(walk.num_nodes, dtype=torch.bool, device=nodes.device).index_fill_(0, nodes, True)
+        alive = self.alive & stays[self.nodes]
+        state = replace(self, rows=rows, walk=walk, alive=alive, pushed=0, repaired=0, kept={})
+        state.repaired = touched.numel() if self.depth else 0
+        last, (senders, matrix) = walk.degree.new_zeros(()), walk.gathers(touched)
+        for level in range(1, self.depth + 1):
+            reserve, _, _ = state.hold()
+            past = _start(old, before, senders, self.normalize) if level == 1 else reserve[level - 2][senders]
+            last = matrix @ past  # rows of `D^-1 A q_(level - 1)`
+            if level < self.depth:
+                rows.write(self._residue(level), touched, last - reserve[level - 1][touched])
+        state._renew(new, touched, last)
+        if self.depth:
+            change = _start(new, walk, touched, self.normalize) - _start(old, before, touched, self.normalize)
+            reached = walk.reached(touched)
+            state._send(touched, change, reached, 1)
+            state._push(torch.cat([reached, touched]).unique(), touched)
+        state._account(self, touched)
+        rows.end()
         return state
 
-    def _start(self, data: Data, walk: RandomWalk, nodes: Tensor) -> Tensor:
-        return dense_rows(data.x, nodes, self.normalize) / walk.degree[nodes].sqrt().unsqueeze(-1)
+    # Places of tables: reserves, residues, features.
+    def _reserve(self, level: int) -> int:
+        return level - 1
 
-    def _send(self, walk: RandomWalk, nodes: Tensor, change: Tensor, reached: Tensor, level: int) -> None:
-        """Add a change of the reserves of `nodes` to the next level's residue, or to the last reserve."""
-        table = self.reserve[-1] if level == len(self.reserve) else self.residue[level - 1]
-        table.index_add_(0, reached, walk.sends(nodes, reached) @ change)
+    def _residue(self, level: int) -> int:
+        return self.depth - 2 + level
 
-    def _push(self, walk: RandomWalk, reached: Tensor, touched: Tensor | None = None) -> None:
+    @property
+    def _z(self) -> int:
+        return 2 * max(self.depth - 1, 0)
+
+    def _places(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """Return which of some nodes have features, and their places there."""
+        place = torch.searchsorted(self.nodes, nodes).clamp_(max=max(self.nodes.numel() - 1, 0))
+        known = self.nodes[place] == nodes if self.nodes.numel() else torch.zeros_like(nodes, dtype=torch.bool)
+        return known, place[known]
+
+    def _renew(self, data: Data, touched: Tensor, last: Tensor) -> None:
+        """Compute the features of touched nodes anew, given their reserves of level K; of lost training nodes zeros."""
+        out = last * self.hops[-1]
+        for hop, table in zip(self.hops[1:-1], self.hold()[0], strict=True):
+            out = out + hop * table[touched] if hop else out
+        out = out + self.hops[0] * _start(data, self.walk, touched, self.normalize) if self.hops[0] else out
+        out = self.walk.degree[touched].sqrt().unsqueeze(-1) * out
+        known, places = self._places(touched)
+        out = (with_ones(out) if self.bias else out)[known] * self.alive[places].unsqueeze(-1)
+        self.rows.write(self._z, places, out)
+
+    def _add(self, nodes: Tensor, change: Tensor, hop: float) -> None:
+        """Add a change of reserves of one level, whose weight is `hop`, to the features."""
+        if not hop:
+            return
+        known, places = self._places(nodes)
+        scale = hop * self.walk.degree[nodes[known]].sqrt() * self.alive[places]
+        self.rows.add(self._z, places, pad(change[known] * scale.unsqueeze(-1), (0, int(self.bias))))
+
+    def _send(self, nodes: Tensor, change: Tensor, reached: Tensor, level: int) -> None:
+        """Add a change of the reserves of `nodes` to the next level's residue, or to the features."""
+        if level < self.depth:
+            self.rows.add(self._residue(level), reached, self.walk.sends(nodes, reached) @ change)
+        else:
+            reached = reached[self._places(reached)[0]]
+            self._add(reached, self.walk.sends(nodes, reached) @ change, self.hops[-1])
+
+    def _push(self, reached: Tensor, touched: Tensor) -> None:
         """Push rows of `reached` above the threshold level by level, and check the touched rows at each level."""
-        root = walk.degree.sqrt()
-        for now in range(1, len(self.reserve)):
-            size = self.residue[now - 1][reached].abs().amax(dim=1) * root[reached]
+        for level in range(1, self.depth):
+            residue = self.hold()[1][level - 1]
+            size = residue[reached].abs().amax(dim=1) * self.walk.degree[reached].sqrt()
             nodes = reached[size > self.r_max]
             self.pushed += nodes.numel()
-            change = self.residue[now - 1][nodes]
-            self.reserve[now - 1].index_add_(0, nodes, change)
-            self.residue[now - 1][nodes] = 0
-            reached = walk.receivers(nodes)
-            self._send(walk, nodes, change, reached, now + 1)
-            if touched is not None:
-                reached = torch.cat([reached, touched]).unique()
+            change = residue[nodes]
+            self.rows.add(self._reserve(level), nodes, change)
+            self._add(nodes, change, self.hops[level])
+            self.rows.write(self._residue(level), nodes, torch.zeros_like(change))
+            reached = self.walk.reached(nodes)
+            self._send(nodes, change, reached, level + 1)
+            reached = torch.cat([reached, touched]).unique()
 
-    def rows(self, data: Data, nodes: Tensor, hops: Sequence[float]) -> Tensor:
-        """Return `sum_l hops[l] S^l X` of some nodes, approximately: `[num_rows, num_features]`."""
-        walk = RandomWalk.of(data.edge_index, int(data.num_nodes))
-        out = sum(hop * table[nodes] for hop, table in zip(hops[1:], self.reserve, strict=True) if hop)
-        out = out + hops[0] * self._start(data, walk, nodes) if hops[0] else out
-        return walk.degree[nodes].sqrt().unsqueeze(-1) * out
-
-    def residues(self, data: Data, hops: Sequence[float]) -> list[tuple[float, Tensor]]:
-        """Return the parts of the error of `rows`, a sum of `S^k D^1/2 r_l`.
-
-        Each level has the largest sum of its coefficients, and the nonzero rows of `D^1/2 r_l`.
-        """
-        root = RandomWalk.of(data.edge_index, int(data.num_nodes)).degree.sqrt().unsqueeze(-1)
-        return [
-            (sum(map(abs, hops[level:])), (root * table)[table.any(dim=1)])
-            for level, table in enumerate(self.residue, start=1)
-        ]
-
-
-def pushed_state(data: Data, num_hops: int, r_max: float, normalize: bool) -> tuple[Pushed, bool]:
-    """Return the state of a graph, and whether it was remembered (as long as its `edge_index` lives)."""
-    known = remembered(data.edge_index, ("pushed", num_hops, r_max, normalize))
-    if known is not None and known.x[0]() is data.x and known.x[1] == data.x._version:
-        return known, True
-    return Pushed.build(data, num_hops, r_max, normalize), False
+    def _account(self, past: Pushed, touched: Tensor) -> None:
+        """Bring lengths and products up to date: of the rows that changed."""
+        lost = (past.alive & ~self.alive).nonzero().view(-1)
+        self.rows.write(self._z, lost, self.rows.hold()[-1][lost] * 0)
+        square, grams = [s.clone() for s in self.square], list(self.grams)
+        tables, root = self.rows.hold(), (past.walk.degree.sqrt(), self.walk.degree.sqrt())
+        for level in range(1, self.depth):
+            table = self._residue(level)
+            ids = torch.cat([self.rows.changed(table), touched]).unique()
+            out = root[0][ids].unsqueeze(-1) * self.rows.before(table, ids)
+            into = root[1][ids].unsqueeze(-1) * tables[table][ids]
+            square[level - 1][ids] = into.square().sum(dim=1)
+            grams[level - 1 : level] = [gram.changed(out, into) for gram in grams[level - 1 : level]]
+        places = self.rows.changed(self._z)
+        out, into = self.rows.before(self._z, places), tables[-1][places]
+        square[-1][places] = into.square().sum(dim=1)
+        grams[-1:] = [gram.changed(out, into) for gram in grams[-1:]]
+        self.square, self.grams, self.kept = square, grams, {"changes": (places, out, into)}
 
 
-def keep_state(data: Data, state: Pushed, num_hops: int) -> None:
-    """Remember the state of a graph, for the next request."""
-    memo(data.edge_index, ("pushed", num_hops, state.r_max, state.normalize), lambda: state)
+def _start(data: Data, walk: RandomWalk, nodes: Tensor, normalize: bool) -> Tensor:
+    return dense_rows(data.x, nodes, normalize) / walk.degree[nodes].sqrt().unsqueeze(-1)

@@ -7,10 +7,11 @@ from typing import Any, ClassVar
 from torch_geometric.data import Data
 
 from gunlearn.core.checks import check_choice
+from gunlearn.errors import InvalidInputError
 from gunlearn.losses import MSEToReference, Objective, ObjectiveValue, weighted
 from gunlearn.methods.base import BY_MODE, Method, Outcome, Problem, check_interval, fill_in
 from gunlearn.methods.gradient import only
-from gunlearn.methods.operators.layer_losses import Affected, LayerLosses, layer_outputs, set_mode
+from gunlearn.methods.operators.layer_losses import Affected, LaterGradients, LayerLosses, layer_outputs, set_mode
 from gunlearn.nn.attach.operators import (
     OPERATOR_INITS,
     OperatorView,
@@ -27,9 +28,11 @@ from gunlearn.training.loop import TrainArguments, fit
 GRAPHS = ("retain", "full", "affected")
 _PAPER = {
     "epochs": 1500, "lr": 1e-3, "init": "ones", "message_graph": "affected", "fixed_pairs": True, "dropout": True,
+    "leftover": False,
 }  # fmt: skip
 _DEFAULT = {
     "epochs": 100, "lr": 1e-3, "init": "identity", "message_graph": "retain", "fixed_pairs": False, "dropout": False,
+    "leftover": False,
 }  # fmt: skip
 
 
@@ -45,7 +48,8 @@ class LayerWise(Method):
     The first term (deleted edge consistency) moves what is forgotten to random embeddings: end points of edges, in
     pairs, to those of random non-edges, nodes to those of random other nodes. The second (neighbourhood influence)
     keeps all other affected nodes where the original model puts them. Forgotten nodes, and nodes that lose features,
-    are read on the original graph. Everything below the first operator is computed once. The last epoch is returned.
+    are read on the original graph. The original model is compared with on the retained graph, unless
+    `message_graph="full"`. Everything below the first operator is computed once. The last epoch is returned.
     """
 
     mode: str = "default"
@@ -56,6 +60,7 @@ class LayerWise(Method):
     layerwise: bool = True
     fixed_pairs: bool = BY_MODE
     dropout: bool = BY_MODE
+    leftover: bool = BY_MODE
     subgraph: str = "auto"
 
     paper = "arXiv 2302.13406"
@@ -70,6 +75,8 @@ class LayerWise(Method):
         fill_in(self, self.modes)
         for name, known in (("init", OPERATOR_INITS), ("message_graph", GRAPHS), ("subgraph", SUBGRAPH)):
             check_choice(name, getattr(self, name), known)
+        if self.leftover and not self.layerwise:
+            raise InvalidInputError("Expected layerwise=True with leftover=True (got False)")
         TrainArguments(self.epochs, self.lr)
         self.objective()
 
@@ -80,7 +87,8 @@ class LayerWise(Method):
     def run(self, problem: Problem) -> Outcome:
         partition, model = problem.partition, problem.model
         graph = partition.retain_data if self.message_graph == "retain" else partition.data
-        calls = layer_outputs(problem.reference, problem.task, graph)
+        compared = partition.data if self.message_graph == "full" else partition.retain_data
+        calls = layer_outputs(problem.reference, problem.task, compared)
         affected = Affected(problem, [name for name, _ in calls])
         if self.message_graph == "affected":
             graph = affected.graph()
@@ -91,12 +99,13 @@ class LayerWise(Method):
             views = {
                 name: OperatorView(
                     {o: rows_in(o.get_buffer("nodes"), part) for o in operators.values()},
-                    self.layerwise,
+                    self.layerwise and not self.leftover,
                     keep=not self.dropout,
                 )
                 for name, (_, part) in passes.items()
             }
             loss = LayerLosses(self.objective(), calls, affected, operators, views, self.fixed_pairs)
+            later = LaterGradients([operators[name].weight for name, _ in calls]) if self.leftover else None
 
             def step() -> ObjectiveValue:
                 set_mode(model, self.dropout)
@@ -104,10 +113,14 @@ class LayerWise(Method):
                     with viewed(operators.values(), views[name]):
                         problem.task.encode(model, data)
                 model.eval()
-                return loss()
+                values = loss.by_call()
+                if later is not None:
+                    later.see([value.total for value in values])
+                return loss.sum(values)
 
             args = TrainArguments(self.epochs, self.lr, **problem.loop_settings)
-            state = fit(model, step, args, problem.callbacks)
+            callbacks = problem.callbacks if later is None else [later, *problem.callbacks]
+            state = fit(model, step, args, callbacks, penalty=None if later is None else later.swap)
             if state.epoch == 0:
                 detach_operators(attached)
         part = passes["message"][1]
@@ -135,9 +148,10 @@ class GNNDelete(LayerWise):
 
     `mode="paper"` follows the authors' code: operators start at 1/1000 everywhere, Adam at 1e-3 for 1500 epochs,
     messages only along the original edges between affected nodes (forgotten ones included), one draw of random pairs
-    for all epochs, dropout (if any) stays on. But it returns the last epoch; the authors choose one by its score on the
-    forgotten edges. `mode="default"` starts at the identity, passes messages over the retained graph, draws new pairs
-    at each step, and compares with the original model on that graph.
+    for all epochs, dropout (if any) stays on, and an operator's step also takes the gradient that the losses of later
+    layers left in it at the step before, since their code clears gradients too early. But it returns the last epoch;
+    the authors choose one by its score on the forgotten edges. `mode="default"` starts at the identity, passes messages
+    over the retained graph, draws new pairs at each step, and lets no other layer's gradient in.
 
     Args:
         mode: `"default"` or `"paper"`; fills in every option that is `None`.
@@ -146,6 +160,7 @@ class GNNDelete(LayerWise):
         layerwise: each operator learns from its own layer's loss only; else from those of later layers too.
         fixed_pairs: draw random pairs once.
         dropout: keep the model's dropout on while operators learn; batch statistics never change.
+        leftover: with `layerwise`, add to each step the gradient of later layers' losses at the step before.
         subgraph: read only the part of the graph around the affected nodes: `"auto"` if it holds at most half of the
             edges and gives the outputs of the whole graph, `"always"` or `"never"`.
         alpha: weight of deleted edge consistency against neighbourhood influence, in [0, 1]: 0.5 in the paper, and 0.1
@@ -156,9 +171,10 @@ class GNNDelete(LayerWise):
 
     name = "gnndelete"
     summary = "deletion operators after each layer: forgotten pairs look random, their neighbourhood stays"
+    compared = "experiments/paper_modes"
     modes: ClassVar[dict[str, dict[str, Any]]] = {
         "default": {**_DEFAULT, "alpha": 0.1},
-        "paper": {**_PAPER, "alpha": 0.5},
+        "paper": {**_PAPER, "leftover": True, "alpha": 0.5},
     }
 
     def objective(self) -> Objective:

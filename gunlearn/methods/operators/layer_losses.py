@@ -17,6 +17,7 @@ from gunlearn.tasks.base import Task
 from gunlearn.tasks.graph.negatives import NegativeSampler
 from gunlearn.tasks.graph.node_kinds import node_kinds
 from gunlearn.tasks.graph.pair_kinds import PairKinds
+from gunlearn.training.callbacks import StatefulCallback
 
 
 @torch.no_grad()
@@ -155,7 +156,8 @@ class LayerLosses:
             drawn[some] = self.kinds.draw_nodes(types[some])
         return drawn
 
-    def __call__(self) -> ObjectiveValue:
+    def by_call(self) -> list[ObjectiveValue]:
+        """Return the objective's value of each call of a layer."""
         drawn = self.draw() if self.drawn is None else self.drawn
         values = []
         for i, (_, before) in enumerate(self.calls):
@@ -169,8 +171,54 @@ class LayerLosses:
                     current[name], target[name] = nothing, torch.zeros_like(nothing)
             now, then = ({k: _rows(v[k]) for k in self.objective.parts} for v in (current, target))
             values.append(self.objective(now, then))
+        return values
+
+    def sum(self, values: list[ObjectiveValue]) -> ObjectiveValue:
+        """Return the sum of the values, term by term."""
         terms = {name: reduce(torch.add, [value.terms[name] for value in values]) for name in self.objective.labels}
         return ObjectiveValue(reduce(torch.add, [value.total for value in values]), terms)
+
+
+class LaterGradients(StatefulCallback):
+    """The gradient that losses of later layers leave in each operator, which enters its next step instead of this one.
+
+    So does the authors' code: an operator's optimiser steps, and clears the gradient, before the next layer's loss is
+    differentiated.
+
+    Args:
+        weights: of the operators, in the order of the calls of their layers.
+    """
+
+    draws_nothing = True
+
+    def __init__(self, weights: list[Tensor]) -> None:
+        self.weights = weights
+        self.now: list[Tensor] = []
+        self.before: list[Tensor] = []
+
+    def see(self, losses: list[Tensor]) -> None:
+        """Take the losses of this step, layer by layer, before they are differentiated."""
+        first, losses = self.weights[:-1], losses if torch.is_grad_enabled() else []
+        self.now = [
+            torch.autograd.grad(reduce(torch.add, losses[i + 1 :]), weight, retain_graph=True, materialize_grads=True)[
+                0
+            ]
+            for i, weight in enumerate(first if losses else ())
+        ]
+
+    def swap(self) -> None:
+        """Change the gradients of this step, each of which holds all losses'."""
+        for i, now in enumerate(self.now):
+            gradient = self.weights[i].grad
+            if gradient is not None:
+                gradient.sub_(now).add_(self.before[i] if self.before else 0.0)
+        self.before = self.now
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {str(i): gradient for i, gradient in enumerate(self.before)}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.before = [state[str(i)] for i in range(len(state))]
 
 
 def _rows(embeddings: Tensor) -> Prediction:

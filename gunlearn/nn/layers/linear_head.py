@@ -144,17 +144,21 @@ def head_of(model: nn.Module) -> HeadView:
 
 
 def row_scale(x: Tensor) -> Tensor:
-    """Return `1 / ||x_i||` of each row of dense or CSR features, 1 for zero rows, in double precision `[num_nodes]`."""
+    """Return `1 / ||x_i||` of each row of dense or CSR features, 1 for zero rows, in double precision `[num_nodes]`.
 
-    def build() -> Tensor:
-        if x.layout == torch.sparse_csr:
-            square = x.values().double() ** 2
-            length = square.new_zeros(x.size(0)).index_add(0, row_of_entries(x.crow_indices()), square).sqrt()
-        else:
-            length = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64)
-        return torch.where(length > 0, 1 / length, 1.0)
+    It is kept with `x`; see `row_scale_of`.
+    """
+    return row_scale_of(x) if x.requires_grad else memo(x, "row_scale", lambda: row_scale_of(x))
 
-    return build() if x.requires_grad else memo(x, "row_scale", build)
+
+def row_scale_of(x: Tensor) -> Tensor:
+    """Compute `row_scale` anew: of features that may have been edited in a way that torch does not count."""
+    if x.layout == torch.sparse_csr:
+        square = x.values().double() ** 2
+        length = square.new_zeros(x.size(0)).index_add(0, row_of_entries(x.crow_indices()), square).sqrt()
+    else:
+        length = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64)
+    return torch.where(length > 0, 1 / length, 1.0)
 
 
 def normalised(edge_index: Tensor, num_nodes: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

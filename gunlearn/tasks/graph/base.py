@@ -175,14 +175,17 @@ class GraphTask(Task):
         """Refuse a model with a weight per edge that cannot be called on fewer edges; see `stored_graphs`."""
         check_weights_by_edge(model, self, partition)
 
-    def check_request(self, model: nn.Module, partition: Any, outputs: Tensor, anew: bool) -> str:
-        """Warn of what stays of a request where no method can take it out; see `derived` and `stored_graphs`."""
+    def check_request(self, model: nn.Module, partition: Any, outputs: Tensor | None, anew: bool) -> str:
+        """Warn of what stays of a request where no method can take it out; see `derived` and `stored_graphs`.
+
+        Without `outputs`, what the model reads is known from an earlier request of the same kind.
+        """
         if partition.forgets != ("graphs",):  # what was computed from another graph of a batch knows nothing of it
             gone = bool(partition.forget_mask.any())
             self.warn_of_derived(partition.data, gone, partition.forgets != ("edges",))
         around = warn_of_kept_outside(model, self, partition)
         stored = check_stored_graphs(model, self, partition, refuse=not anew)
-        said = "" if stored or around else unread(self, model, partition, outputs)
+        said = "" if stored or around or outputs is None else unread(self, model, partition, outputs)
         if said:
             warnings.warn(said, stacklevel=3)
         return f"{said}." if said else ""

@@ -10,6 +10,7 @@ from torch_geometric.data import Data
 
 from gunlearn.errors import InvalidInputError, InvalidTypeError
 from gunlearn.requests.list_names import SPLIT_PAIRS, is_list
+from gunlearn.requests.prepared import is_prepared
 from gunlearn.requests.training_graph import GONE, MASKS, check_node_ids, num_graphs, pair_tensor, relation_tensor
 
 #: Attributes that models read along the columns of `edge_index`.
@@ -19,6 +20,17 @@ _LISTS_OF_THEIR_OWN = ("index", "label", "pos", "neg", "split", "train", "val", 
 
 
 def check_graph(data: Any) -> Data:
+    """Return `checked_graph(data)`; prepared data (`gunlearn.prepare`) were checked then, and are as they were.
+
+    Raises:
+        ChangedDataError: prepared data that have changed since.
+        InvalidTypeError: see `checked_graph`.
+        InvalidInputError: see `checked_graph`.
+    """
+    return data if is_prepared(data) else checked_graph(data)
+
+
+def checked_graph(data: Any) -> Data:
     """Return a graph that a model can read: `data` itself, or a copy with plain tensors in place of PyG's `EdgeIndex`.
 
     Args:

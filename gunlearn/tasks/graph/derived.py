@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
+from gunlearn.requests.prepared import facts_of
+
 #: Of node attributes computed from edges: positional encodings, eigenvectors, centralities.
 _FROM_EDGES = re.compile(
     r"((^|_)(pe|rwpe|rwse|lappe|rrwp|pagerank|page_rank|centrality|betweenness|closeness|core_number)|^eig_?(vals?|vecs?)"
@@ -33,11 +35,15 @@ def warn_of_derived(data: Data, edges: bool = True, features: bool = True) -> No
         edges: edges go.
         features: features or nodes go.
     """
-    names = sorted(data.keys())
+    names, facts = sorted(data.keys()), facts_of(data)
+    if facts is not None and facts.get(("nothing derived", edges)):  # nor of what requests leave of the graph
+        return
     found = [(name, "features of neighbours") for name in names if _is_sign(data, name)]
     if edges:
         found += [(name, "edges") for name in names if _is_named(data, name)]
         found += [entry for entry in _by_value(data) if entry[0] not in dict(found)]
+    if facts is not None and not found:
+        facts["nothing derived", edges] = True
     if not found or not (edges or features):
         return
     said = ", ".join(f"'data.{name}' ({what})" for name, what in found)

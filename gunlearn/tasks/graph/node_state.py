@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import copy
 import warnings
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from gunlearn.errors import GunlearnError
+from gunlearn.requests.prepared import facts_of
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.graph.edge_memories import warn_of_memories
 from gunlearn.tasks.graph.fresh_values import Draws, FreshValues, Slice, named_tensors
@@ -23,6 +25,7 @@ from gunlearn.tasks.graph.node_records import node_records
 from gunlearn.tasks.graph.one_hot import OneHotInputs
 from gunlearn.tasks.graph.own_entries import FOREIGN, own_entries
 from gunlearn.tasks.graph.shared_rows import warn_of_shared_rows
+from gunlearn.tasks.known_models import model_key
 
 if TYPE_CHECKING:
     from gunlearn.tasks.base import Task
@@ -148,6 +151,12 @@ class _Trial:
         self.before: tuple[list[Tensor], list[Tensor]] | None = None
         self.lookups: dict[tuple[str, int], Tensor] = {}
         self.columns: dict[str, Tensor] = {}
+        self.facts = facts_of(partition.data)
+
+    @cached_property
+    def fact(self) -> tuple[str, str]:
+        """The name of what later requests on a prepared graph need not try."""
+        return "looks nothing up", model_key(self.trained, self.task)
 
     def _start(self) -> nn.Module:
         if self.model is None:
@@ -156,6 +165,8 @@ class _Trial:
             with seen, OneHotInputs(self.model, self.partition.is_forgotten_node) as inputs:
                 self.before = self._read(self.model)
             self.lookups, self.columns = seen.found, inputs.columns
+            if self.facts is not None and self.before is not None and not self.lookups and not self.columns:
+                self.facts[self.fact] = True
         return self.model
 
     def groups(self) -> dict[int, Tensor]:
@@ -166,6 +177,8 @@ class _Trial:
 
     def looked_up(self, name: str, dim: int) -> Place | None:
         """Return the entries of a tensor that forgotten nodes alone look up by ids; `None` if there are none."""
+        if self.facts is not None and self.facts.get(self.fact):  # an earlier request on a prepared graph has shown it
+            return None
         self._start()
         if dim == 1 and name in self.columns:
             return Place(self.columns[name])

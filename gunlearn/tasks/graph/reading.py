@@ -50,6 +50,7 @@ class GraphReader(Reader):
         self.task, self.names, self.options = task, names, options
         self.extract: Callable[[Tensor], Subgraph] | None = None
         self._kept: tuple[Subgraph, dict] | None = None
+        self._beside: Subgraph | None = None
         self._narrow: tuple[Subgraph, AbstractContextManager] | None = None
         self.choose(model)
 
@@ -107,6 +108,10 @@ class GraphReader(Reader):
 
     def read(self, items: dict, needed: Collection[str] | None = None) -> tuple[Data, dict, Subgraph | None]:
         if self.extract is None:
+            if self.parts.apart and needed is not None and set(needed) <= {"forget"} <= set(items):
+                original = self._original(items["forget"])
+                if original is not None:
+                    return original.data, {"forget": self.task.relabel(items["forget"], original)}, original
             return super().read(items, needed)
         if self._kept is None:
             seeds = cast(Tensor, self._seeds(items, needed=True))
@@ -117,6 +122,20 @@ class GraphReader(Reader):
                 return subgraph.data, local, subgraph
             self._kept = subgraph, local
         return self._kept[0].data, self._kept[1], self._kept[0]
+
+    def _original(self, forget: Any) -> Subgraph | None:
+        """Return the part of the original graph beside the retained one, if it holds all forgotten items."""
+        retained, data, seeds = self.parts.retained, self.parts.data, self.task.seeds(forget)
+        if retained is None or seeds is None or parts_apart(data) or not self._narrows():
+            return None
+        size = int(retained.num_nodes)
+        if not seeds.numel() or int(seeds.min()) < size:
+            return None
+        if self._beside is None:
+            edges = (data.edge_index[0] >= size).nonzero().view(-1)
+            nodes = torch.arange(size, int(data.num_nodes), device=edges.device)
+            self._beside = part_of(data, nodes, edges, data.edge_index[:, edges] - size)
+        return self._beside
 
     def surroundings(self, subgraph: Subgraph | None) -> AbstractContextManager:
         if subgraph is None or isinstance(self.around, nullcontext):

@@ -15,11 +15,13 @@ from gunlearn.errors import GunlearnError, UnsupportedModelError
 from gunlearn.nn.attach.message_layers import CACHES
 from gunlearn.requests.adjacency import is_adjacency, matrix_entries, rebuilt_matrix
 from gunlearn.requests.list_names import list_shape
+from gunlearn.requests.prepared import facts_of
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.graph.fresh_values import named_tensors
 from gunlearn.tasks.graph.node_places import may_hold_rows
 from gunlearn.tasks.graph.node_state import same_outputs
 from gunlearn.tasks.graph.stored_forms import Stored, compressed, keyed, other_forms
+from gunlearn.tasks.known_models import model_key
 from gunlearn.tasks.trial import private_copy
 
 if TYPE_CHECKING:
@@ -45,8 +47,13 @@ def check_stored_graphs(model: nn.Module, task: Task, partition: Any, refuse: bo
     """
     if not bool(partition.forget_mask.any()):
         return False
-    probe, kept = private_copy(getattr(model, "_orig_mod", model), task).eval(), []
+    facts = facts_of(partition.data)
+    at = None if facts is None else ("stores no pairs", model_key(model, task))
+    if facts is not None and facts.get(at):
+        return False
+    probe, kept, stores = private_copy(getattr(model, "_orig_mod", model), task).eval(), [], False
     for one in _stored(probe, partition.data):
+        stores = True
         gone = _forgotten(one, partition)
         if not bool(gone.any()):
             continue
@@ -61,6 +68,8 @@ def check_stored_graphs(model: nn.Module, task: Task, partition: Any, refuse: bo
                 "'forward' read edge_index, or take the pairs out of it yourself before this call"
             )
         kept.append(f"'{one.name}' ({int(gone.sum())} pairs{', which decide outputs' if read else ''})")
+    if facts is not None and not stores:
+        facts[at] = True
     if kept:
         warnings.warn(
             f"{type(probe).__name__} keeps forgotten pairs in {', '.join(kept)}: they stay in the result's model, and "

@@ -1,0 +1,96 @@
+"""Models that earlier requests on a prepared graph have tried: a method that calls none need not try them again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gunlearn.core.behaviour import code_of
+from gunlearn.core.checks import is_finite
+from gunlearn.core.checksums import print_of
+from gunlearn.core.digest import content_hash
+from gunlearn.nn.layers.linear_head import LinearHead
+from gunlearn.requests.prepared import facts_of
+from gunlearn.tasks.base import Task
+
+#: Keys of models by the number of the object, while nobody changes them; see `one_key_each`.
+_KEYS: ContextVar[dict[int, tuple[nn.Module, str]] | None] = ContextVar("keys of models", default=None)
+_OF_MODULES = {*vars(nn.Module()), "inspector"}  # weights and hooks are read otherwise; PyG's inspector has only names
+
+
+@contextmanager
+def one_key_each() -> Iterator[None]:
+    """Inside the block, or the function that it decorates, the key of each model that is asked for stays the same."""
+    token = _KEYS.set({})
+    try:
+        yield
+    finally:
+        _KEYS.reset(token)
+
+
+def model_key(model: nn.Module, task: Task) -> str:
+    """Return a hash of all that decides what a task reads of a model: weights, attributes, code, and how it is called.
+
+    Of a `LinearHead` the values of weights do not count, so that heads that requests made of one another are one.
+    Whether the model trains does not count, so that copies for evaluation have that of the model.
+    """
+    model, kept = getattr(model, "_orig_mod", model), _KEYS.get()
+    if kept is not None and id(model) in kept:
+        return kept[id(model)][1]
+    own = [
+        (name, type(module), sorted((k, v) for k, v in vars(module).items() if k not in _OF_MODULES))
+        for name, module in model.named_modules()
+    ]
+    called = {name: repr(value) for name, value in sorted(vars(task).items())}
+    values = (*model.state_dict().items(), *model.named_buffers())
+    linear = type(model) is LinearHead  # what holds for some finite weights holds for all
+    state = [
+        (name, (value.shape, value.dtype, is_finite(value)) if linear else print_of(value)) for name, value in values
+    ]
+    key = content_hash([state, own, code_of(model), type(task), called])
+    if kept is not None:
+        kept[id(model)] = model, key
+    return key
+
+
+def is_known(model: nn.Module, task: Task, partition: Any) -> bool:
+    """Return whether the trial pass of an earlier request shows all that one of this request would show.
+
+    It was made for a request of the same kind, on the same graph or one that requests made of it, with the same
+    weights; and if this request leaves a node without edges, the earlier one had such a node: what a model computes of
+    no neighbours is the one thing that may be infinite on the graph that is left, and nowhere else.
+    """
+    facts = facts_of(partition.data)
+    if facts is None or model is None:
+        return False
+    seen = facts.get(("trial", partition.forgets, model_key(model, task)))
+    return seen is not None and not bool((lonely_ends(partition) & ~seen).any())
+
+
+def take_note_of(model: nn.Module, task: Task, partition: Any) -> None:
+    """Keep that the trial pass of a request went well, and had nothing to say."""
+    facts = facts_of(partition.data)
+    if facts is None:
+        return
+    data, at = partition.retain_data, ("trial", partition.forgets, model_key(model, task))
+    size = int(data.num_nodes)
+    seen = torch.stack([(torch.bincount(ends, minlength=size) == 0).any() for ends in data.edge_index]).cpu()
+    facts[at] = seen | facts[at] if at in facts else seen
+
+
+def lonely_ends(partition: Any) -> Tensor:
+    """Return whether a node of a forgotten edge has no edge any more that it begins, and none that it ends: `[2]`."""
+    graph, nodes = partition.graph, partition.forget_edge_index.unique()
+    if graph.index is None:
+        return torch.ones(2, dtype=torch.bool)
+    lonely, gone = [], partition.forget_mask
+    for columns, at in (graph.index.leaving(nodes), graph.index.arriving(nodes)):
+        had = torch.bincount(at, minlength=nodes.numel())
+        lost = torch.bincount(at[gone[columns]], minlength=nodes.numel())
+        lonely.append(((had > 0) & (had == lost)).any())
+    return torch.stack(lonely).cpu()
