@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 _install()
 
 _HOMES = {
+    "gunlearn.errors": ("GunlearnError",),
     "gunlearn.api": ("Evaluation", "evaluate", "influence", "train", "unlearn"),
     "gunlearn.datasets": ("load",),
     "gunlearn.attribution": ("influence_study",),

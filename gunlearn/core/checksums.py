@@ -15,14 +15,14 @@ from gunlearn.core.digest import content_hash
 #: Words of eight bytes are laid out in tables of so many rows and columns: a prime, which no width of features divides.
 _ROWS, _COLUMNS = 64, 1021
 _SIZE = 8 * _ROWS * _COLUMNS
-_FACTORS = np.random.default_rng(0).integers(-(2**62), 2**62, _ROWS + _COLUMNS) | 1
 
 
 def print_of(value: Any) -> Any:
     """Return something that equals that of another value with the same content, and else differs.
 
-    Of tensors and arrays these are sums over the rows and columns of tables of their words, so that moved values count
-    as changed too. They are no secret and no cryptographic hash: they tell an edit, not an attack.
+    Of tensors and arrays these are digests of the sums over rows and columns of tables of their words, so that moved
+    values and changed signs count as changed too. They tell an edit, not an attack: who changes the four corners of a
+    rectangle of such a table, and keeps all its sums, goes unseen.
     """
     if isinstance(value, np.ndarray) and value.dtype != object:
         return _of_array(str(value.dtype), value)
@@ -32,15 +32,14 @@ def print_of(value: Any) -> Any:
         if plain.dtype == torch.bfloat16 or plain.is_complex() or plain.is_quantized:
             return content_hash(plain)
         return _of_array(str(value.dtype), plain.numpy())
-    if value is None or isinstance(value, str | bytes | int | float | bool):
+    if isinstance(value, str | bytes):
         return value
+    if value is None or isinstance(value, int | float):
+        return type(value).__name__, repr(value)
     if isinstance(value, Mapping):
         return tuple((str(key), print_of(entry)) for key, entry in value.items())
     if isinstance(value, Sequence):
-        try:
-            return type(value).__name__, len(value), hash(tuple(value))
-        except TypeError:
-            pass
+        return type(value).__name__, len(value), content_hash(value)
     return content_hash(value)
 
 
@@ -70,4 +69,4 @@ def _digest(part: np.ndarray) -> int:
     table, sums = part.view(np.int64).reshape(_ROWS, _COLUMNS), np.empty(_ROWS + _COLUMNS, dtype=np.int64)
     np.add.reduce(table, axis=0, out=sums[:_COLUMNS])  # it is read twice, from the cache
     np.add.reduce(table, axis=1, out=sums[_COLUMNS:])
-    return int(sums @ _FACTORS)
+    return int.from_bytes(hashlib.blake2b(sums.tobytes(), digest_size=8).digest(), "little")

@@ -119,14 +119,15 @@ def summarise(rows: Sequence[Row]) -> list[Line]:
             else:
                 line.rows.append(row)
         for line in here.values():
+            ends = {name: [other for other in here.values() if other.method == name] for name in ("utu", "retrain")}
+            if line.method not in ENDS:
+                lost = gaps(line, ends["retrain"], headline(line.task)[0].name)
+                line.fails = bool(lost) and -statistics.fmean(lost) > LOSS
             if line.method not in (*ENDS, "utu"):
-                ends = {name: [other for other in here.values() if other.method == name] for name in ("utu", "retrain")}
                 found = gaps(line, ends["utu"], "js_forget")
                 line.behind_utu = bool(found) and statistics.fmean(found) >= 0
                 line.compared = len(found)
                 line.unsure = within_noise(found)
-                lost = gaps(line, ends["retrain"], headline(line.task)[0].name)
-                line.fails = bool(lost) and -statistics.fmean(lost) > LOSS
         lines += here.values()
     return lines
 

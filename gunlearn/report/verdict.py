@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gunlearn.metrics.problem import headline
 from gunlearn.report.distance_and_price import (
     DISTANCE,
     NEAR_FLOORS,
@@ -62,7 +61,10 @@ def verdict(lines: Sequence[Line]) -> Verdict:
     counted.sort(key=lambda line: (distance_of(line), price_of(line) or 0.0))
     floors = floors_of(utu)
     told = [line for line in counted if not line.unsure]
-    lost = utu is not None and _has_lost(utu, retrain)
+    lost = utu is not None and utu.fails
+    if utu is not None and methods and not measured:
+        said = f"No method finished: nothing is compared with taking the data out (utu{at_floors(floors, ', ', '')})."
+        return Verdict(said, limits=limits, cells=(*_cells(utu, utu, retrain)[:4], "no method finished"))
     if utu is not None and (not counted or (_is_enough(floors, told) and not lost)):
         left_out = any(not line.behind_utu for line in measured if line not in counted)
         none = "no method that counts" if left_out else "no method"
@@ -103,12 +105,6 @@ def _taken_out(floors: float | None, counted: Sequence[Line], methods: Sequence[
     return (
         f"Nothing here comes near retraining: {none} ended {nearer}, which only takes the data out{at_floors(floors)}."
     )
-
-
-def _has_lost(utu: Line, retrain: Line | None) -> bool:
-    """Return whether taking the data out lost as much utility as tables mark in methods."""
-    lost = [] if retrain is None else gaps(utu, [retrain], headline(utu.task)[0].name)
-    return bool(lost) and -sum(lost) / len(lost) > LOSS
 
 
 def _nearest(best: Line, utu: Line | None, retrain: Line | None) -> str:

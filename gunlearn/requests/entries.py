@@ -18,9 +18,9 @@ _APART = 256
 def select_entries(value: Any, keep: Tensor, dim: int) -> Any:
     """Return the entries of a tensor, array, list, tuple or set where `keep` is true."""
     if isinstance(value, Tensor):
-        gone = places(~keep)
-        if value.layout == torch.strided and gone.numel() and _APART * gone.numel() <= keep.numel():
-            return _between(value, gone.tolist(), dim)
+        gone, plain = places(~keep), value.layout == torch.strided and not value.requires_grad
+        if plain and gone.numel() and _APART * gone.numel() <= keep.numel():
+            return _between(value, gone.tolist(), dim % value.dim())
         return value.index_select(dim, places(keep).to(value.device))
     if isinstance(value, np.ndarray):
         return np.compress(keep.cpu().numpy(), value, axis=dim)

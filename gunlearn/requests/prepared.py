@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from weakref import ref
@@ -25,13 +26,11 @@ class Prepared:
         values: its attributes by name, each with what tells whether its content has changed.
         memory: what was derived from this graph.
         facts: what holds for the graph and for all that requests leave of it.
-        trusted: more than 0 while nobody can have changed it.
     """
 
     values: dict[str, tuple[Any, Any]]
     memory: dict[str, Any] = field(default_factory=dict)
     facts: dict[Any, Any] = field(default_factory=dict)
-    trusted: int = 0
 
     def check(self, data: Data) -> None:
         """Refuse `data` that holds other attributes or other values."""
@@ -55,6 +54,8 @@ class Prepared:
 
 #: By the number of the object, with a reference that drops the entry when the object is gone: `Data` has no hash.
 _PREPARED: dict[int, tuple[ref[Any], Prepared]] = {}
+#: Graphs that this thread has just checked; see `trusting`.
+_TRUSTED: ContextVar[frozenset[int]] = ContextVar("graphs just checked", default=frozenset())
 
 
 def take_note(data: Data, prepared: Prepared | None = None, rows: Tensor | None = None) -> Prepared:
@@ -92,7 +93,7 @@ def memory_of(data: Any) -> dict[str, Any]:
     prepared = _found(data)
     if prepared is None:
         return {}
-    if not prepared.trusted:
+    if id(prepared) not in _TRUSTED.get():
         prepared.check(data)
     return prepared.memory
 
@@ -115,11 +116,11 @@ def trusting(data: Any) -> Iterator[None]:
     if prepared is None:
         yield
         return
-    prepared.trusted += 1
+    token = _TRUSTED.set(_TRUSTED.get() | {id(prepared)})
     try:
         yield
     finally:
-        prepared.trusted -= 1
+        _TRUSTED.reset(token)
 
 
 def _found(data: Any) -> Prepared | None:

@@ -14,12 +14,12 @@ from gunlearn.core.behaviour import code_of
 from gunlearn.core.checks import is_finite
 from gunlearn.core.checksums import print_of
 from gunlearn.core.digest import content_hash
-from gunlearn.nn.layers.linear_head import LinearHead
 from gunlearn.requests.prepared import facts_of
 from gunlearn.tasks.base import Task
 
 #: Keys of models by the number of the object, while nobody changes them; see `one_key_each`.
 _KEYS: ContextVar[dict[int, tuple[nn.Module, str]] | None] = ContextVar("keys of models", default=None)
+_LIBRARIES, _LINEAR = ("torch.nn.", "torch_geometric.nn.", "gunlearn.nn."), "gunlearn.nn.layers.linear_head.LinearHead"
 _OF_MODULES = {*vars(nn.Module()), "inspector"}  # weights and hooks are read otherwise; PyG's inspector has only names
 
 
@@ -48,7 +48,7 @@ def model_key(model: nn.Module, task: Task) -> str:
     ]
     called = {name: repr(value) for name, value in sorted(vars(task).items())}
     values = (*model.state_dict().items(), *model.named_buffers())
-    linear = type(model) is LinearHead  # what holds for some finite weights holds for all
+    linear = _kind(model) == _LINEAR  # what holds for some finite weights holds for all
     state = [
         (name, (value.shape, value.dtype, is_finite(value)) if linear else print_of(value)) for name, value in values
     ]
@@ -62,14 +62,23 @@ def is_known(model: nn.Module, task: Task, partition: Any) -> bool:
     """Return whether the trial pass of an earlier request shows all that one of this request would show.
 
     It was made for a request of the same kind, on the same graph or one that requests made of it, with the same
-    weights; and if this request leaves a node without edges, the earlier one had such a node: what a model computes of
-    no neighbours is the one thing that may be infinite on the graph that is left, and nowhere else.
+    weights; and if this request leaves a node without edges, the earlier one had such a node: what a layer computes of
+    no neighbours is the one thing that may be infinite on the graph that is left, and nowhere else. That is so of
+    modules of torch, PyG and this package; of a class of anybody else's nothing is known, and it is tried each time.
     """
     facts = facts_of(partition.data)
-    if facts is None or model is None:
+    if facts is None or model is None or not all(map(_is_of_a_library, model.modules())):
         return False
     seen = facts.get(("trial", partition.forgets, model_key(model, task)))
     return seen is not None and not bool((lonely_ends(partition) & ~seen).any())
+
+
+def _kind(module: nn.Module) -> str:
+    return f"{type(module).__module__}.{type(module).__qualname__}"
+
+
+def _is_of_a_library(module: nn.Module) -> bool:
+    return _kind(module).startswith(_LIBRARIES)
 
 
 def take_note_of(model: nn.Module, task: Task, partition: Any) -> None:

@@ -43,6 +43,17 @@ def test_one_entry_is_enough(dtype, place):
     assert print_of(value) != before
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "where", [slice(7, 8), slice(None), slice(None, None, 2), slice(3, None, 128), slice(0, 522_752 // 8), slice(0, 2)]
+)
+def test_a_changed_sign_is_seen(dtype, where):
+    value = torch.rand(320_000, generator=torch.Generator().manual_seed(0), dtype=dtype) + 0.1
+    before = print_of(value)
+    value.numpy()[where] *= -1
+    assert print_of(value) != before
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [
@@ -54,6 +65,9 @@ def test_one_entry_is_enough(dtype, place):
         ([[1], [2]], [[1], [3]]),
         ({"a": torch.zeros(2)}, {"a": torch.ones(2)}),
         (1, 2),
+        ([-1, 3], [-2, 3]),
+        ([1, 0], [True, 0.0]),
+        (1, True),
     ],
 )
 def test_other_types_shapes_and_collections_differ(one, other):

@@ -10,6 +10,7 @@ from torch_geometric.utils import to_undirected
 import gunlearn as gu
 from gunlearn.core.digest import same_weights
 from gunlearn.errors import UnsupportedModelError
+from gunlearn.tasks import known_models
 
 NODES = 40
 
@@ -75,6 +76,40 @@ def test_chains_of_requests_give_the_models_of_the_plain_graph(task, method, opt
             one, other, plain, ready = first.model, second.model, first.data, second.data
 
 
+@pytest.fixture
+def as_a_library(monkeypatch) -> None:
+    """The class of this file counts as one of PyG's."""
+    monkeypatch.setattr(known_models, "_LIBRARIES", ("",))
+
+
+class DividesByAll(nn.Module):
+    """What it gives is infinite where no node has more than two neighbours."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = GCNConv(6, 3)
+
+    def forward(self, x: torch.Tensor, edge_index: torch.Tensor) -> torch.Tensor:
+        degrees = torch.bincount(edge_index[1], minlength=x.size(0)).float()
+        return self.conv(x, edge_index) / (degrees - degrees.clamp(max=3)).sum()
+
+
+def test_a_class_of_ones_own_is_tried_at_every_request():
+    """Nothing is known of what it computes on the graph that is left: here it is infinite after the second request."""
+    ring = to_undirected(torch.stack([torch.arange(NODES), torch.arange(NODES).roll(-1)]))
+    hub = to_undirected(torch.cat([ring, torch.tensor([[0, 0], [9, 12]])], dim=1))
+    data = Data(x=torch.rand(NODES, 6), edge_index=hub, y=torch.arange(NODES) % 3, train_mask=torch.ones(NODES) > 0)
+    model, ready = DividesByAll(), gu.prepare(data)
+    gu.unlearn(model, ready, gu.ForgetEdges([(5, 6)]), "utu", "node_classification")
+    for graph in (data, ready):
+        with pytest.raises(UnsupportedModelError):
+            gu.unlearn(model, graph, gu.ForgetEdges([(0, 9)]), "utu", "node_classification")
+    counted, again = _model(), gu.prepare(_graph(lonely=True))
+    for node in (3, 4):
+        assert _calls(lambda k=node: gu.unlearn(counted, again, gu.ForgetNodes([k]), "utu", "node_classification")) > 0
+
+
+@pytest.mark.usefixtures("as_a_library")
 @pytest.mark.parametrize("request_of", [lambda k: gu.ForgetNodes([k]), lambda k: gu.ForgetEdges([(k, 18 + k)])])
 def test_utu_tries_a_model_at_its_first_request_of_a_kind_alone(request_of):
     model, ready = _model(), gu.prepare(_graph(lonely=True))
@@ -88,6 +123,7 @@ def test_utu_tries_a_model_at_its_first_request_of_a_kind_alone(request_of):
     assert _calls(lambda: gu.unlearn(model, ready, request_of(4), "finetune", "node_classification", epochs=1)) > 1
 
 
+@pytest.mark.usefixtures("as_a_library")
 @pytest.mark.parametrize(
     "change",
     [
@@ -103,6 +139,7 @@ def test_a_model_that_has_changed_is_tried_again(change):
     assert _calls(lambda: gu.unlearn(model, ready, gu.ForgetEdges([(3, 21)]), "utu", "node_classification")) > 0
 
 
+@pytest.mark.usefixtures("as_a_library")
 def test_a_node_that_loses_its_last_edge_is_tried():
     model, ready = _model(mean=True), gu.prepare(_graph())
     gu.unlearn(model, ready, gu.ForgetEdges([(2, 20)]), "utu", "node_classification")

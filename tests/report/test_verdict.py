@@ -148,3 +148,13 @@ def test_untrained_references_and_failures_give_no_verdict():
         judged(RETRAIN, UTU).answer
         == "Only taking the data out was tried (utu, 4.0 floors): no method is compared with it."
     )
+
+
+def test_where_no_method_finished_nothing_is_called_enough():
+    found = judged(RETRAIN, made("utu", 1.5, 0.01), {**made("npo", None), "error": "no"})
+    assert found.answer == "No method finished: nothing is compared with taking the data out (utu, 1.5 floors)."
+    assert found.cells[-1] == "no method finished"
+
+
+def test_utu_is_marked_where_it_loses_utility():
+    assert [line.fails for line in summarise([RETRAIN, made("utu", 1.5, 0.01, utility=0.86)])] == [False, True]

@@ -3,6 +3,7 @@
 import copy
 import gc
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -233,3 +234,14 @@ def test_nothing_is_kept_of_a_graph_that_is_gone():
     del data, left
     gc.collect()
     assert len(registry._PREPARED) == before
+
+
+def test_what_one_thread_trusts_another_checks():
+    data = gu.prepare(_graph())
+    with registry.trusting(data):
+        data.x[0] += 1
+        assert registry.memory_of(data) is not None  # this thread has checked it
+        with ThreadPoolExecutor(1) as other, pytest.raises(ChangedDataError):
+            other.submit(gu.ForgetNodes([5]).resolve, data).result()
+    with pytest.raises(ChangedDataError):
+        registry.memory_of(data)

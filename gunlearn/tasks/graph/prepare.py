@@ -18,13 +18,16 @@ def prepare(data: Any) -> Data:
 
     It goes wherever data go (`gu.unlearn`, `gu.train`, `request.resolve`), and `result.data` of a request on it is
     prepared, too. What does not depend on the request is done once: checks of indices and features, the sort of the
-    edges, and, at the first request with a model, the passes that try whether the task can call it. Results are those
-    of the plain graph, bit for bit.
+    edges, and, at the first request with a model of PyG's or this package's modules, the passes that try whether the
+    task can call it. Results are those of the plain graph, bit for bit.
 
-    Each call compares sums over all values with those at the time of this call. A graph that has changed since then, in
-    place (by numpy too) or by other attributes, is refused; prepare it again, as after `data.to(device)`, too. Copies
-    of it (`copy.copy`, `data.clone()`) are plain graphs. It takes 8 bytes per column of `edge_index`, 16 where these
-    are not sorted.
+    Each call compares digests of sums over all values with those at the time of this call. A graph that has changed
+    since then, in place (by numpy too) or by other attributes, is refused; prepare it again, as after
+    `data.to(device)`, too. Copies of it (`copy.copy`, `data.clone()`) are plain graphs. It takes 8 bytes per column of
+    `edge_index`, 16 where these are not sorted.
+
+    In memory the prepared `result.data` of a request keeps the sorted edges of the graph before, forgotten ones
+    included, up to a tenth of them; nothing of that is saved. `copy.copy(result.data)` holds none of it.
 
     Args:
         data: a `Data` with `edge_index` `[2, E]`; it does not change.
@@ -40,7 +43,7 @@ def prepare(data: Any) -> Data:
         >>> first = gu.ForgetNodes([5]).resolve(data)
         >>> second = gu.ForgetNodes([6]).resolve(first.retain_data)  # prepared as well
         >>> second.retain_data.edge_index.size(1)
-        146
+        142
     """
     data = copy.copy(detached(checked_graph(data)))
     take_note(data)
