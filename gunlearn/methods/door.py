@@ -12,6 +12,7 @@ from gunlearn.core.digest import state_hash
 from gunlearn.cost import PeakMemory, Stopwatch
 from gunlearn.errors import DivergenceError, InvalidTypeError
 from gunlearn.methods.base import Method, Outcome, Problem
+from gunlearn.methods.forgotten_before import check_forgotten_before
 from gunlearn.methods.gradient import freeze
 from gunlearn.methods.kept import check_kept
 from gunlearn.seed import isolated_rng
@@ -73,6 +74,7 @@ def run_method(
     check_seed(seed)
     check_callbacks(callbacks)
     method.supports(task, partition)
+    check_forgotten_before(getattr(method, "training", None), partition)
     task.check_parts(model, partition)
     known = not method.runs_model and is_known(model, task, partition)
     outputs = None if known else trial_pass(model, partition.retain_data, task).outputs

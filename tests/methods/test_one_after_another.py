@@ -231,3 +231,15 @@ def test_auto_goes_back_to_the_nearest_checkpoint_that_its_budget_allows(back: f
     name, options, _ = Auto(training=state).choose(task, request, base.model)
     assert (name, options["budget"]) == ("replay", pytest.approx(back))
     assert Auto(training=state, budget=back - 0.05).choose(task, request, base.model)[0] == "continued_training"
+
+
+@pytest.mark.parametrize("copied", [False, True])
+@pytest.mark.parametrize("method", ["continued_training", "auto"])
+def test_the_next_request_on_the_data_from_before_is_refused(copied, method) -> None:
+    data = club()
+    base = trained(data)
+    first = gu.unlearn(base.model, data, gu.ForgetNodes([3, 5]), method, TASK, training=base)
+    old = copy.copy(data) if copied else data
+    with pytest.raises(InvalidInputError, match=r"hand in its own, gunlearn.unlearn.first.model, first.data"):
+        gu.unlearn(first.model, old, gu.ForgetNodes([12]), method, TASK, training=first)
+    assert gu.unlearn(first.model, first.data, gu.ForgetNodes([12]), method, TASK, training=first).num_forget == 1
