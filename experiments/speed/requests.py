@@ -18,14 +18,15 @@ from experiments.speed.synthetic import power_law_graph
 from gunlearn.methods import Callback
 from gunlearn.seed import isolated_rng
 
-#: Edges, mean degree and features of the graphs, as large as ogbn-arxiv and a tenth of ogbn-products.
+#: Edges, mean degree and features of the graphs: as large as ogbn-arxiv, a tenth of it, and of ogbn-products.
 GRAPHS = {
     "arxiv": (1_166_243, 13.77, 128),
     "products/10": (6_185_914, 50.5, 100),
+    "arxiv/10": (116_624, 13.77, 128),
     "small": (2_000, 10, 16),
 }
 #: Hidden channels and layers; the model matters to the first request alone, where `auto` is not measured.
-MODELS = {"arxiv": (256, 3), "products/10": (32, 2), "small": (256, 3)}
+MODELS = {"arxiv": (256, 3), "arxiv/10": (256, 3), "products/10": (32, 2), "small": (256, 3)}
 CLASSES = 40
 NODES, LINKS = "node_classification", "link_prediction"
 

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from gunlearn.errors import InvalidInputError
+from gunlearn.training.result import Result
 
 
 def check_forgotten_before(training: Any, partition: Any) -> None:
@@ -17,7 +18,7 @@ def check_forgotten_before(training: Any, partition: Any) -> None:
     Raises:
         InvalidInputError: the data are those of the request before, or hold its forgotten edges or training nodes.
     """
-    before = getattr(training, "partition", None)
+    before = training.partition if isinstance(training, Result) else None
     if before is None:
         return
     found = "the data of the request before" if partition.data is before.data else _held(before, partition)
