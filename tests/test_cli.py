@@ -1,12 +1,10 @@
 import csv
-import dataclasses
 import errno
 import json
 import os
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import networkx as nx
 import numpy as np
@@ -18,7 +16,7 @@ from gunlearn.attribution import ESTIMATORS
 from gunlearn.bench import Recipe
 from gunlearn.cli import COMMANDS, main
 from gunlearn.cli.fields import command_line
-from gunlearn.cli.grid_command import Run
+from gunlearn.cli.grid_command import PLACEHOLDERS, Run
 from gunlearn.cli.influence import InfluenceCommand
 from gunlearn.datasets import DATASETS
 from gunlearn.errors import InvalidInputError
@@ -229,23 +227,70 @@ def test_a_forget_file_names_people_and_the_outputs_do_not(tmp_path, capsys):
     assert "1 id per line" in refusal(capsys, *command, "--forget-file", str(tmp_path / "pairs.csv"))
 
 
+def written(run: Run) -> list[str]:
+    """The words of the command that outputs tell."""
+    return shlex.split(command_line("run", run, PLACEHOLDERS, ("dataset", "datasets")))
+
+
 @pytest.mark.parametrize(
     "words",
     [
         "",
         "--datasets karate lesmis --ratios 0.1 0.2 --seeds 3 4 --forget edges nodes --by degree --no-progress --debug",
-        "--dataset 'a folder/x' --root /data --method-arg lr=1 --method-arg npo.beta=2 --out o --n-jobs 2 --lr 1e-05",
-        "--forget-file people/n31.txt --forget nodes --region out --hidden-channels 7",
+        "--dataset 'a folder' --method-arg lr=1e-3 --method-arg npo.beta=2 --n-jobs 2 --lr 1e-05",
+        "--method-arg a.b=[1,null] --method-arg a.c=mean --method-arg 'a.d={\"x\": true}' --method-arg e=None",
+        "--forget nodes --region out --hidden-channels 7",
     ],
 )
 def test_a_report_names_the_command(words):
-    """What is written down means the same to tyro, but for the name of a forget file."""
+    """What is written down means the same to tyro."""
     run = tyro.cli(Run, args=shlex.split(words))
-    program, name, *argv = shlex.split(command_line("run", run, unnamed=("forget_file",)))
-    file = None if run.forget_file is None else Path("FILE")
+    program, name, *argv = written(run)
     assert (program, name) == ("gunlearn", "run")
-    assert tyro.cli(Run, args=argv) == dataclasses.replace(run, forget_file=file)
-    assert "n31" not in " ".join(argv)
+    assert tyro.cli(Run, args=argv) == run
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("--address tcp://user:secret@10.0.0.1:8786", "--address ADDRESS"),
+        ("--root /home/secret", "--root DATA"),
+        ("--out secret", "--out OUT"),
+        ("--models /home/secret/m", "--models MODELS"),
+        ("--forget-file secret/n31.txt", "--forget-file FILE"),
+        ("--dataset /home/secret/graph.csv", "--dataset graph.csv"),
+        ("--dataset secret/graph/", "--dataset graph"),
+        ("--dataset 'C:\\secret\\graph'", "--dataset graph"),
+        ("--dataset ./", "--dataset PATH"),
+        ("--datasets karate /home/secret/graph", "--datasets karate graph"),
+        ("--method-arg replay.training=/home/secret/a.pt", "--method-arg replay.training=PATH"),
+        ("--method-arg 'training= secret.pt'", "--method-arg training=PATH"),
+        ("--method-arg training=secret_folder", "--method-arg training=PATH"),  # it is there
+        ("--method-arg \"a.b=[1, ('x', 'secret/a')]\"", "--method-arg a.b=PATH"),
+        ("--method-arg \"a.b={'x': {'y': '~/secret'}}\"", "--method-arg a.b=PATH"),
+        ("--method-arg a.b=tcp://me:secret@host", "--method-arg a.b=PATH"),
+    ],
+)
+def test_a_report_tells_no_path_and_no_address(given, told, tmp_path, monkeypatch):
+    """Placeholders stand for them, and everything else means the same to tyro."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secret_folder").mkdir()
+    argv = written(tyro.cli(Run, args=["--seed", "3", *shlex.split(given), "--device", "auto"]))[2:]
+    assert "secret" not in " ".join(argv)
+    assert tyro.cli(Run, args=argv) == tyro.cli(Run, args=["--seed", "3", *shlex.split(told), "--device", "auto"])
+
+
+def test_a_run_writes_no_path(tmp_path):
+    people, out = tmp_path / "people", tmp_path / "out"
+    people.mkdir()
+    (people / "edges.csv").write_text("".join(f"{u},{v}\n" for u, v in nx.karate_club_graph().edges))
+    folders = ["--root", str(tmp_path / "raw"), "--out", str(out), "--models", str(tmp_path / "models")]
+    assert call("run", "--dataset", str(people), *SMALL[2:], "--methods", "utu", "--count", "2", *folders) == 0
+    assert shlex.split((out / "command.txt").read_text())[2:4] == ["--dataset", "people"]
+    for name in ("command.txt", "report.html"):
+        text = (out / name).read_text()
+        assert "--models MODELS" in text
+        assert str(tmp_path) not in text
 
 
 @pytest.mark.parametrize("argv", [["--forget", "nodes", "--methods", "inpo"], ["--methods", "megu"]])

@@ -30,6 +30,8 @@ from gunlearn.errors import InvalidInputError
 if TYPE_CHECKING:
     from gunlearn.bench.config import GridConfig
 
+#: Stand for what outputs must not tell: who is in a file, where folders lie, how to log in to a cluster.
+PLACEHOLDERS = {"forget_file": "FILE", "root": "DATA", "out": "OUT", "models": "MODELS", "address": "ADDRESS"}
 _SMALL = ("digits", "karate", "lesmis")  # converge in a few hundred epochs
 
 
@@ -176,7 +178,7 @@ class Run:
             kept = len(bench.RowStore(self.folder / bench.ROWS_FILE).read())
             console.say(f"interrupted: {kept} rows are kept in {self.folder}; the same command goes on from there")
             return 130
-        command = command_line("run", self, unnamed=("forget_file",))  # the file's name may say who is in it
+        command = command_line("run", self, PLACEHOLDERS, ("dataset", "datasets"))
         bench.atomic_write(self.folder / bench.COMMAND_FILE, f"{command}\n")
         report = gunlearn.report.grid_report(rows, self.folder / "report.html", command=command)
         console.print_rows(rows)

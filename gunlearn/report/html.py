@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -61,7 +62,7 @@ def described(label: str, cls: Any, options: Mapping[str, Any], notes: Mapping[s
         "summary": "" if cls is None else cls.summary,
         "paper": paper,
         "address": f"{ARXIV}{paper.removeprefix('arXiv ')}" if paper.startswith("arXiv ") else None,
-        "options": ", ".join(f"{name} {value}" for name, value in options.items() if value is not None),
+        "options": ", ".join(f"{name} {_told(value)}" for name, value in options.items() if value is not None),
         "notes": ", ".join(f"{name}: {value}" for name, value in notes.items()),
     }
 
@@ -113,6 +114,11 @@ def _settings(rows: Sequence[Row]) -> dict[str, str]:
     found["base model"] = ", ".join(f"{key} {value}" for key, value in (rows[0].get("recipe") or {}).items())
     found["device"] = rows[0].get("device") or ""
     return {name: value for name, value in found.items() if value}
+
+
+def _told(value: Any) -> str:
+    """Return an option's value as a text; of one that has slashes `PATH`, since reports are shared."""
+    return "PATH" if re.search(r"[/\\]", str(value)) else str(value)
 
 
 def _options(line: Line) -> dict[str, Any]:

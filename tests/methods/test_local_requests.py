@@ -1,6 +1,7 @@
 """ScaleGUN's state from request to request: tables, walks, products and factors against making them anew."""
 
 import copy
+import gc
 import threading
 from fractions import Fraction
 from typing import Any
@@ -60,6 +61,71 @@ def test_every_version_of_a_table_stays_what_it_was() -> None:
         assert all(torch.equal(a, b) for a, b in zip(version.hold(), tables, strict=True))
     held = {table.data_ptr() for version in versions for table in version.hold()}
     assert len(held) == 2  # one copy in memory
+
+
+def numbers(*versions: RowVersions) -> int:
+    """How many numbers are in memory for some versions, each counted once."""
+    todo, seen, tensors = list(versions), set(), {}
+    while todo:
+        entry: Any = todo.pop()
+        if isinstance(entry, Tensor):
+            tensors[entry.data_ptr()] = entry.numel()
+        elif id(entry) not in seen and (
+            isinstance(entry, list | tuple | dict) or type(entry).__module__ == RowVersions.__module__
+        ):
+            seen.add(id(entry))
+            todo += gc.get_referents(entry)
+    return sum(tensors.values())
+
+
+def test_versions_that_nobody_holds_take_no_memory() -> None:
+    """Most often the newest goes on, and others than the first are dropped: all stay what they were."""
+    draw, most, alone = np.random.default_rng(0), 0, 0
+    first = RowVersions([torch.arange(400.0).view(100, 4), torch.zeros(60, 2)])
+    held, size, change = [(first, [table.clone() for table in first.hold()])], 520, 40
+    for _ in range(400):
+        parent, now = held[-1 if draw.random() < 0.9 else int(draw.integers(len(held)))]
+        new, now = parent.begin(), [table.clone() for table in now]
+        for table in (0, 1):
+            ids = torch.from_numpy(draw.permutation(len(now[table]))[:5])
+            new.write(table, ids, rows := torch.from_numpy(draw.normal(size=(5, now[table].size(1)))).float())
+            now[table][ids] = rows
+        new.end()
+        held.append((new, now))
+        if len(held) > 3:
+            del held[int(draw.integers(1, 3))]
+        del parent, new
+        most = max(most, numbers(*(version for version, _ in held)))
+        for version, tables in (held[int(k)] for k in draw.permutation(len(held))):
+            assert all(torch.equal(a, b) for a, b in zip(version.hold(), tables, strict=True))
+        alone = max(alone, len({version.hold()[0].data_ptr() for version, _ in held}))
+    assert alone > 1  # control: some had tables of their own
+    assert most <= 3 * 2 * (size + change)
+
+
+def test_a_hundred_requests_beside_the_first_graph_take_bounded_memory() -> None:
+    data = first = sparse_graph()
+    head = old = fitted(data, alpha=50.0)
+    request = gu.ForgetEdges(count=1, seed=0)
+    alone = unlearn(head, copy.deepcopy(data), request)
+
+    def rows(data: Data) -> RowVersions:
+        (state, _), *_ = kept_states._states(data).values()
+        return state.rows
+
+    most = []
+    for seed in range(100):
+        result = unlearn(head, data, gu.ForgetEdges(count=1, seed=seed))
+        head, data = result.model, result.data
+        del result
+        if seed % 10 == 9:
+            gc.collect()
+            most.append(numbers(rows(first), rows(data)) / sum(table.numel() for table in rows(data).hold()))
+    assert max(most) <= 4, most
+    again = unlearn(old, first, request)
+    assert not again.notes["propagation"]["from_scratch"]
+    assert torch.equal(again.model.lin.weight, alone.model.lin.weight)
+    assert again.notes["certificate"] == alone.notes["certificate"]
 
 
 @pytest.mark.parametrize("directed", [False, True])

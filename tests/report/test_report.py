@@ -86,6 +86,13 @@ def test_report_escapes(rows, tmp_path):
     assert "&lt;script&gt;alert(1)" in html
 
 
+def test_report_tells_no_path_in_an_option(rows, tmp_path):
+    options = {"training": "/home/secret/a.pt", "other": ["C:\\secret"], "lr": 0.125}
+    html = grid_report([{**row, "options": options} for row in rows], tmp_path / "r.html").read_text()
+    assert "training PATH, other PATH, lr 0.125" in html
+    assert "secret" not in html
+
+
 def test_report_is_the_same_twice_and_leaves_matplotlib_alone(rows, html, tmp_path):
     before = dict(matplotlib.rcParams)
     assert grid_report(rows, tmp_path / "r.html").read_text() == html

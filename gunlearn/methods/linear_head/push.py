@@ -32,7 +32,7 @@ class Pushed:
     """The propagated features of one graph's training nodes, and what their errors are made of.
 
     Its tables, in double precision: reserves and residues of all nodes at levels 1 to K - 1, and the features of the
-    training nodes, which hold the reserves of level K. States of graphs that differ by requests share one copy, see
+    training nodes, which hold the reserves of level K. States of graphs that differ by requests share them, see
     `RowVersions`.
 
     Args:
