@@ -10,7 +10,7 @@ from torch_geometric.data import Data
 from gunlearn.errors import InvalidInputError
 from gunlearn.methods import METHODS
 from gunlearn.methods.any_task.brief_teacher import can_teach
-from gunlearn.methods.any_task.training_budget import is_trace, share_of
+from gunlearn.methods.any_task.training_budget import is_trace, share_of, steps_of, training_items_around
 from gunlearn.methods.base import Method, Outcome, Problem, check_interval
 from gunlearn.nn.layers.linear_head import LinearHead
 from gunlearn.tasks.base import Task
@@ -23,6 +23,7 @@ from gunlearn.training.training_state import TrainingState
 CHEAP = 0.01  # share of retraining's time below which only free methods fit
 MANY_EDGES = 1_000_000
 TEACHER = {"teacher_share": 0.62, "unseen_weight": 0.01}  # the best of a few on `experiments/nearest`'s flipped labels
+USUAL_BUDGET = 0.33
 TAUGHT_SHARE = 0.2  # of a training's steps: what a teacher takes to know its data, and the model to learn from it
 
 
@@ -42,12 +43,16 @@ class Auto(Method):
 
     A twentieth of the training's steps is spent on up to 10 items (nodes: that touch at most a tenth of the graph),
     an eighth on more nodes, a fifth on more edges and with a teacher; more while the predictions of forgotten items
-    move; 12 steps at most, by rule 5, where up to 10 nodes touch a thousandth of a graph of at least 50,000; and never
-    more than the budget (but for a pass that checks the loss of a training of your own before `replay`). The rules come
-    from the tables of `experiments/nearest`.
+    move; and never more than the budget (but for a pass that checks the loss of a training of your own before
+    `replay`). The rules come from the tables of `experiments/nearest`.
+
+    A trace of a large graph takes 12 steps at most, all passes counted, where rule 5 applies, the `training` is known
+    to have settled and nobody gave a `budget`: up to 10 nodes, or their features, that are at most a thousandth of the
+    training items and touch at most a thousandth of a graph of at least 50,000 nodes. `["why"]` says so then.
 
     Args:
-        budget: share of retraining's steps that may be spent, at most.
+        budget: share of retraining's steps that may be spent, at most; `None` is .33, and lets a trace of a large graph
+            take fewer.
         training: the state of the training, see `ContinuedTraining`; results say what is missing without it.
         optimizer: the optimiser that trained the model, or its `state_dict`, in place of `training`.
         training_steps: optimiser steps of the training, where neither `training` nor the `optimizer` counts them.
@@ -56,7 +61,7 @@ class Auto(Method):
         train: your training function `train(data, seed) -> model`, for rule 2.
     """
 
-    budget: float = 0.33
+    budget: float | None = None
     training: Any = None
     optimizer: Any = None
     training_steps: int | None = None
@@ -71,7 +76,7 @@ class Auto(Method):
     state = "chosen"
 
     def __post_init__(self) -> None:
-        if not self.budget > 0:
+        if not self.most > 0:
             raise InvalidInputError(f"Expected 'budget' > 0 (got {self.budget})")
         if self.optimizer is not None:
             self._check_optimizer()
@@ -88,20 +93,25 @@ class Auto(Method):
         if self.training not in (None, NONE):
             raise InvalidInputError("Expected 'training' or 'optimizer' (got both)")
 
+    @property
+    def most(self) -> float:
+        """The share of retraining's steps that may be spent."""
+        return USUAL_BUDGET if self.budget is None else self.budget
+
     def choose(self, task: Task, partition: Any, model: nn.Module) -> tuple[str, dict[str, Any], str]:
         """Return the name of the method, its options, and the rule that picked it: the end of a sentence."""
         if isinstance(model, LinearHead) and float(model.alpha) > 0 and task.name == "node_classification":
             large = partition.data.edge_index.size(1) >= MANY_EDGES
             return "scalegun" if large else "cgu", {}, "the model is a linear head trained for certificates"
         retrain = {} if self.train is None else {"train": self.train}
-        if self.budget >= 1:
-            return "retrain", retrain, f"a budget of {self.budget:g} allows retraining"
+        if self.most >= 1:
+            return "retrain", retrain, f"a budget of {self.most:g} allows retraining"
         stays = share_that_stays(task, partition)
         if stays <= 0.5:
             return "retrain", retrain, f"only {stays:.0%} of the training items stay"
-        if self.budget < CHEAP:
+        if self.most < CHEAP:
             return "utu", {}, f"the budget is below {CHEAP:g} of retraining"
-        state, share = as_training_state(self.training), min(self.budget, share_of(partition))
+        state, share = as_training_state(self.training), min(self.most, share_of(partition))
         if state is not None:
             return self._by_state(state, share, task, partition, model)
         known = {name: getattr(self, name) for name in ("optimizer", "lr", "weight_decay", "training_steps")}
@@ -118,22 +128,27 @@ class Auto(Method):
         options, rate = {"training": state, **self._spending(partition)}, growth_rate(state, model)
         if rate is None:
             return "continued_training", options, "the state of its training is at hand, without a checkpoint"
-        if is_trace(partition):
-            why = "of so many items one more or less hardly moves the minimum, whether the training had settled or not"
-            return "continued_training", options, why
         how = f"at its end the norm of the weights changed by {rate:.1%} per training"
         if rate <= GROWING:
-            return "continued_training", options, f"the training had settled: {how}"
+            why = f"the training had settled: {how}"
+            if self.budget is not None or not is_trace(task, partition, rate):
+                return "continued_training", options, why
+            steps = steps_of(None, partition, state.total, brief=True)
+            few = (
+                f"of so many items a few more or less hardly move the minimum, so that it spent {steps} steps at most, "
+                "all passes counted, and 'budget' allows more"
+            )
+            return "continued_training", {"training": state}, f"{why}; {few}"
         if self._may_teach(task, partition, model):
             options = {"training": state, "budget": TAUGHT_SHARE}
             why = f"the training had not settled, so what it learned by heart stays without a teacher: {how}"
             return "continued_training", options | TEACHER, why
         if state.earliest(share * state.total) is None:  # the nearest farther back
-            moment = state.latest(self.budget * state.total)
+            moment = state.latest(self.most * state.total)
             share = 0.0 if moment is None else (state.steps - moment.step) / state.total
         if share:
             return "replay", {"training": state, "budget": share}, f"the training had not settled: {how}"
-        return "continued_training", options, f"no checkpoint lies in its last {self.budget:.1%}, though {how}"
+        return "continued_training", options, f"no checkpoint lies in its last {self.most:.1%}, though {how}"
 
     def _steps(self) -> int | None:
         """Return the steps of the training, where they were given or the optimiser counted them."""
@@ -141,10 +156,10 @@ class Auto(Method):
 
     def _spending(self, partition: Any) -> dict[str, Any]:
         """Return the options that bound what is spent: the usual share, and more while what is forgotten moves."""
-        return {"budget": self.budget} if self.budget < share_of(partition) else {"at_most": self.budget}
+        return {"budget" if self.most < share_of(partition) else "at_most": self.most}
 
     def _may_teach(self, task: Task, partition: Any, model: nn.Module) -> bool:
-        if self.budget < TAUGHT_SHARE or task.name == "link_prediction" or partition.forgets == ("edges",):
+        if self.most < TAUGHT_SHARE or task.name == "link_prediction" or partition.forgets == ("edges",):
             return False
         return can_teach(task.parts(partition, "retain", model, ("forget", "retain")), model)
 
@@ -156,12 +171,12 @@ class Auto(Method):
         chosen = f"'auto' chose '{name}', because {why}."
         written = {key: str(value) for key, value in method.config().items() if key in options}
         outcome.notes |= {"chosen": name, "options": written, "why": chosen}
-        lacks = self._lacks(name, options)
+        lacks = self._lacks(name, options, outcome)
         if lacks:
             outcome.notes["lacks"] = lacks
         return outcome
 
-    def _lacks(self, name: str, options: dict[str, Any]) -> str:
+    def _lacks(self, name: str, options: dict[str, Any], outcome: Outcome) -> str:
         """Return in words what would have brought the model nearer to retraining; empty where all is known."""
         if name != "continued_training" or "training" in options:
             return ""
@@ -169,7 +184,11 @@ class Auto(Method):
             "the optimiser's state (training=, what gunlearn.train returned or gunlearn.KeepState kept, or optimizer=, "
             "your own)"
         )
-        steps = "its number of steps (training_steps=), for which 50 steps were taken"
+        taken = 0 if outcome.state is None else outcome.state.step
+        steps = (
+            f"its number of steps (training_steps=), without which {taken} steps and {outcome.notes['passes']} passes "
+            "beside them were taken"
+        )
         missing: list[tuple[float | None, str]] = [(self._steps(), steps)]
         if self.optimizer is None:
             missing = [
@@ -184,10 +203,5 @@ class Auto(Method):
 
 def share_that_stays(task: Task, partition: Any) -> float:
     """Return the share of the training items that stay."""
-    if task.name == "link_prediction":
-        return partition.num_retain / (partition.num_retain + partition.forget_edge_index.size(1))
-    before, after = (
-        task.training_parts(data).sample(["retain"])["retain"].num_items
-        for data in (partition.data, partition.retain_data)
-    )
+    before, after = training_items_around(task, partition)
     return after / before

@@ -1,14 +1,19 @@
 """Each rule of `auto`, and that it does what the method it names does."""
 
+import functools
+
 import pytest
 import torch
+from torch_geometric.data import Data
 
 import gunlearn as gu
 from gunlearn.errors import GunlearnError, InvalidInputError
 from gunlearn.methods import Auto, fit_linear_head
+from gunlearn.methods.any_task.training_budget import is_trace
 from gunlearn.nn import LinearHead
 from gunlearn.tasks.sampling import BatchOptions
 from gunlearn.training.minimised_loss import training_losses
+from gunlearn.training.settled import GROWING, growth_rate
 from gunlearn.training.training_state import Moment, TrainingState
 from tests.methods.cases import make_data, same_weights, trained_model
 from tests.methods.forgetting import classifier
@@ -85,6 +90,28 @@ def test_an_optimiser_of_ones_own_goes_on(form):
             gu.unlearn(model, data, request, method, task, **options)
 
 
+def count_as_large(monkeypatch, trace, nodes=10):
+    """Let a graph of so many nodes count as large, and a share `trace` of it and of its training items as little."""
+    module = "gunlearn.methods.any_task.training_budget"
+    monkeypatch.setattr(f"{module}._TRACE", trace)
+    monkeypatch.setattr(f"{module}._MANY", nodes)
+
+
+@functools.cache
+def settled_club():
+    """The karate club with a model that had settled, and its training."""
+    _, data = classifier()
+    torch.manual_seed(0)
+    recipe = {"steps": 400, "lr": 1e-2, "weight_decay": 5e-2, "eval_every": 400}
+    base = gu.train(gu.GCN(data.num_features, 8, 4), data, "node_classification", **recipe)
+    assert growth_rate(base.training, base.model) < GROWING
+    return base, data
+
+
+def spent(result):
+    return result.epochs + result.notes.get("passes", 0)  # retraining has none
+
+
 @pytest.mark.parametrize(
     ("request_", "most", "nodes", "brief"),
     [
@@ -97,16 +124,115 @@ def test_an_optimiser_of_ones_own_goes_on(form):
     ],
 )
 def test_a_trace_of_a_large_graph_takes_a_few_steps(request_, most, nodes, brief, monkeypatch):
-    module = "gunlearn.methods.any_task.training_budget"
-    monkeypatch.setattr(f"{module}._TRACE", most)
-    monkeypatch.setattr(f"{module}._MANY", nodes)
+    count_as_large(monkeypatch, most, nodes)
+    base, data = settled_club()
+    task = "node_classification"
+    for method in ("auto", "continued_training"):
+        assert (spent(gu.unlearn(base.model, data, request_, method, task, training=base)) <= 12) is brief
+    for more in ({"steps": 20}, {"budget": 0.05}, {"epochs": 20}):  # whoever asks for more gets it
+        result = gu.unlearn(base.model, data, request_, "continued_training", task, training=base, **more)
+        assert spent(result) >= 20
+    for unknown in ({"training_steps": 400}, {}):  # whether it had settled
+        for method in ("auto", "continued_training"):
+            assert spent(gu.unlearn(base.model, data, request_, method, task, **unknown)) >= 20
+
+
+@pytest.mark.parametrize("options", [{"at_most": 1 / 3}, {"teacher_share": 0.5}, {"shrink": 0.9}])
+def test_options_that_need_more_steps_get_them(options, monkeypatch):
+    count_as_large(monkeypatch, 1.0)
+    base, data = settled_club()
+    task, request = "node_classification", gu.ForgetNodes([0])
+    result = gu.unlearn(base.model, data, request, "continued_training", task, training=base, **options)
+    assert round(result.notes["price"] * 400) >= 20
+
+
+def test_auto_says_how_few_steps_it_took_and_a_budget_lifts_that(monkeypatch):
+    base, data = settled_club()
+    request, task = gu.ForgetNodes([0]), "node_classification"
+    usual = gu.unlearn(base.model, data, request, "auto", task, training=base)
+    count_as_large(monkeypatch, 1.0)
+    result = gu.unlearn(base.model, data, request, "auto", task, training=base)
+    assert spent(result) == 12 < 20 <= spent(usual)
+    assert "it spent 12 steps at most, all passes counted" in result.notes["why"]
+    named = gu.unlearn(base.model, data, request, "continued_training", task, training=base)
+    assert same_weights(result.model, named.model)
+    for budget in (0.33, 0.9):
+        given = gu.unlearn(base.model, data, request, "auto", task, training=base, budget=budget)
+        assert spent(given) >= 20
+        assert "steps at most" not in given.notes["why"]
+        if budget == 0.33:  # what is usual
+            assert same_weights(given.model, usual.model)
+    assert "steps at most" not in usual.notes["why"]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_auto_says_how_many_steps_it_took_where_none_are_known(known, monkeypatch):
+    count_as_large(monkeypatch, 1.0)
     model, data = classifier()
-    result = gu.unlearn(model, data, request_, "continued_training", "node_classification", training_steps=400)
-    assert (result.epochs + result.notes["passes"] <= 12) is brief
-    unknown = gu.unlearn(model, data, request_, "continued_training", "node_classification")
-    assert (unknown.epochs + unknown.notes["passes"] <= 12) is brief
-    given = gu.unlearn(model, data, request_, "continued_training", "node_classification", steps=20)
-    assert given.epochs == 20  # whoever asks for more gets it
+    rest = {"lr": 1e-2, "weight_decay": 0.0} if known else {}
+    result = gu.unlearn(model, data, gu.ForgetNodes([0]), "auto", "node_classification", **rest)
+    words = f"without which {result.epochs} steps and {result.notes['passes']} passes beside them were taken"
+    assert words in result.notes["lacks"]
+    assert spent(result) == 50
+
+
+def memorised(decay, num_train=200, steps=300):
+    """A graph of 400 nodes, a training on it, and a node whose wrong label it knows."""
+    torch.manual_seed(0)
+    n, classes = 400, 4
+    edge_index = torch.randint(n, (2, 100))
+    edge_index = torch.cat([edge_index, edge_index.flip(0)], dim=1).unique(dim=1)
+    y, order = torch.randint(classes, (n,)), torch.randperm(n)
+    x = torch.randn(n, 48) + torch.nn.functional.one_hot(y, 48)
+    train, val = (torch.zeros(n, dtype=torch.bool) for _ in range(2))
+    alone = ~torch.isin(order, edge_index)
+    order = torch.cat([order[alone], order[~alone]])  # the wrong label is of a node without edges
+    train[order[:num_train]], val[order[num_train:300]] = True, True
+    node = int(order[0])
+    y[node] = (y[node] + 1) % classes
+    data = Data(x=x, edge_index=edge_index, y=y, train_mask=train, val_mask=val, test_mask=~(train | val))
+    recipe = {"steps": steps, "lr": 1e-2, "weight_decay": decay, "eval_every": steps}
+    return data, gu.train(gu.GCN(48, 32, classes), data, "node_classification", **recipe), node
+
+
+def test_a_label_that_was_learned_by_heart_is_forgotten_on_a_large_graph_too(monkeypatch):
+    data, base, node = memorised(decay=0.0, steps=80)
+    request, task = gu.ForgetNodes([node]), "node_classification"
+    assert sureness(base.model, data, node) > 0.95
+
+    small = gu.unlearn(base.model, data, request, "auto", task, training=base)
+    count_as_large(monkeypatch, 0.01)
+    large = gu.unlearn(base.model, data, request, "auto", task, training=base)
+    assert large.notes["why"] == small.notes["why"]
+    assert "had not settled" in large.notes["why"]
+    assert same_weights(large.model, small.model)
+    assert sureness(large.model, data, node) < 0.2
+    brief = gu.unlearn(base.model, data, request, "continued_training", task, training=base, steps=12)
+    assert sureness(brief.model, data, node) > 0.9  # control: a few steps leave it
+
+
+@pytest.mark.parametrize(("growth", "expected"), [(0.0, True), (GROWING, True), (GROWING + 0.01, False), (None, False)])
+def test_a_trace_is_one_where_the_training_is_known_to_have_settled(growth, expected, monkeypatch):
+    count_as_large(monkeypatch, 1.0)
+    _, data = classifier()
+    task, partition = gu.tasks.as_task("node_classification"), gu.ForgetNodes([0]).resolve(data)
+    assert is_trace(task, partition, growth) is expected
+
+
+@pytest.mark.parametrize(("num_train", "brief"), [(20, False), (200, True)])
+def test_a_trace_is_one_of_the_training_items_too(num_train, brief, monkeypatch):
+    data, base, node = memorised(0.05, num_train)
+    assert growth_rate(base.training, base.model) < GROWING
+    count_as_large(monkeypatch, 0.01)
+    for method in ("auto", "continued_training"):
+        result = gu.unlearn(base.model, data, gu.ForgetNodes([node]), method, "node_classification", training=base)
+        assert (spent(result) <= 12) is brief
+
+
+@torch.no_grad()
+def sureness(model, data, node):
+    """The probability that a model gives the label of a node."""
+    return float(model.eval()(data.x, data.edge_index)[node].softmax(-1)[data.y[node]])
 
 
 @pytest.mark.parametrize(("dropout", "calls"), [(0.0, 2), (0.5, 3)])

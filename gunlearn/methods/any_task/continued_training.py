@@ -17,7 +17,7 @@ from gunlearn.methods.any_task.second_look import LOOKS, Look
 from gunlearn.methods.any_task.shrunk import shrink
 from gunlearn.methods.any_task.starts import estimated, from_state
 from gunlearn.methods.any_task.still_moving import FEWEST, PASSES, StillMoving
-from gunlearn.methods.any_task.training_budget import fall, is_small, is_trace, steps_of
+from gunlearn.methods.any_task.training_budget import AT_MOST, fall, is_small, is_trace, steps_of
 from gunlearn.methods.base import BY_MODE, Outcome, Problem, check_interval
 from gunlearn.methods.forget_part import has_forget_items
 from gunlearn.methods.gradient import GradientMethod
@@ -64,15 +64,19 @@ class ContinuedTraining(GradientMethod):
         weight_decay: the training's penalty; `None` is that of the state, or estimated (0 for AdamW).
         training_steps: optimiser steps of the training, where neither `training` nor the `optimizer` counts them.
         budget: share of the training's steps that may be spent; `None` is 1/20 for up to 10 items (nodes: that touch at
-            most a tenth of the graph), 1/8 for more nodes and other items, 1/5 for more edges, and 12 steps at most for
-            up to 10 nodes that touch a thousandth of a graph of at least 50,000. It needs `training` or
+            most a tenth of the graph), 1/8 for more nodes and other items, 1/5 for more edges; of that 12 steps at
+            most, all passes counted, for a trace of a large graph: up to 10 nodes, or their features, that are at most
+            a thousandth of the training items and touch at most a thousandth of a graph of at least 50,000 nodes, where
+            the `training` is known to have settled (`gunlearn.training.settled`), nobody gave `budget`, `steps`,
+            `epochs` or `at_most`, and neither `teacher_share` nor `shrink` is set. It needs `training` or
             `training_steps`.
-        steps: optimiser steps, or passes (`epochs`), in place of `budget`; 50 steps where nothing is known.
+        steps: optimiser steps, or passes (`epochs`), in place of `budget`; 50 where nothing is known, with all passes.
         unseen_weight: weight of a divergence that draws forgotten edges to the scores that retraining is expected to
             give them (`gunlearn.tasks.graph.retrained_scores`): under link prediction with validation edges, for
             requests of edges alone. 0 leaves it out.
         at_most: where `budget` is `None`, the steps are doubled, up to this share of the training's, as long as the
-            predictions of forgotten items move on (`gunlearn.methods.any_task.still_moving`), and are at least 20.
+            predictions of forgotten items move on (`gunlearn.methods.any_task.still_moving`), and are at least 20;
+            `None` is a third, and lets a trace of a large graph (see `budget`) take fewer.
         teacher_share: share of the steps that train a new model without the forgotten items; its predictions of them,
             as sure as the original is of validation items (of classes, where there are some), are what `unseen_weight`
             draws the model to then. For items that a training without weight decay learned by heart: continuing alone
@@ -88,7 +92,7 @@ class ContinuedTraining(GradientMethod):
     weight_decay: float = BY_MODE
     training_steps: int | None = None
     budget: float | None = None
-    at_most: float = 1 / 3
+    at_most: float | None = None
     unseen_weight: float = UNSEEN_WEIGHT
     teacher_share: float = 0.0
     shrink: float = 1.0
@@ -104,7 +108,8 @@ class ContinuedTraining(GradientMethod):
         return "taught" if self.teacher_share else "estimated" if self.training == NONE else super().label
 
     def __post_init__(self) -> None:
-        check_interval(self, "in (0, 1]", "shrink", "at_most", *([] if self.budget is None else ["budget"]))
+        given = [name for name in ("at_most", "budget") if getattr(self, name) is not None]
+        check_interval(self, "in (0, 1]", "shrink", *given)
         check_interval(self, ">= 0", "unseen_weight")
         check_interval(self, "in [0, 1)", "teacher_share")
         if self.teacher_share:
@@ -158,9 +163,10 @@ class ContinuedTraining(GradientMethod):
         source = state if state is not None else self.optimizer if goes_on(self.optimizer) else None
         total = (self.training_steps or steps_taken(self.optimizer)) if state is None else state.total
         by_budget = self.steps is None and self.epochs is None
-        allowed = steps_of(self.budget, problem.partition, total, self.at_most) if by_budget else None
-        most = 0 if allowed is None or total is None else int(self.at_most * total)
-        brief = allowed is not None and is_trace(problem.partition)  # too few steps to see whether it still moves
+        at_most = AT_MOST if self.at_most is None else self.at_most
+        brief = by_budget and self._is_brief(problem, growth)  # too few steps to see whether it still moves
+        allowed = steps_of(self.budget, problem.partition, total, at_most, brief) if by_budget else None
+        most = 0 if allowed is None or total is None else int(at_most * total)
         watched = self._watched(problem, growth) if most > FEWEST + LOOKS + PASSES and not brief else None
         if watched is not None:
             allowed = max(allowed or 0, FEWEST + LOOKS + PASSES)
@@ -206,6 +212,11 @@ class ContinuedTraining(GradientMethod):
         if outcome.unchanged:
             outcome.training = state
         return outcome
+
+    def _is_brief(self, problem: Problem, growth: float | None) -> bool:
+        """Return whether a few steps do, where nobody asked for more."""
+        asked = self.budget is not None or self.at_most is not None or self.teacher_share or self.shrink < 1
+        return not asked and is_trace(problem.task, problem.partition, growth)
 
     def _watched(self, problem: Problem, growth: float | None) -> Parts | None:
         """Return the forgotten items whose predictions decide how long the run is; `None` where nothing does.

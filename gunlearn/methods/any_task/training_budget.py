@@ -6,12 +6,16 @@ from typing import Any
 from torch.optim.lr_scheduler import LambdaLR
 
 from gunlearn.errors import InvalidInputError
+from gunlearn.tasks.base import Task
+from gunlearn.training.settled import GROWING
 
+#: Share of a training's steps up to which a run may double its own, where nobody says another.
+AT_MOST = 1 / 3
 #: Share of the steps before the learning rate falls.
 CONSTANT = 0.75
 _FEW, _REACH = 10, 0.1  # items, share of the nodes
 _USUAL_STEPS = 50
-_MANY, _TRACE, _TRACE_STEPS = 50_000, 1e-3, 12  # nodes, share of them, steps with all passes
+_MANY, _TRACE, _TRACE_STEPS = 50_000, 1e-3, 12  # nodes, share of them and of the training items, steps with all passes
 
 
 def is_small(partition: Any) -> bool:
@@ -22,17 +26,33 @@ def is_small(partition: Any) -> bool:
     return touched.numel() <= _REACH * int(partition.data.num_nodes)
 
 
-def is_trace(partition: Any) -> bool:
-    """Return whether a request of nodes or features is a trace of a large graph: few items, a thousandth is touched.
+def is_trace(task: Task, partition: Any, growth: float | None) -> bool:
+    """Return whether a request is a trace of a large graph on which a training is known to have settled.
 
-    Of so many items one more or less hardly moves the minimum that retraining looks for; `experiments/speed` shows
-    where a run of a few steps ends.
+    It names up to 10 nodes, or their features: at most a thousandth of the training items, which touch at most a
+    thousandth of at least 50,000 nodes. Of so many items a few more or less hardly move a minimum that the training had
+    reached; one that had not settled (`growth`, see `gunlearn.training.settled`) may know them by heart instead.
+    `experiments/nearest` shows where a run of a few steps ends.
     """
     touched = getattr(partition, "touched_nodes", None)
-    if partition.num_forget > _FEW or touched is None or partition.forgets == ("edges",):
+    if growth is None or growth > GROWING or touched is None or partition.num_forget > _FEW:
         return False
     size = int(partition.data.num_nodes)
-    return size >= _MANY and touched.numel() <= _TRACE * size
+    if not set(partition.forgets) <= {"nodes", "features"} or size < _MANY or touched.numel() > _TRACE * size:
+        return False
+    before, after = training_items_around(task, partition)
+    return max(partition.num_forget, before - after) <= _TRACE * before
+
+
+def training_items_around(task: Task, partition: Any) -> tuple[int, int]:
+    """Return the number of training items before and after a request."""
+    if task.name == "link_prediction":
+        return partition.num_retain + partition.forget_edge_index.size(1), partition.num_retain
+    before, after = (
+        task.training_parts(data).sample(["retain"])["retain"].num_items
+        for data in (partition.data, partition.retain_data)
+    )
+    return before, after
 
 
 def share_of(partition: Any) -> float:
@@ -42,20 +62,21 @@ def share_of(partition: Any) -> float:
     return 1 / 5 if partition.forgets == ("edges",) else 1 / 8
 
 
-def steps_of(budget: float | None, partition: Any, total: int | None, at_most: float = 1.0) -> int:
+def steps_of(
+    budget: float | None, partition: Any, total: int | None, at_most: float = AT_MOST, brief: bool = False
+) -> int:
     """Return the steps that a budget allows, a share of a training's `total`; see `ContinuedTraining`.
 
-    Without one they are the usual share, at least one step, and no more than the share `at_most`; 12 at most where the
-    request is a trace of a large graph (`is_trace`).
+    Without one they are the usual share, at least one step, and no more than the share `at_most`; a `brief` run, of a
+    request that is a trace of a large graph (`is_trace`), takes 12 at most.
     """
-    most = _TRACE_STEPS if budget is None and is_trace(partition) else None
     if total is None:
         if budget is not None:
             raise InvalidInputError(
                 f"Expected 'training' or 'training_steps' beside 'budget', which is a share of its steps (got "
                 f"{budget:g} alone); or give 'steps' instead"
             )
-        return most or _USUAL_STEPS
+        return _USUAL_STEPS
     share = at_most if budget is None else budget
     steps = int(share * total)
     if not steps:
@@ -63,7 +84,9 @@ def steps_of(budget: float | None, partition: Any, total: int | None, at_most: f
             f"Expected a budget of at least one step (got {share:g} of {total} steps); raise 'budget', or give 'steps'"
         )
     usual = max(1, int(share_of(partition) * total))
-    return steps if budget is not None else min(steps, usual if most is None else min(usual, most))
+    if budget is not None:
+        return steps
+    return min(steps, usual, _TRACE_STEPS) if brief else min(steps, usual)
 
 
 def fall(steps: int | Callable[[], int], rise: float = 0.0) -> Callable[[Any], LambdaLR]:
