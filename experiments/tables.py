@@ -28,6 +28,7 @@ from experiments.nearest.targets import table as targets
 from experiments.paper_modes.__main__ import tables as paper_modes
 from experiments.removal_influence.tables import tables as removal
 from experiments.retain_samples.__main__ import tables as retain_samples
+from experiments.speed.per_step import table as per_step
 from gunlearn.report import markdown_table
 
 HERE = Path(__file__).parent
@@ -71,6 +72,7 @@ def tables() -> dict[Path, dict[str, str]]:
         "removal_influence": {"speed": speed, "quality": quality},
         "retain_samples": dict(zip(("gradients", "results"), retain_samples(read("retain_samples")), strict=True)),
     }
+    found["speed"] = {"per_step": per_step(read("speed", "per_step"))}
     files = {HERE / study / "README.md": of for study, of in found.items()}
     return {**files, HERE.parent / "README.md": {"front_page": front_page(front)}}
 

@@ -1,6 +1,7 @@
 """A graph that a model keeps for itself: refused where it decides outputs, named where it is only kept."""
 
 import warnings
+from types import SimpleNamespace
 
 import networkx
 import pytest
@@ -29,6 +30,7 @@ STORED = {
     "a tuple": ((EDGES, torch.ones(EDGES.size(1))), "own"),
     "a dictionary": ({"train": EDGES}, "own"),
     "a graph": (DATA, "own"),
+    "an object": (SimpleNamespace(edge_index=EDGES), "own"),
 }
 
 
@@ -46,7 +48,7 @@ class Keeps(nn.Module):
     def forward(self, x, edge_index):
         own = getattr(self, self.name)
         own = own["train"] if isinstance(own, dict) else own[0] if isinstance(own, list | tuple) else own
-        own = own.edge_index if isinstance(own, Data) else own
+        own = own.edge_index if isinstance(own, Data | SimpleNamespace) else own
         if own.is_floating_point() or own.dtype == torch.bool:
             more = own.float() @ x
         else:

@@ -17,7 +17,7 @@ from gunlearn.requests.adjacency import is_adjacency, matrix_entries, rebuilt_ma
 from gunlearn.requests.list_names import list_shape
 from gunlearn.requests.prepared import facts_of
 from gunlearn.seed import isolated_rng
-from gunlearn.tasks.graph.fresh_values import named_tensors
+from gunlearn.tasks.graph.fresh_values import is_helper, named_tensors
 from gunlearn.tasks.graph.node_places import may_hold_rows
 from gunlearn.tasks.graph.node_state import same_outputs
 from gunlearn.tasks.graph.stored_forms import Stored, compressed, keyed, other_forms
@@ -131,7 +131,7 @@ def _forgotten(one: Stored, partition: Any) -> Tensor:
 
 
 def _stored(model: nn.Module, data: Data) -> Iterator[Stored]:
-    """Yield the pairs in buffers, plain attributes, and lists, dictionaries and graphs on a model's modules."""
+    """Yield the pairs in buffers, plain attributes, and lists, dictionaries, graphs and objects of modules."""
     size = int(data.num_nodes or 0)
     for path, owner in model.named_modules():
         before = f"{path}." if path else ""
@@ -148,16 +148,28 @@ def _stored(model: nn.Module, data: Data) -> Iterator[Stored]:
                 continue
             yield from _pairs(f"{before}{name}", name, value, data, owner.__dict__)
             entries: Any = ()
+            named = False
             if type(value) is tuple:  # its entries are replaced
                 value = owner.__dict__[name] = list(value)
             if isinstance(value, Data):
                 value = owner.__dict__[name] = copy.copy(value)
                 entries = [(key, value[key]) for key in value.keys()]  # noqa: SIM118
+            elif is_helper(value) and not name.startswith("_") and (other := _copied(value)) is not None:
+                owner.__dict__[name], value, named = other, vars(other), True
+                entries = list(value.items())[:_CONTAINERS]
             elif type(value) in (list, dict):
                 entries = list(value.items() if isinstance(value, dict) else enumerate(value))[:_CONTAINERS]
             for key, entry in entries:
-                inner = key if isinstance(value, Data) else name
+                inner = key if named or isinstance(value, Data) else name
                 yield from _pairs(f"{before}{name}.{key}", inner, entry, data, value, key)
+
+
+def _copied(value: Any) -> Any:
+    """Return a shallow copy of an object of the caller's, or `None` where it cannot be copied."""
+    try:
+        return copy.copy(value)
+    except (TypeError, AttributeError):
+        return None
 
 
 def _pairs(full: str, name: str, value: Any, data: Data, place: Any, key: Any = None) -> Iterator[Stored]:
