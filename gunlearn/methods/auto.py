@@ -47,8 +47,8 @@ class Auto(Method):
     `replay`). The rules come from the tables of `experiments/nearest`.
 
     A trace of a large graph takes 12 steps at most, all passes counted, where rule 5 applies, the `training` is known
-    to have settled and nobody gave a `budget`: up to 10 nodes, or their features, that are at most a thousandth of the
-    training items and touch at most a thousandth of a graph of at least 50,000 nodes. `["why"]` says so then.
+    to have settled and nobody gave a `budget`: up to 10 nodes, or their features, that are at most a ten-thousandth of
+    the training items and touch at most a thousandth of a graph of at least 50,000 nodes. `["why"]` says so then.
 
     Args:
         budget: share of retraining's steps that may be spent, at most; `None` is .33, and lets a trace of a large graph

@@ -94,6 +94,7 @@ def count_as_large(monkeypatch, trace, nodes=10):
     """Let a graph of so many nodes count as large, and a share `trace` of it and of its training items as little."""
     module = "gunlearn.methods.any_task.training_budget"
     monkeypatch.setattr(f"{module}._TRACE", trace)
+    monkeypatch.setattr(f"{module}._TRACE_ITEMS", trace)
     monkeypatch.setattr(f"{module}._MANY", nodes)
 
 

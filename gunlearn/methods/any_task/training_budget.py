@@ -15,7 +15,8 @@ AT_MOST = 1 / 3
 CONSTANT = 0.75
 _FEW, _REACH = 10, 0.1  # items, share of the nodes
 _USUAL_STEPS = 50
-_MANY, _TRACE, _TRACE_STEPS = 50_000, 1e-3, 12  # nodes, share of them and of the training items, steps with all passes
+_MANY, _TRACE = 50_000, 1e-3  # nodes, share of them
+_TRACE_ITEMS, _TRACE_STEPS = 1e-4, 12  # share of the training items; steps, with all passes
 
 
 def is_small(partition: Any) -> bool:
@@ -29,8 +30,8 @@ def is_small(partition: Any) -> bool:
 def is_trace(task: Task, partition: Any, growth: float | None) -> bool:
     """Return whether a request is a trace of a large graph on which a training is known to have settled.
 
-    It names up to 10 nodes, or their features: at most a thousandth of the training items, which touch at most a
-    thousandth of at least 50,000 nodes. Of so many items a few more or less hardly move a minimum that the training had
+    It names up to 10 nodes, or their features: at most a ten-thousandth of the training items, which touch at
+    most a thousandth of at least 50,000 nodes. Of so many items a few more or less hardly move a minimum that the training had
     reached; one that had not settled (`growth`, see `gunlearn.training.settled`) may know them by heart instead.
     `experiments/nearest` shows where a run of a few steps ends.
     """
@@ -41,7 +42,7 @@ def is_trace(task: Task, partition: Any, growth: float | None) -> bool:
     if not set(partition.forgets) <= {"nodes", "features"} or size < _MANY or touched.numel() > _TRACE * size:
         return False
     before, after = training_items_around(task, partition)
-    return max(partition.num_forget, before - after) <= _TRACE * before
+    return max(partition.num_forget, before - after) <= _TRACE_ITEMS * before
 
 
 def training_items_around(task: Task, partition: Any) -> tuple[int, int]:
