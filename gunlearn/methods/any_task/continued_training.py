@@ -66,8 +66,8 @@ class ContinuedTraining(GradientMethod):
         budget: share of the training's steps that may be spent; `None` is 1/20 for up to 10 items (nodes: that touch at
             most a tenth of the graph), 1/8 for more nodes and other items, 1/5 for more edges; of that 12 steps at
             most, all passes counted, for a trace of a large graph: up to 10 nodes, or their features, that are at most
-            a ten-thousandth of the training items and touch at most a thousandth of a graph of at least 50,000 nodes, where
-            the `training` is known to have settled (`gunlearn.training.settled`), nobody gave `budget`, `steps`,
+            a ten-thousandth of the training items and touch at most a thousandth of a graph of at least 50,000 nodes,
+            where the `training` is known to have settled (`gunlearn.training.settled`), nobody gave `budget`, `steps`,
             `epochs` or `at_most`, and neither `teacher_share` nor `shrink` is set. It needs `training` or
             `training_steps`.
         steps: optimiser steps, or passes (`epochs`), in place of `budget`; 50 where nothing is known, with all passes.

@@ -30,8 +30,8 @@ def is_small(partition: Any) -> bool:
 def is_trace(task: Task, partition: Any, growth: float | None) -> bool:
     """Return whether a request is a trace of a large graph on which a training is known to have settled.
 
-    It names up to 10 nodes, or their features: at most a ten-thousandth of the training items, which touch at
-    most a thousandth of at least 50,000 nodes. Of so many items a few more or less hardly move a minimum that the training had
+    It names up to 10 nodes, or their features: at most a ten-thousandth of the training items, which touch at most a
+    thousandth of at least 50,000 nodes. Of so many items a few more or less hardly move a minimum that the training had
     reached; one that had not settled (`growth`, see `gunlearn.training.settled`) may know them by heart instead.
     `experiments/nearest` shows where a run of a few steps ends.
     """
