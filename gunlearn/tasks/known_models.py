@@ -19,7 +19,8 @@ from gunlearn.tasks.base import Task
 
 #: Keys of models by the number of the object, while nobody changes them; see `one_key_each`.
 _KEYS: ContextVar[dict[int, tuple[nn.Module, str]] | None] = ContextVar("keys of models", default=None)
-_LIBRARIES, _LINEAR = ("torch.nn.", "torch_geometric.nn.", "gunlearn.nn."), "gunlearn.nn.layers.linear_head.LinearHead"
+_LIBRARIES = ("torch.nn.", "torch_geometric.", "gunlearn.nn.")
+_LINEAR = "gunlearn.nn.layers.linear_head.LinearHead"
 _OF_MODULES = {*vars(nn.Module()), "inspector"}  # weights and hooks are read otherwise; PyG's inspector has only names
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch_geometric.data import Data
-from torch_geometric.nn import GCNConv
+from torch_geometric.nn import GAT, GCN, GIN, GCNConv, GraphSAGE
 from torch_geometric.utils import to_undirected
 
 import gunlearn as gu
@@ -107,6 +107,21 @@ def test_a_class_of_ones_own_is_tried_at_every_request():
     counted, again = _model(), gu.prepare(_graph(lonely=True))
     for node in (3, 4):
         assert _calls(lambda k=node: gu.unlearn(counted, again, gu.ForgetNodes([k]), "utu", "node_classification")) > 0
+
+
+@pytest.mark.parametrize("kind", [GCN, GraphSAGE, GAT, GIN])
+def test_models_of_pyg_are_tried_once(kind, monkeypatch):
+    model, ready, calls = (
+        kind(6, 8, 2, 3) if kind is not gu.GCN else gu.GCN(6, 8, 3),
+        gu.prepare(_graph(lonely=True)),
+        [],
+    )
+    inner = kind.forward
+    monkeypatch.setattr(kind, "forward", lambda self, *given, **more: calls.append(1) or inner(self, *given, **more))
+    for node in (3, 4):
+        del calls[:]
+        gu.unlearn(model, ready, gu.ForgetNodes([node]), "utu", "node_classification")
+        assert bool(calls) == (node == 3)
 
 
 @pytest.mark.usefixtures("as_a_library")
