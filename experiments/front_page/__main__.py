@@ -16,6 +16,7 @@ from experiments.common import StudyArgs, markdown, write_results
 from experiments.graph_methods.__main__ import penalty
 from experiments.nearest.__main__ import PARTS, floors, given, recipe
 from gunlearn.bench import GridConfig, run_grid
+from gunlearn.report.plots import COLOURS
 from gunlearn.report.summary import LOSS
 
 NODES, LINKS = "nodes", "edges"
@@ -75,9 +76,29 @@ def grids(args: Args) -> Iterable[GridConfig]:
         )  # fmt: skip
 
 
-def price(row: dict[str, Any], retraining: float) -> float:
-    """Seconds as a share of retraining's."""
-    return float(row["seconds"]) / retraining
+@dataclass(frozen=True)
+class Ended:
+    """Where a row ended, over seeds: floors on forgotten and on test items, utility, share of retraining's time."""
+
+    forgotten: list[float]
+    test: float
+    utility: float
+    price: float
+
+
+def ended(rows: list[dict[str, Any]], forget: str, method: str, mode: str | None) -> Ended | None:
+    """Medians over seeds, but all distances on forgotten items, ascending; `None` where there is no such row."""
+    good = [r for r in rows if (r["forget"], r["method"], r["mode"]) == (forget, method, mode) and not r["error"]]
+    if not good:
+        return None
+    retraining = {r["seed"]: r["seconds"] for r in rows if (r["forget"], r["method"]) == (forget, "retrain")}
+    far = [floors(row) for row in good]
+    return Ended(
+        forgotten=sorted(one[PARTS[0]] for one in far),
+        test=median(one["test"] for one in far),
+        utility=median(row["retain_auc" if forget == LINKS else "test_acc"] for row in good),
+        price=median(row["seconds"] / retraining[row["seed"]] for row in good),
+    )
 
 
 def cells(rows: list[dict[str, Any]], forget: str, method: str, mode: str | None) -> list[str]:
@@ -85,24 +106,18 @@ def cells(rows: list[dict[str, Any]], forget: str, method: str, mode: str | None
 
     `*` marks what is no nearer on the forgotten than `utu`, `!` what loses more than .03 of utility against retraining.
     """
-    good = [r for r in rows if (r["forget"], r["method"], r["mode"]) == (forget, method, mode) and not r["error"]]
-    if not good:
+    at = ended(rows, forget, method, mode)
+    if at is None:
         return ["-"] * 4
-    retraining = {r["seed"]: r["seconds"] for r in rows if (r["forget"], r["method"]) == (forget, "retrain")}
-    far = [floors(row) for row in good]
-    forgotten = sorted(one[PARTS[0]] for one in far)
-    figure = "retain_auc" if forget == LINKS else "test_acc"
-    utility = median(row[figure] for row in good)
-    share = median(price(row, retraining[row["seed"]]) for row in good)
-    ends = {name: [r for r in rows if (r["forget"], r["method"]) == (forget, name)] for name in ("utu", "retrain")}
-    kept = median(floors(row)[PARTS[0]] for row in ends["utu"])
-    behind = " \\*" if method not in ends and median(forgotten) >= kept else ""
-    fails = " !" if utility < median(row[figure] for row in ends["retrain"]) - LOSS else ""
+    utu, retrain = (ended(rows, forget, name, "default") for name in ("utu", "retrain"))
+    middle = median(at.forgotten)
+    behind = " \\*" if method not in ("utu", "retrain") and middle >= median(utu.forgotten) else ""
+    fails = " !" if at.utility < retrain.utility - LOSS else ""
     return [
-        f"{_short(median(forgotten))}{behind} ({_short(forgotten[0])} to {_short(forgotten[-1])})",
-        _short(median(one["test"] for one in far)),
-        f"{utility:.3f}{fails}",
-        f"{share:.3f}",
+        f"{_short(middle)}{behind} ({_short(at.forgotten[0])} to {_short(at.forgotten[-1])})",
+        _short(at.test),
+        f"{at.utility:.3f}{fails}",
+        f"{at.price:.3f}",
     ]
 
 
@@ -136,10 +151,10 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     """Distance to retraining against price, both axes logarithmic, a panel per request."""
     figure, axes = plt.subplots(1, 2, figsize=(11, 5))
     for axis, forget, title in zip(axes, (NODES, LINKS), ("a tenth of the nodes", "2.5 % of the edges"), strict=True):
-        for (method, nodes, links, said), marker, colour in zip(SHOWN, "*osDP^v<>X", palette(), strict=True):
-            found = cells(rows, forget, method, nodes if forget == NODES else links)
-            at = ([], []) if found[0] == "-" else (max(float(found[3]), LEAST), float(found[0].split()[0]))
-            axis.scatter(*at, marker=marker, color=colour, s=70, zorder=3, label=said.replace("`", ""))
+        for (method, nodes, links, said), marker, colour in zip(SHOWN, "*osDP^v<>X", COLOURS, strict=True):
+            at = ended(rows, forget, method, nodes if forget == NODES else links)
+            spot = ([], []) if at is None else (max(at.price, LEAST), median(at.forgotten))
+            axis.scatter(*spot, marker=marker, color=colour, s=70, zorder=3, label=said.replace("`", ""))
         axis.axhline(1, color="#666666", linewidth=1, linestyle="--", zorder=1)
         axis.set(xscale="log", yscale="log", title=title, xlabel="price: share of retraining's time")
         axis.grid(True, which="major", alpha=0.3)
@@ -149,12 +164,6 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     figure.tight_layout(rect=(0, 0.2, 1, 1))
     figure.savefig(path, dpi=110)
     plt.close(figure)
-
-
-def palette() -> list[str]:
-    """Colours that the colour-blind tell apart (Okabe and Ito), the references in black and grey."""
-    colours = "000000 777777 d55e00 e69f00 009e73 cc79a7 56b4e9 0072b2 f0e442 8c564b"
-    return [f"#{colour}" for colour in colours.split()]
 
 
 def _short(value: float) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -32,14 +32,8 @@ def print_of(value: Any) -> Any:
         if plain.dtype == torch.bfloat16 or plain.is_complex() or plain.is_quantized:
             return content_hash(plain)
         return _of_array(str(value.dtype), plain.numpy())
-    if isinstance(value, str | bytes):
-        return value
-    if value is None or isinstance(value, int | float):
-        return type(value).__name__, repr(value)
     if isinstance(value, Mapping):
         return tuple((str(key), print_of(entry)) for key, entry in value.items())
-    if isinstance(value, Sequence):
-        return type(value).__name__, len(value), content_hash(value)
     return content_hash(value)
 
 
