@@ -58,16 +58,17 @@ def linear(x: Tensor | SparseMatrix, layer: nn.Linear) -> Tensor:
     """Return `x @ weight.T` of a map without bias; nobody may change the result in place."""
     shared = None if torch.compiler.is_compiling() else _SHARED.get()
     if shared is None or not shared.reads(x) or not _is_bare(layer) or torch.is_autocast_enabled() or in_transform():
-        return x @ layer.weight.t() if isinstance(x, SparseMatrix) else layer(x)
-    weight = layer.weight
-    if torch.is_grad_enabled():
-        product = shared.take(weight)
-        if product is not None:
-            return _Computed.apply(weight, x, [product])
-        return x @ weight.t() if isinstance(x, SparseMatrix) else layer(x)
-    product = x @ weight.t() if isinstance(x, SparseMatrix) else layer(x)
-    shared.put(weight, product)
-    return product
+        return _product(x, layer)
+    if not torch.is_grad_enabled():
+        product = _product(x, layer)
+        shared.put(layer.weight, product)
+        return product
+    known = shared.take(layer.weight)
+    return _product(x, layer) if known is None else _Computed.apply(layer.weight, x, [known])
+
+
+def _product(x: Tensor | SparseMatrix, layer: nn.Linear) -> Tensor:
+    return x @ layer.weight.t() if isinstance(x, SparseMatrix) else layer(x)
 
 
 def _is_bare(layer: nn.Linear) -> bool:
