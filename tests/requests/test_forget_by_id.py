@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch_geometric.data import Data
 
-from gunlearn import ForgetEdges, ForgetFeatures, ForgetGraphs, ForgetItems, ForgetNodes, ForgetSubgraph
+from gunlearn import ForgetEdges, ForgetFeatures, ForgetGraphs, ForgetNodes, ForgetSubgraph
 from gunlearn.errors import EmptyForgetSetError, InvalidRequestError
 
 NAMES = ["alice", "bob", "carol", "dan", "eve"]
