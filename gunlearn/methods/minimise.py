@@ -16,6 +16,7 @@ from gunlearn.methods.forget_part import no_forget_items
 from gunlearn.methods.freezing import FrozenStatistics
 from gunlearn.nn.kernels.shared_product import shared_product
 from gunlearn.tasks.base import Parts
+from gunlearn.tasks.items.statistics import batch_norm_layers
 from gunlearn.training.callbacks import Callback, TrainState
 from gunlearn.training.feeding import Feed
 from gunlearn.training.loop import fit
@@ -39,7 +40,7 @@ def minimise(method: GradientMethod, problem: Problem) -> Outcome:
         raise no_forget_items(method.name)
     change, stop = method.adapt(problem, parts)
     surroundings = method.surroundings(problem)
-    if parts.joint and not method.overrides("surroundings"):
+    if parts.moves_statistics(objective.parts) and not method.overrides("surroundings"):
         surroundings = FrozenStatistics  # else what is forgotten would enter the statistics of what stays
     given = method.given_logits(problem)
     original = {name: problem.reference for name in objective.reference_parts if name not in given}
@@ -74,7 +75,11 @@ def minimise(method: GradientMethod, problem: Problem) -> Outcome:
             steps_per_epoch=feed.steps_per_epoch,
             penalty=method.penalty(problem.model),
         )
-    return Outcome(problem.model, state, {**method.notes(problem, parts), "graph": feed.reader.note})
+    notes = {**method.notes(problem, parts), "graph": feed.reader.note}
+    if batch_norm_layers(problem.model):
+        what = "frozen" if getattr(around, "freezes_statistics", False) else "moved by the retained data that was read"
+        notes["statistics"] = f"of batch normalisation: {what}"
+    return Outcome(problem.model, state, notes)
 
 
 def _references(

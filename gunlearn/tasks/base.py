@@ -164,6 +164,10 @@ class Task(ABC):
         """Return remarks on how the model ran, for the result."""
         return {}
 
+    def settle(self, model: nn.Module, partition: Any) -> dict[str, Any]:
+        """Finish a model that a method returned, in place, and return notes on what was done: nothing, by default."""
+        return {}
+
     def trial_items(self, data: Any) -> Any | None:
         """Return a few items that the trial pass predicts, see `gunlearn.tasks.trial`; `None` for none."""
         return None
