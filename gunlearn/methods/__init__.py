@@ -21,6 +21,7 @@ _METHODS = {
     "scrub_r": f"{_HERE}.any_task.scrub:ScrubR",
     "imu": f"{_HERE}.any_task.imu:IMU",
     "random_label": f"{_HERE}.any_task.teachers:RandomLabel",
+    "salun": f"{_HERE}.any_task.teachers:SalUn",
     "bad_teacher": f"{_HERE}.any_task.teachers:BadTeacher",
     "d2dgn": f"{_HERE}.any_task.teachers:D2DGN",
     "ssd": f"{_HERE}.any_task.ssd:SSD",

@@ -14,6 +14,7 @@ from gunlearn.losses import as_objective
 from gunlearn.methods.base import Outcome, Problem
 from gunlearn.methods.forget_part import no_forget_items
 from gunlearn.methods.freezing import FrozenStatistics
+from gunlearn.methods.saliency import hold_others
 from gunlearn.nn.kernels.shared_product import shared_product
 from gunlearn.tasks.base import Parts
 from gunlearn.training.callbacks import Callback, TrainState
@@ -41,6 +42,7 @@ def minimise(method: GradientMethod, problem: Problem) -> Outcome:
     surroundings = method.surroundings(problem)
     if parts.joint and not method.overrides("surroundings"):
         surroundings = FrozenStatistics  # else what is forgotten would enter the statistics of what stays
+    held = hold_others(method, problem)
     given = method.given_logits(problem)
     original = {name: problem.reference for name in objective.reference_parts if name not in given}
     references = _references(method, problem, original | method.teachers(problem), parts, surroundings)
@@ -73,8 +75,10 @@ def minimise(method: GradientMethod, problem: Problem) -> Outcome:
             scheduler_options=method.scheduler_options,
             steps_per_epoch=feed.steps_per_epoch,
             penalty=method.penalty(problem.model),
+            held=held,
         )
-    return Outcome(problem.model, state, {**method.notes(problem, parts), "graph": feed.reader.note})
+    masked = {} if held is None else {"salient": held.moving_share}
+    return Outcome(problem.model, state, {**method.notes(problem, parts), **masked, "graph": feed.reader.note})
 
 
 def _references(

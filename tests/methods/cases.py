@@ -131,6 +131,9 @@ CASES = [
     ),
     MethodCase("imu", "paper", {"epochs": 4}, random=False, learns=FORGET),
     MethodCase("random_label", options={"epochs": 4}, bad=WEIGHTS[:2]),
+    MethodCase(
+        "salun", options={"epochs": 4}, bad=(*WEIGHTS[:2], {"saliency": 0.0}, {"saliency": 1.5}, {"saliency": None}),
+    ),
     MethodCase("bad_teacher", options={"epochs": 4}, bad=(WEIGHTS[0], {"temperature": 0.0})),
     MethodCase(
         "d2dgn", options={"epochs": 4, "eval_every": 2}, from_scratch=True, validates=True,
