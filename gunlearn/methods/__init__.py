@@ -7,6 +7,7 @@ _HERE = "gunlearn.methods"
 _METHODS = {
     "retrain": f"{_HERE}.any_task.retrain:Retrain",
     "finetune": f"{_HERE}.any_task.baselines:FineTune",
+    "l1_sparse": f"{_HERE}.any_task.l1_sparse:L1Sparse",
     "continued_training": f"{_HERE}.any_task.continued_training:ContinuedTraining",
     "replay": f"{_HERE}.any_task.replay:Replay",
     "utu": f"{_HERE}.any_task.baselines:UtU",

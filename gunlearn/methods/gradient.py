@@ -17,6 +17,7 @@ from gunlearn.methods.freezing import FrozenStatistics, freeze, only
 from gunlearn.methods.gradient_options import GradientOptions
 from gunlearn.methods.minimise import minimise
 from gunlearn.tasks.base import Parts
+from gunlearn.training.callbacks import TrainState
 from gunlearn.training.optimizers import OptimizerSpec, SchedulerSpec
 from gunlearn.training.step import Change
 
@@ -80,8 +81,11 @@ class GradientMethod(GradientOptions):
         """Return the parameters that learn; `None` for all that require a gradient."""
         return None
 
-    def penalty(self, model: nn.Module) -> Callable[[], None] | None:
-        """Return a function that adds a penalty's gradient to that of each step; recorded losses are without it."""
+    def penalty(self, model: nn.Module) -> Callable[[TrainState], None] | None:
+        """Return a function that adds a penalty's gradient to that of each step; recorded losses are without it.
+
+        It gets the state of the run, which says how far that is.
+        """
         return None
 
     def surroundings(self, problem: Problem) -> Callable[[nn.Module], AbstractContextManager]:

@@ -28,7 +28,7 @@ def fit(
     scheduler: SchedulerSpec | None = None,
     scheduler_options: Mapping[str, Any] | None = None,
     steps_per_epoch: int = 1,
-    penalty: Callable[[], None] | None = None,
+    penalty: Callable[[TrainState], None] | None = None,
     held: HeldWeights | None = None,
 ) -> TrainState:
     """Minimise what `step` returns over the parameters of `model`, in place; return the final state.
@@ -49,7 +49,7 @@ def fit(
         scheduler: a name of `torch.optim.lr_scheduler`, or a function from the optimiser to one; stepped at each step.
         scheduler_options: arguments of the named scheduler.
         steps_per_epoch: optimiser steps of one pass over the items.
-        penalty: called after each step's backward pass, to add to the gradients.
+        penalty: called with the run's state after each step's backward pass, to add to the gradients.
         held: weights that stay as they are.
 
     Raises:

@@ -40,7 +40,7 @@ class LoopRun:
     optimizer: Any
     scheduler: Any
     steps_per_epoch: int
-    penalty: Callable[[], None] | None
+    penalty: Callable[[TrainState], None] | None
     parameters: list[nn.Parameter]
     held: HeldWeights | None = None
 
@@ -131,7 +131,7 @@ class LoopRun:
         """Compute the gradients of a step; return the objective's value."""
         value = self.together.average(summed(self.step(), backward=True), self.parameters)
         if self.penalty is not None:
-            self.penalty()
+            self.penalty(self.state)
         if self.held is not None:
             self.held.clear_gradients()
         if self.args.max_grad_norm is not None:

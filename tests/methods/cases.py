@@ -76,6 +76,8 @@ CASES = [
     ),
     MethodCase("auto", trains=False, random=False, options={"budget": 0.005}, bad=({"budget": 0},)),
     MethodCase("finetune", options={"epochs": 4}, learns=RETAIN),
+    MethodCase("l1_sparse", options={"epochs": 4}, learns=RETAIN, bad=({"l1": -1.0}, {"l1": NAN}, {"mode": "x"})),
+    MethodCase("l1_sparse", "paper", {"epochs": 4}, learns=RETAIN),
     MethodCase(
         "continued_training", options={"epochs": 4}, learns=(*RETAIN, *FORGET), validates=True,
         bad=(

@@ -16,10 +16,12 @@ from gunlearn.curvature.training_loss import second_order
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.losses import GradientAscent, Objective, Prediction, as_objective
 from gunlearn.losses.influence_weights import item_weights
+from gunlearn.methods.any_task.l1_sparse import add_l1
 from gunlearn.methods.base import BY_MODE, Problem, check_interval, fill_in
 from gunlearn.methods.forget_part import forget_losses
 from gunlearn.methods.gradient import FrozenStatistics, GradientMethod
 from gunlearn.tasks.base import Parts
+from gunlearn.training.callbacks import TrainState
 from gunlearn.training.optimizers import OptimizerSpec
 from gunlearn.training.step import Change
 
@@ -100,16 +102,10 @@ class IMU(GradientMethod):
             raise InvalidInputError("Expected a model with trainable parameters (got none that require grad)")
         return last_layer(model) if self.scope == "head" else None
 
-    def penalty(self, model: nn.Module) -> Callable[[], None] | None:
+    def penalty(self, model: nn.Module) -> Callable[[TrainState], None] | None:
         """Return a function that adds the L1 penalty's subgradient on the head; influences are of the plain loss."""
         head = last_layer(model)
-
-        def add() -> None:
-            for parameter in head:
-                if parameter.grad is not None:
-                    parameter.grad.add_(parameter.detach().sign(), alpha=self.l1)
-
-        return add if self.l1 else None
+        return (lambda state: add_l1(head, self.l1)) if self.l1 else None
 
     def adapt(self, problem: Problem, parts: Parts) -> tuple[Change, Callable[[], bool] | None]:
         """Weigh the forgotten items, with the mean 1."""
