@@ -54,7 +54,7 @@ def minimise(method: GradientMethod, problem: Problem) -> Outcome:
     )
     around = surroundings(problem.model)  # around training passes alone: callbacks see the plain model
     whole = method.accumulate or method.until != "end"
-    feed = Feed(problem.model, problem.task, parts, objective.parts, method.reading, around, whole)
+    feed = Feed(problem.model, problem.task, parts, objective.parts, method.reading, around, whole, method.turn)
     phased = method.overrides("objective_at")
     objective_at = method.objective_at if phased else lambda step: objective
     validate = None if method.eval_every is None else _validation(problem)

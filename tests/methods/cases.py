@@ -121,6 +121,13 @@ CASES = [
     ),
     MethodCase("scrub", "paper", {"epochs": 4, "max_steps": 1, "min_steps": 1}),
     MethodCase("scrub", "paper_large", {"epochs": 4, "max_steps": 1, "min_steps": 1}),
+    *(
+        MethodCase("scrub", mode, {"epochs": 2, "max_steps": 2, "min_steps": 2})
+        for mode in ("small", "large", "ic_small", "ic_large", "mia")
+    ),
+    MethodCase(
+        "scrub_r", "mia", {"epochs": 2, "max_steps": 2, "min_steps": 2}, validates=True, chooses=True,
+    ),
     MethodCase(
         "scrub_r", options={"epochs": 4, "max_steps": 1, "min_steps": 1}, validates=True, chooses=True,
         bad=({"tie_break": "middle"},),
