@@ -76,6 +76,8 @@ CASES = [
     ),
     MethodCase("auto", trains=False, random=False, options={"budget": 0.005}, bad=({"budget": 0},)),
     MethodCase("finetune", options={"epochs": 4}, learns=RETAIN),
+    MethodCase("l1_sparse", options={"epochs": 4}, learns=RETAIN, bad=({"l1": -1.0}, {"l1": NAN}, {"mode": "x"})),
+    MethodCase("l1_sparse", "paper", {"epochs": 4}, learns=RETAIN),
     MethodCase(
         "continued_training", options={"epochs": 4}, learns=(*RETAIN, *FORGET), validates=True,
         bad=(
@@ -119,6 +121,13 @@ CASES = [
     ),
     MethodCase("scrub", "paper", {"epochs": 4, "max_steps": 1, "min_steps": 1}),
     MethodCase("scrub", "paper_large", {"epochs": 4, "max_steps": 1, "min_steps": 1}),
+    *(
+        MethodCase("scrub", mode, {"epochs": 2, "max_steps": 2, "min_steps": 2})
+        for mode in ("small", "large", "ic_small", "ic_large", "mia")
+    ),
+    MethodCase(
+        "scrub_r", "mia", {"epochs": 2, "max_steps": 2, "min_steps": 2}, validates=True, chooses=True,
+    ),
     MethodCase(
         "scrub_r", options={"epochs": 4, "max_steps": 1, "min_steps": 1}, validates=True, chooses=True,
         bad=({"tie_break": "middle"},),
@@ -131,6 +140,9 @@ CASES = [
     ),
     MethodCase("imu", "paper", {"epochs": 4}, random=False, learns=FORGET),
     MethodCase("random_label", options={"epochs": 4}, bad=WEIGHTS[:2]),
+    MethodCase(
+        "salun", options={"epochs": 4}, bad=(*WEIGHTS[:2], {"saliency": 0.0}, {"saliency": 1.5}, {"saliency": None}),
+    ),
     MethodCase("bad_teacher", options={"epochs": 4}, bad=(WEIGHTS[0], {"temperature": 0.0})),
     MethodCase(
         "d2dgn", options={"epochs": 4, "eval_every": 2}, from_scratch=True, validates=True,
