@@ -59,7 +59,7 @@ _EVALUATORS = {
     "image_classification": f"{_HERE}.item_evaluators:ItemEvaluator",
 }
 #: Figures by name, in the order of rows and columns.
-FIGURES: Registry[Figure] = Registry("figure", _FIGURES)
+FIGURES: Registry[Figure] = Registry("figure", _FIGURES, group="gunlearn.figures", base=f"{_HERE}.base:Figure")
 #: Evaluators by the name of the task.
 EVALUATORS: Registry[Evaluator] = Registry("task to evaluate", _EVALUATORS)
 
