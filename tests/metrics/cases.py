@@ -24,6 +24,7 @@ class FigureCase:
         column: tables have a column of it.
         references: retrained models that it needs.
         low: the smallest value that it can have.
+        whole_classes: it is `None` unless all items of a class are forgotten, as in none of these problems.
     """
 
     figure: str
@@ -31,6 +32,7 @@ class FigureCase:
     column: bool = True
     references: int = 0
     low: float = 0.0
+    whole_classes: bool = False
 
     def __str__(self) -> str:
         return self.figure
@@ -50,6 +52,8 @@ CASES = [
     FigureCase("test_f1"),
     FigureCase("retain_acc", column=False),
     FigureCase("forget_acc"),
+    FigureCase("nearest_acc", whole_classes=True),
+    FigureCase("rest_acc", whole_classes=True),
     FigureCase("mia_auc"),
     FigureCase("mia_item_auc", references=1),
     FigureCase("relearn_steps", 300),
