@@ -61,10 +61,15 @@ def config(args: Args) -> GridConfig:
     )
 
 
-def verdict(auc: float, low: float, high: float) -> str:
-    """What the gain's interval (over seeds: the lowest and the highest end) says beside the forget AUC."""
-    moved = "farther" if high < 0 else "nearer" if low > 0 else "undecided"
-    return f"looks forgotten, {moved}" if auc > LOOKS_FORGOTTEN else moved
+def verdict(runs: list[dict[str, Any]]) -> str:
+    """In how many of the runs the gain's interval is on one side of 0, and what the forget AUC makes one believe."""
+    counts = {
+        "farther": sum(run["gain_high_forget"] < 0 for run in runs),
+        "nearer": sum(run["gain_low_forget"] > 0 for run in runs),
+    }
+    said = [f"{word} in {count} of {len(runs)}" for word, count in counts.items() if count] or ["undecided"]
+    looks = mean(run["forget_auc"] for run in runs) > LOOKS_FORGOTTEN
+    return ", ".join(["looks forgotten", *said] if looks else said)
 
 
 def table(rows: Iterable[dict[str, Any]]) -> str:
@@ -88,9 +93,7 @@ def table(rows: Iterable[dict[str, Any]]) -> str:
         floors = mean(run["alignment_forget"] for run in good) / mean(run["alignment_floor_forget"] for run in good)
         cells = [cell("forget_auc", ".3f"), cell("retain_auc", ".3f"), cell("alignment_forget", ".3g"), f"{floors:.3g}"]
         cells += [cell("gain_forget", ".2f"), f"{low:.2f} to {high:.2f}", f"{mean(r['gain_retain'] for r in good):.2f}"]
-        says = (
-            "" if method in ("original", "utu", "retrain") else verdict(mean(r["forget_auc"] for r in good), low, high)
-        )
+        says = "" if method in ("original", "utu", "retrain") else verdict(good)
         lines.append((name, *cells, says))
     head = ("method", "forget AUC", "retain AUC", "alignment, forgotten", "in floors", "gain", "its interval")
     return markdown((*head, "gain, retained", "verdict"), lines)
