@@ -21,6 +21,7 @@ TASKS: Registry[Task] = Registry(
         "graph_multilabel": "gunlearn.tasks.graph.multilabel:GraphMultilabel",
         "image_classification": "gunlearn.tasks.items.arrays:ImageClassification",
         "causal_lm": "gunlearn.llm.training.causal_lm:CausalLM",
+        "denoising": "gunlearn.diffusion.denoising:Denoising",
     },
 )
 
@@ -40,8 +41,8 @@ def as_task(task: str | Task, call: Callable[..., Any] | None = None, decode: Ca
     """Return a task from its name, or the task itself; with the caller's way to call a model, see `Task.called`.
 
     Raises:
-        InvalidInputError: an unknown name.
-        MissingExtraError: `"causal_lm"` without transformers.
+        InvalidInputError: an unknown name, or `"denoising"`, which needs a scheduler.
+        MissingExtraError: `"causal_lm"` without transformers, `"denoising"` without diffusers.
     """
     if isinstance(task, Task):
         return task.called(call, decode)

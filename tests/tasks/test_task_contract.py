@@ -19,7 +19,7 @@ def test_every_task_has_a_case() -> None:
 
 @EACH
 def test_training_forgets_nothing_and_an_unlearning_problem_does(case: TaskCase) -> None:
-    task, data = as_task(case.task), case.data()
+    task, data = as_task(case.called), case.data()
     assert (TASKS[case.task].name, len(task.summary) > 10) == (case.task, True)
     partition = case.request.resolve(task.check_data(data))
     parts = task.parts(partition, model=case.models(1)[0])
@@ -29,7 +29,7 @@ def test_training_forgets_nothing_and_an_unlearning_problem_does(case: TaskCase)
 
 @EACH
 def test_predictions_learn_and_leave_the_model_as_it_was(case: TaskCase) -> None:
-    task, model = as_task(case.task), case.models(1)[0]
+    task, model = as_task(case.called), case.models(1)[0]
     partition = case.request.resolve(task.check_data(case.data()))
     before = copy.deepcopy(model.state_dict())
     parts = task.parts(partition, model=model)
@@ -47,8 +47,8 @@ def test_predictions_learn_and_leave_the_model_as_it_was(case: TaskCase) -> None
 @pytest.mark.filterwarnings("ignore:no measurable effect")  # of two steps
 def test_every_task_unlearns_by_methods_for_any_task(case: TaskCase) -> None:
     model, data = case.models(1)[0], case.data()
-    result = gu.unlearn(model, data, case.request, "graddiff", case.task, steps=2, lr=1e-2, optimizer="sgd")
+    result = gu.unlearn(model, data, case.request, "graddiff", case.called, steps=2, lr=1e-2, optimizer="sgd")
     assert (result.task.name, len(result.history)) == (case.task, 2)
     assert any(not torch.equal(a, b) for a, b in zip(result.model.parameters(), model.parameters(), strict=True))
     with pytest.raises((InvalidInputError, UnsupportedMethodError), match="sampler"):
-        gu.unlearn(model, data, case.request, "finetune", case.task, steps=2, batch_size=4, sampler="neighbour")
+        gu.unlearn(model, data, case.request, "finetune", case.called, steps=2, batch_size=4, sampler="neighbour")
