@@ -145,7 +145,7 @@ class Scrub(GradientMethod):
             return self
         parts = self.parts(problem, ("forget", "retain"))
         forget, retain = parts.count("forget"), parts.strata().numel()
-        steps = {
+        steps: dict[str, Any] = {
             "max_steps": self.max_steps or max(1, -(-forget // (self.forget_batch_size or self.batch_size or forget))),
             "min_steps": -(-retain // (self.batch_size or retain)) if self.min_steps is None else self.min_steps,
         }
