@@ -1,6 +1,6 @@
 """The items of each step: all of every part, or batches of it."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
@@ -21,8 +21,9 @@ class Feed(Callback):
 
     With `batch_size` each part is read in batches of its own random permutation. A pass is over the retained items if
     the objective reads any, else over the forgotten ones; the shorter part starts again meanwhile. With `whole_forget`
-    each step reads all forgotten items, in pieces of `batch_size` whose gradients are accumulated. The other arguments
-    are those of `Task.reader`.
+    each step reads all forgotten items, in pieces of `batch_size` whose gradients are accumulated. `turn` says which
+    batch of a part a step reads; by default all parts go on at each step. The other arguments are those of
+    `Task.reader`.
 
     Attributes:
         steps_per_epoch: steps of one pass.
@@ -42,9 +43,11 @@ class Feed(Callback):
         options: BatchOptions,
         around: AbstractContextManager | None = None,
         whole_forget: bool = False,
+        turn: Callable[[str, int], int] | None = None,
     ) -> None:
         if options.batch_size is None and options.retain_samples is None and parts.usual_batch is not None:
             options = replace(options, batch_size=parts.usual_batch)
+        self.turn = turn
         self.task, self.names, self.options = task, tuple(names), options
         self.draws: dict[str, ShuffledBatches] = {}
         self.step = 0
@@ -78,15 +81,15 @@ class Feed(Callback):
         if retained:
             self.draws["retain"] = ShuffledBatches(parts.strata().numel(), size, seed)
         if "forget" in self.names and not whole_forget:
-            self.draws["forget"] = ShuffledBatches(parts.count("forget"), size, seed + 1)
+            self.draws["forget"] = ShuffledBatches(parts.count("forget"), options.forget_batch_size or size, seed + 1)
         for name, draw in self.draws.items():
             if draw.num_batches > 1:
                 parts.limit(draw, name)
 
     def on_step_begin(self, args: Any, state: TrainState, control: Any, **kwargs: Any) -> None:
         self.step = state.step
-        for draw in self.draws.values():
-            draw.step = state.step
+        for name, draw in self.draws.items():
+            draw.step = state.step if self.turn is None else self.turn(name, state.step)
 
     def sample(self) -> dict[str, Any]:
         """Return the items of every part for one step."""
