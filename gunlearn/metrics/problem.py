@@ -56,6 +56,7 @@ class Evaluator(ABC):
         self.task, self.partition, self.seed = task, partition, seed
         self.figures = figures_of(task.measured_as or task.name, metrics)
         self.original: nn.Module | None = None
+        self._untouched: ModelView | None = None
         self.items = self.item_sets()
         self.refer_to(references)
 
@@ -65,6 +66,15 @@ class Evaluator(ABC):
         for view in self.references:
             _ = view.predictions
         check_predictions(self.references, None)
+
+    @property
+    def untouched(self) -> ModelView | None:
+        """The view of the original model on the data that all others read; `None` where it is not known."""
+        if self.original is None:
+            return None
+        if self._untouched is None or self._untouched.model is not self.original:
+            self._untouched = self.view(self.original)
+        return self._untouched
 
     @abstractmethod
     def item_sets(self) -> dict[str, tuple[Any | None, Any]]:

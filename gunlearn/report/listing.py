@@ -30,7 +30,7 @@ _COLUMNS: dict[str, dict[str, Callable[[Any], str]]] = {
         "paper": lambda cls: cls.paper or "baseline",
     },
     "figure": {
-        "column": lambda cls: f"{cls.heading} (on demand)" if cls.optional else cls.heading or "-",
+        "column": lambda cls: (cls.heading or "-") + (" (on demand)" if cls.optional else ""),
         "what it is": lambda cls: cls.legend,
         "tasks": lambda cls: ", ".join(cls.tasks) or "any but texts",
         "better": lambda cls: _BETTER.get(cls.better, cls.better),

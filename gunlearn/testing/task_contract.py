@@ -37,7 +37,7 @@ class TaskCase:
 
     @property
     def called(self) -> str | Task:
-        """Return what callers name the task by."""
+        """Return what `task=` takes."""
         return self.task if self.build is None else self.build()
 
     def __str__(self) -> str:

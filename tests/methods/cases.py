@@ -22,6 +22,7 @@ IN_CHANNELS, HIDDEN, OUT = 8, 12, 6
 RETAIN, FORGET = ("retain",), ("forget",)
 NAN = float("nan")
 WEIGHTS = ({"retain_weight": -0.5}, {"retain_weight": NAN}, {"kl_weight": -0.5}, {"kl_weight": NAN})
+WHOLE = {"epochs": 2, "max_steps": 1, "min_steps": 1, "batch_size": 10**6, "forget_batch_size": 10**6}
 BETAS = ({"beta": 0.0}, {"beta": -1.0}, {"beta": NAN})
 
 CASES = [
@@ -31,6 +32,8 @@ CASES = [
     ),
     MethodCase("auto", trains=False, random=False, options={"budget": 0.005}, bad=({"budget": 0},)),
     MethodCase("finetune", options={"epochs": 4}, learns=RETAIN),
+    MethodCase("l1_sparse", options={"epochs": 4}, learns=RETAIN, bad=({"l1": -1.0}, {"l1": NAN}, {"mode": "x"})),
+    MethodCase("l1_sparse", "paper", {"epochs": 4}, learns=RETAIN),
     MethodCase(
         "continued_training", options={"epochs": 4}, learns=(*RETAIN, *FORGET), validates=True,
         bad=(
@@ -74,6 +77,13 @@ CASES = [
     ),
     MethodCase("scrub", "paper", {"epochs": 4, "max_steps": 1, "min_steps": 1}),
     MethodCase("scrub", "paper_large", {"epochs": 4, "max_steps": 1, "min_steps": 1}),
+    *(  # two of the authors' epochs of two steps each
+        MethodCase(name, mode, WHOLE, passes=2, validates=name == "scrub_r", chooses=name == "scrub_r")
+        for name, mode in (
+            ("scrub", "small"), ("scrub", "large"), ("scrub", "ic_small"), ("scrub", "ic_large"), ("scrub", "mia"),
+            ("scrub_r", "mia"),
+        )
+    ),
     MethodCase(
         "scrub_r", options={"epochs": 4, "max_steps": 1, "min_steps": 1}, validates=True, chooses=True,
         bad=({"tie_break": "middle"},),
@@ -86,6 +96,9 @@ CASES = [
     ),
     MethodCase("imu", "paper", {"epochs": 4}, random=False, learns=FORGET),
     MethodCase("random_label", options={"epochs": 4}, bad=WEIGHTS[:2]),
+    MethodCase(
+        "salun", options={"epochs": 4}, bad=(*WEIGHTS[:2], {"saliency": 0.0}, {"saliency": 1.5}, {"saliency": None}),
+    ),
     MethodCase("bad_teacher", options={"epochs": 4}, bad=(WEIGHTS[0], {"temperature": 0.0})),
     MethodCase(
         "d2dgn", options={"epochs": 4, "eval_every": 2}, from_scratch=True, validates=True,

@@ -72,7 +72,7 @@ class Denoiser(nn.Module):
         return self.conv(sample) + (self.shift(class_labels) + timestep.view(-1, 1) / 100).view(-1, 1, 1, 1)
 
 
-def _denoising() -> Any:
+def _denoising() -> gu.Task:
     from gunlearn.diffusion import Denoising, NoiseSchedule
 
     return Denoising(NoiseSchedule(torch.linspace(0.99, 0.01, 20)), null=3)
