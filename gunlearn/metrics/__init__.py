@@ -72,7 +72,7 @@ _EVALUATORS = {
     "image_classification": f"{_HERE}.item_evaluators:ItemEvaluator",
 }
 #: Figures by name, in the order of rows and columns.
-FIGURES: Registry[Figure] = Registry("figure", _FIGURES)
+FIGURES: Registry[Figure] = Registry("figure", _FIGURES, group="gunlearn.figures", base=f"{_HERE}.base:Figure")
 #: Names of the figures of functional alignment, which are measured where `metrics` names them.
 ALIGNMENT = tuple(name for name, home in _FIGURES.items() if ".prediction_alignment:" in home)
 #: Evaluators by the name of the task.

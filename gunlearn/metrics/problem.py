@@ -54,7 +54,7 @@ class Evaluator(ABC):
         metrics: Iterable[str | Figure] = (),
     ) -> None:
         self.task, self.partition, self.seed = task, partition, seed
-        self.figures = figures_of(task.name, metrics)
+        self.figures = figures_of(task.measured_as or task.name, metrics)
         self.original: nn.Module | None = None
         self._untouched: ModelView | None = None
         self.items = self.item_sets()
@@ -134,11 +134,14 @@ def evaluator(
     metrics: Iterable[str | Figure] = (),
 ) -> Evaluator:
     """Return the `Evaluator` of a task, or raise UnsupportedMethodError where there is none."""
-    if task.name not in EVALUATORS:
-        where = "; see gunlearn.llm.metrics.evaluate_language_models" if task.name == "causal_lm" else ""
+    name = task.measured_as or task.name
+    if name not in EVALUATORS:
+        where = "; see gunlearn.llm.metrics.evaluate_language_models" if name == "causal_lm" else ""
+        if not type(task).__module__.startswith("gunlearn."):
+            where = f"; set '{type(task).__name__}.measured_as' to one of them whose predictions are alike"
         known = ", ".join(EVALUATORS)
-        raise UnsupportedMethodError(f"Expected a task among {known} to evaluate (got '{task.name}'){where}")
-    return EVALUATORS[task.name](task, partition, references, seed=seed, metrics=metrics)
+        raise UnsupportedMethodError(f"Expected a task among {known} to evaluate (got '{name}'){where}")
+    return EVALUATORS[name](task, partition, references, seed=seed, metrics=metrics)
 
 
 def headline(task: str | None) -> tuple[Figure, Figure]:

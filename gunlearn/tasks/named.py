@@ -23,6 +23,8 @@ TASKS: Registry[Task] = Registry(
         "causal_lm": "gunlearn.llm.training.causal_lm:CausalLM",
         "denoising": "gunlearn.diffusion.denoising:Denoising",
     },
+    group="gunlearn.tasks",
+    base="gunlearn.tasks.base:Task",
 )
 
 
@@ -43,11 +45,13 @@ def as_task(task: str | Task, call: Callable[..., Any] | None = None, decode: Ca
     Raises:
         InvalidInputError: an unknown name, or `"denoising"`, which needs a scheduler.
         MissingExtraError: `"causal_lm"` without transformers, `"denoising"` without diffusers.
+        PluginError: the task of another package that cannot be loaded.
     """
     if isinstance(task, Task):
         return task.called(call, decode)
     if not isinstance(task, str) or task not in TASKS:
+        known = sorted(TASKS)
         raise InvalidInputError(
-            f"Expected a task among {sorted(TASKS)} or a Task object (got {task!r}){did_you_mean(task, TASKS)}"
+            f"Expected a task among {known} or a Task object (got {task!r}){did_you_mean(task, known)}"
         )
     return TASKS[task]().called(call, decode)

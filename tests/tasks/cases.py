@@ -2,8 +2,6 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,37 +9,7 @@ from torch_geometric.data import Data
 from torch_geometric.utils import to_undirected
 
 import gunlearn as gu
-from gunlearn.seed import isolated_rng
-
-
-@dataclass(frozen=True)
-class TaskCase:
-    """A small problem of a task.
-
-    Args:
-        task: its name.
-        data: what to learn.
-        request: what to forget of it.
-        model: a new model.
-        build: makes the task, where its name alone does not.
-    """
-
-    task: str
-    data: Callable[[], Any]
-    request: gu.Request
-    model: Callable[[], nn.Module]
-    build: Callable[[], Any] | None = None
-
-    @property
-    def called(self) -> Any:
-        return self.task if self.build is None else self.build()
-
-    def __str__(self) -> str:
-        return self.task
-
-    def models(self, count: int) -> list[nn.Module]:
-        with isolated_rng(7):
-            return [self.model() for _ in range(count)]
+from gunlearn.testing import TaskCase
 
 
 def _table() -> Data:
@@ -103,7 +71,7 @@ class Denoiser(nn.Module):
         return self.conv(sample) + (self.shift(class_labels) + timestep.view(-1, 1) / 100).view(-1, 1, 1, 1)
 
 
-def _denoising() -> Any:
+def _denoising() -> gu.Task:
     from gunlearn.diffusion import Denoising, NoiseSchedule
 
     return Denoising(NoiseSchedule(torch.linspace(0.99, 0.01, 20)), null=3)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from gunlearn.errors import UnsupportedMethodError
+from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.losses import NLL, Distillation, Objective, Prediction, weighted
 from gunlearn.methods.any_task.rewind import labels_of
 from gunlearn.methods.base import Outcome, Problem, check_interval
@@ -58,6 +58,26 @@ class RandomLabel(GradientMethod):
             return {**predictions, "forget": forget.replace(log_prob=other)}
 
         return relabel, stop
+
+
+@dataclass(frozen=True)
+class SalUn(RandomLabel):
+    """Learn random other labels with the weights alone that matter most to the forget set (arXiv 2310.12508).
+
+    This is `random_label` with `saliency=0.5`, the authors' share; other methods take the mask by the same option.
+    """
+
+    saliency: float | None = 0.5
+
+    name = "salun"
+    summary = "random other labels, learned by the half of the weights with the largest gradients on the forget set"
+    paper = "arXiv 2310.12508"
+    cost = "`epochs` passes, and one over the forget set"
+
+    def __post_init__(self) -> None:
+        if self.saliency is None:
+            raise InvalidInputError("Expected a 'saliency' for 'salun' (got None); without one use 'random_label'")
+        super().__post_init__()
 
 
 def other_log_prob(prediction: Prediction, label: Tensor, draw: Tensor) -> Tensor:
@@ -153,6 +173,8 @@ class D2DGN(GradientMethod):
     def objective(self) -> Objective:
         """Return two divergences; `teachers` says from which models."""
         check_interval(self, "in (0, 1]", "alpha")
+        if self.saliency is not None:
+            raise InvalidInputError(f"Expected no 'saliency' for '{self.name}', whose weights are new")
         forget, retain = (Distillation(self.temperature, on=part) for part in ("forget", "retain"))
         return weighted((1 - self.alpha, forget), (self.alpha, retain))
 
