@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
+from torch.nn.functional import pad
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.report.html import write_page
@@ -43,7 +44,8 @@ def picture_grid(pictures: Tensor, concepts: list[int], forgotten: list[int], li
         )
     number, height, width = min(SHOWN, pictures.size(1)), pictures.size(3), pictures.size(4)
     shown = torch.nan_to_num(pictures[:, :number, :3].float(), nan=limit).clamp(-limit, limit)
-    rows = shown.permute(0, 3, 1, 4, 2).reshape(len(concepts), height, number * width, -1)
+    shown = pad(shown, (0, 1), value=limit)  # a white line between pictures
+    rows = shown.permute(0, 3, 1, 4, 2).reshape(len(concepts), height, number * (width + 1), -1)[:, :, :-1]
     columns = min(5, len(concepts))
     lines = -(-len(concepts) // columns)
     figure = new_figure(WIDTH, lines * (WIDTH / columns * height / (number * width) + 0.25))
@@ -92,7 +94,7 @@ def denoiser_report(figures: DenoiserFigures, path: str | Path, title: str = "Un
         path,
         "pictures.html.j2",
         title=title,
-        table=Table(["model", *names], body, 1),
+        table=Table(["model", *names], body, 1, figures.notes),
         legend=" ".join(legend),
         grids=grids,
         date=today(),

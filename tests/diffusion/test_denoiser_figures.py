@@ -75,7 +75,18 @@ def test_alignment_of_the_forgotten_concept(found):
     assert original["alignment_retain"] < 2 * original["alignment_retain_floor"]
     assert found.of("half")["alignment_retain_gain"] < 0  # forgot too much
     assert copies["alignment_forget_error"] > 0
+    assert not found.notes
     assert found.of("retrained 0")["alignment_forget"] == pytest.approx(forgot["alignment_forget_floor"])
+
+
+def test_retrained_models_that_do_not_agree_on_what_they_never_saw_are_noted():
+    references = [Draws([0, 1, 0, 3]), Draws([0, 1, 1, 3])]
+    given = {"references": references, "per_concept": 2, "align": ImageSampler(n_samples=4), "align_on": ("forget",)}
+    half = Draws([0, 1, 2, 3])
+    half.class_embedding.weight.data[2] = (references[0].class_embedding.weight[2] + PLACES[1].flatten()) / 2
+    found = evaluate_denoisers({"half": half}, TASK, *images(2), judge, original=half, **given)
+    assert "differ more from each other" in found.notes[0]
+    assert found.__rich__().caption == found.notes[0]
 
 
 def test_attacks_bring_back_what_a_condition_can(found):

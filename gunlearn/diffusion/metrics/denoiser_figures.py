@@ -37,6 +37,11 @@ LEGENDS = {
     "relearned": "the same after so many steps on the forgotten images",
 }
 
+UNSEEN = (
+    "On the forgotten concepts the retrained models differ more from each other than the model before unlearning from "
+    "them: nothing taught them what to draw there. Read alignment_forget beside its floor, and retrain more of them."
+)
+
 
 @dataclass
 class DenoiserFigures:
@@ -48,6 +53,7 @@ class DenoiserFigures:
         concepts: the concepts in the pictures' order.
         forgotten: those that were forgotten.
         features: name of the features of the Fréchet distance.
+        notes: what to know before the figures are read.
     """
 
     rows: list[dict[str, Any]]
@@ -55,6 +61,7 @@ class DenoiserFigures:
     concepts: list[int] = field(default_factory=list)
     forgotten: list[int] = field(default_factory=list)
     features: str = ""
+    notes: list[str] = field(default_factory=list)
 
     def of(self, name: str) -> dict[str, Any]:
         """Return the row of a model; refuse a name that no row has."""
@@ -69,7 +76,9 @@ class DenoiserFigures:
         return list(dict.fromkeys(key for row in self.rows for key in row if key != "model"))
 
     def __rich__(self) -> Table:
-        table = Table("", *[row["model"] for row in self.rows])
+        table = Table(caption="\n".join(self.notes) or None)
+        for heading in ("", *[row["model"] for row in self.rows]):
+            table.add_column(heading, no_wrap=not heading, overflow="fold")
         for name in self.names:
             table.add_row(name, *["-" if row.get(name) is None else f"{row[name]:.3g}" for row in self.rows])
         return table
@@ -169,6 +178,8 @@ def evaluate_denoisers(
         supplier = ImageAlignment(task, y, asking.shape, sampler, num_draws=num_draws)
         for name, at in standings(compared, references, supplier, original, seed=seed).items():
             out.of(name).update(_alignment(f"alignment_{part}", at))
+            if at.floor is not None and at.original is not None and at.original <= at.floor and part == "forget":
+                out.notes = [UNSEEN]
     return out
 
 
