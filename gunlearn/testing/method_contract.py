@@ -41,6 +41,7 @@ class MethodCase:
         chooses: it may return another epoch than the last.
         head: the linear head that it takes, where it takes no other model.
         bad: options that it refuses.
+        passes: of the loop, in one of its epochs.
     """
 
     method: str
@@ -57,6 +58,7 @@ class MethodCase:
     chooses: bool = False
     head: str = ""
     bad: tuple[Mapping[str, Any], ...] = ()
+    passes: int = 1
 
     @property
     def spec(self) -> str:

@@ -145,12 +145,13 @@ class Scrub(GradientMethod):
             return self
         parts = self.parts(problem, ("forget", "retain"))
         forget, retain = parts.count("forget"), parts.strata().numel()
-        steps = {
+        steps: dict[str, Any] = {
             "max_steps": self.max_steps or max(1, -(-forget // (self.forget_batch_size or self.batch_size or forget))),
             "min_steps": -(-retain // (self.batch_size or retain)) if self.min_steps is None else self.min_steps,
         }
         own = replace(self, **steps)
-        return own if self.steps is not None else replace(own, steps=own._after(self.epochs))
+        total = own._after(self.epochs)
+        return own if self.steps is not None or not total else replace(own, steps=total)
 
     def _maximise(self) -> Objective:
         return -1.0 * Distillation(self.temperature, on="forget")
@@ -166,7 +167,7 @@ class Scrub(GradientMethod):
         own = self.in_passes(problem)
         known = own.steps is not None or self.batch_size is None  # else the loop knows how many batches there are
         taken = own._ascents(own.arguments().steps_of(1)) if known else FEW
-        if self.max_epochs > 0:
+        if self.max_epochs > 0 and self.epochs:
             warn_of_few(self.name, taken)
         outcome = GradientMethod.run(own, problem)
         parts = self.parts(problem, ("forget",))
