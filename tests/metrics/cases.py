@@ -51,6 +51,7 @@ CASES = [
     FigureCase("retain_acc", column=False),
     FigureCase("forget_acc"),
     FigureCase("mia_auc"),
+    FigureCase("mia_acc"),
     FigureCase("mia_item_auc", references=1),
     FigureCase("ic_err"),
     FigureCase("ic_err_retain"),
