@@ -53,8 +53,8 @@ _METHODS = {
     "obliviate": "gunlearn.llm.recipes.methods:ObliviateMethod",
 }
 _RENAMED = {"ga": "gradient_ascent", "npo_kl": "npo:kl", "idkdpo": "dpo"}
-#: Every method by its name.
-METHODS: Registry = Registry("method", _METHODS, _RENAMED)
+#: Every method by its name; other packages add theirs by entry points of the group `gunlearn.methods`.
+METHODS: Registry = Registry("method", _METHODS, _RENAMED, "gunlearn.methods", f"{_HERE}.base:Method")
 
 _HOMES = {
     "gunlearn.methods.any_task.baselines": ("OwnObjective",),

@@ -32,7 +32,8 @@ def forget_items(parts: Parts, method: str) -> Any:
     Raises:
         EmptyForgetSetError: there are none: what goes is nothing that the task has an item for.
     """
-    items = parts.sample(["forget"])["forget"]
+    unread = parts.unread("forget", None)
+    items = unread[0] if unread else parts.sample(["forget"])["forget"]
     if items.num_items == 0:
         raise no_forget_items(method)
     return items
@@ -40,6 +41,10 @@ def forget_items(parts: Parts, method: str) -> Any:
 
 def forget_pieces(task: Task, parts: Parts, size: int | None) -> list[Any]:
     """Return the forgotten items, `size` at a time where the task predicts each item alone."""
+    size = parts.usual_batch if size is None else size
+    unread = parts.unread("forget", size)
+    if unread:
+        return unread
     items = parts.sample(["forget"])["forget"]
     if size is None or task.shared_pass or not isinstance(items, PartItems):
         return [items]

@@ -17,6 +17,7 @@ from gunlearn.methods.freezing import FrozenStatistics
 from gunlearn.methods.saliency import hold_others
 from gunlearn.nn.kernels.shared_product import shared_product
 from gunlearn.tasks.base import Parts
+from gunlearn.tasks.items.statistics import batch_norm_layers
 from gunlearn.training.callbacks import Callback, TrainState
 from gunlearn.training.feeding import Feed
 from gunlearn.training.loop import fit
@@ -40,7 +41,7 @@ def minimise(method: GradientMethod, problem: Problem) -> Outcome:
         raise no_forget_items(method.name)
     change, stop = method.adapt(problem, parts)
     surroundings = method.surroundings(problem)
-    if parts.joint and not method.overrides("surroundings"):
+    if parts.moves_statistics(objective.parts) and not method.overrides("surroundings"):
         surroundings = FrozenStatistics  # else what is forgotten would enter the statistics of what stays
     held = hold_others(method, problem)
     given = method.given_logits(problem)
@@ -77,8 +78,13 @@ def minimise(method: GradientMethod, problem: Problem) -> Outcome:
             penalty=method.penalty(problem.model),
             held=held,
         )
-    masked = {} if held is None else {"salient": held.moving_share}
-    return Outcome(problem.model, state, {**method.notes(problem, parts), **masked, "graph": feed.reader.note})
+    notes = {**method.notes(problem, parts), "graph": feed.reader.note}
+    if held is not None:
+        notes["salient"] = held.moving_share
+    if batch_norm_layers(problem.model):
+        what = "frozen" if getattr(around, "freezes_statistics", False) else "moved by the retained data that was read"
+        notes["statistics"] = f"of batch normalisation: {what}"
+    return Outcome(problem.model, state, notes)
 
 
 def _references(

@@ -36,6 +36,7 @@ class Task(ABC):
     name: ClassVar[str]
     summary: ClassVar[str]
     requests: ClassVar[tuple[str, ...]] = ()  # kinds of request that name items of this task, empty for any
+    measured_as: ClassVar[str] = ""  # the task whose figures it takes, for a task of another package
 
     def encode(self, model: nn.Module, data: Data) -> Any:
         """Run one pass over `data`, shared by every part; return `None` where there is nothing to share."""
@@ -162,6 +163,10 @@ class Task(ABC):
 
     def remarks(self, model: nn.Module) -> dict[str, Any]:
         """Return remarks on how the model ran, for the result."""
+        return {}
+
+    def settle(self, model: nn.Module, partition: Any) -> dict[str, Any]:
+        """Finish a model that a method returned, in place, and return notes on what was done: nothing, by default."""
         return {}
 
     def trial_items(self, data: Any) -> Any | None:

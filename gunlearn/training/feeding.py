@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.tasks.base import Parts, Task
+from gunlearn.tasks.items.statistics import check_batches
 from gunlearn.tasks.sampling import BatchOptions, ShuffledBatches, StratifiedSampler
 from gunlearn.training.callbacks import Callback, TrainState
 from gunlearn.training.processes import processes
@@ -43,6 +45,8 @@ class Feed(Callback):
         whole_forget: bool = False,
         turn: Callable[[str, int], int] | None = None,
     ) -> None:
+        if options.batch_size is None and options.retain_samples is None and parts.usual_batch is not None:
+            options = replace(options, batch_size=parts.usual_batch)
         self.turn = turn
         self.task, self.names, self.options = task, tuple(names), options
         self.draws: dict[str, ShuffledBatches] = {}
@@ -50,6 +54,8 @@ class Feed(Callback):
         self.chunk: Tensor | None = None
         self.pieces_of = options.batch_size if whole_forget and not task.shared_pass else None
         self._limit(parts, whole_forget)
+        if not task.shared_pass and not getattr(around, "freezes_statistics", False):
+            check_batches(model, parts, self.names, options.batch_size)
         self.reader = task.reader(model, parts, self.names, options, around)
         self.parts = self.reader.parts
         if self.reader.batches is not None:

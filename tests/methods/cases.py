@@ -3,7 +3,6 @@
 import copy
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,53 +16,7 @@ import gunlearn as gu
 from gunlearn.methods import METHODS, fit_linear_head
 from gunlearn.nn import LinearHead
 from gunlearn.seed import isolated_rng
-
-
-@dataclass(frozen=True)
-class MethodCase:
-    """A method with options that make it short.
-
-    Args:
-        method: its name.
-        variant: one of its variants.
-        options: what to run it with.
-        trains: it takes optimiser steps, so it can diverge, be killed and resumed.
-        random: it draws random numbers even where the model has no dropout.
-        from_scratch: it starts from new weights.
-        moves: it changes the weights without optimiser steps.
-        task: what the model is taken to predict.
-        learns: the parts that it learns from; none where it learns from what layers return.
-        reads_forgotten: the forgotten edges pass messages while it learns.
-        validates: it looks at validation items.
-        chooses: it may return another epoch than the last.
-        head: the linear head that it takes, where it takes no other model.
-        bad: options that it refuses.
-        passes: of the loop, in one of its epochs.
-    """
-
-    method: str
-    variant: str = "default"
-    options: dict[str, Any] = field(default_factory=dict)
-    trains: bool = True
-    random: bool = True
-    from_scratch: bool = False
-    moves: bool = False
-    task: str = "link_prediction"
-    learns: tuple[str, ...] = ("forget", "retain")
-    reads_forgotten: bool = False
-    validates: bool = False
-    chooses: bool = False
-    head: str = ""
-    bad: tuple[dict[str, Any], ...] = ()
-    passes: int = 1
-
-    @property
-    def spec(self) -> str:
-        return f"{self.method}:{self.variant}"
-
-    def __str__(self) -> str:
-        return self.spec
-
+from gunlearn.testing import MethodCase
 
 IN_CHANNELS, HIDDEN, OUT = 8, 12, 6
 RETAIN, FORGET = ("retain",), ("forget",)
