@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from gunlearn.nn.attach.message_layers import CACHES
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.graph.node_records import as_tensor, new_record, node_records
 
+_PLAIN = {bool, int, float, str, type(None), dict, OrderedDict, set, list, tuple}
 _FAR = 3.0  # times larger or smaller than the trained rows: then the model did not draw its rows as the layer does
 
 
@@ -32,7 +34,7 @@ def named_tensors(model: nn.Module) -> dict[str, tuple[nn.Module, Tensor]]:
             **dict(owner.named_buffers(recurse=False)),
         }
         held |= _plain_tensors(owner)
-        helpers = [(name, value) for name, value in vars(owner).items() if is_helper(value)]
+        helpers = [(name, value) for name, value in _attributes(owner) if is_helper(value)]
         for name, helper in helpers:
             for inner, value in _plain_tensors(helper).items():
                 if id(value) not in seen and value.layout == torch.strided:
@@ -61,8 +63,13 @@ def is_helper(value: Any) -> bool:
 
 def _plain_tensors(owner: Any) -> dict[str, Tensor]:
     """Return the tensors among an object's plain attributes, and float arrays as tensors that share their memory."""
-    held = {name: as_tensor(value) for name, value in vars(owner).items() if name not in CACHES}
+    held = {name: as_tensor(value) for name, value in _attributes(owner) if name not in CACHES}
     return {name: value for name, value in held.items() if value is not None}
+
+
+def _attributes(owner: Any) -> list[tuple[str, Any]]:
+    """Return an object's attributes by name but those of the plain types, which most of a module's are."""
+    return [(name, value) for name, value in vars(owner).items() if type(value) not in _PLAIN]
 
 
 @dataclass(frozen=True)
