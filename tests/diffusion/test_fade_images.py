@@ -116,7 +116,7 @@ def test_bad_terms(more, words):
 
 
 diffusion = pytest.importorskip("experiments.digits_diffusion.model")
-SHORT = ImageSampler(n_samples=8, num_steps=4)
+SHORT = ImageSampler(n_samples=8, num_steps=4, clip=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,7 @@ def test_a_retrained_model_agrees_with_itself_exactly(untrained, estimator):
     assert found.error > 0
     if estimator == "epsilon":
         assert found.precision > 0 < found.recall
-    guided = ImageSampler(n_samples=2, num_steps=2, guidance=2.0)
+    guided = ImageSampler(n_samples=2, num_steps=2, guidance=2.0, clip=1.0)
     with pytest.warns(UserWarning, match="no divergence"):
         image_alignment(one, two, task, digits, diffusion.SHAPE, guided, num_draws=1)
 
