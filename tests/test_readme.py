@@ -13,6 +13,7 @@ from gunlearn.methods import METHODS
 from tests.conftest import REPOSITORY
 
 README = REPOSITORY / "README.md"
+IMAGES = REPOSITORY / "docs" / "images.md"
 INFLUENCE = REPOSITORY / "docs" / "influence.md"
 LOSSES = REPOSITORY / "docs" / "losses.md"
 GUIDE = REPOSITORY / "docs" / "methods.md"
@@ -63,6 +64,13 @@ def test_the_front_page(tmp_path, monkeypatch, capsys) -> None:
 def test_items() -> None:
     names = executed(REQUESTS, "ForgetItems")
     assert names["result"].num_forget == 20
+
+
+def test_images() -> None:
+    names = executed(IMAGES)
+    gone = names["data"].train_mask & (names["data"].y == 3)
+    assert names["result"].num_forget == int(gone.sum())
+    assert names["table"].rows[1]["forget_acc"] == 0.0  # a model that never saw the class
 
 
 def test_pieces() -> None:
