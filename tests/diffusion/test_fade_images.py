@@ -2,10 +2,12 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+from gunlearn.diffusion import Denoising, NoiseSchedule
 from gunlearn.diffusion.metrics import ImageAlignment, ImageSampler, denoising_terms, image_alignment, step_weights
 from gunlearn.errors import InvalidInputError
 from gunlearn.metrics import align
@@ -116,7 +118,7 @@ def test_bad_terms(more, words):
 
 
 diffusion = pytest.importorskip("experiments.digits_diffusion.model")
-SHORT = ImageSampler(n_samples=8, num_steps=4, clip=1.0)
+SHORT = ImageSampler(n_samples=8, num_steps=4)
 
 
 @pytest.fixture(scope="module")
@@ -138,9 +140,18 @@ def test_a_retrained_model_agrees_with_itself_exactly(untrained, estimator):
     assert found.error > 0
     if estimator == "epsilon":
         assert found.precision > 0 < found.recall
-    guided = ImageSampler(n_samples=2, num_steps=2, guidance=2.0, clip=1.0)
+    guided = ImageSampler(n_samples=2, num_steps=2, guidance=2.0)
     with pytest.warns(UserWarning, match="no divergence"):
         image_alignment(one, two, task, digits, diffusion.SHAPE, guided, num_draws=1)
+
+
+def test_images_out_of_any_range_are_warned_of(untrained):
+    wild = ImageAlignment(
+        Denoising(NoiseSchedule(diffusion.scheduler().alphas_cumprod)), torch.tensor([3]), diffusion.SHAPE
+    )
+    with pytest.warns(UserWarning, match="clip=1.0"):
+        wild.draw(untrained[0])
+    ImageAlignment(wild.task, wild.conditions, wild.shape, replace(SHORT, clip=1.0)).draw(untrained[0])
 
 
 def test_what_a_model_predicts_makes_no_difference(untrained):
