@@ -1,4 +1,4 @@
-"""Interclass confusion: does a model still take one class for the other, as wrong labels taught it? (arXiv 2201.06640)"""
+"""Interclass confusion (arXiv 2201.06640): is one class still taken for the other, as wrong labels taught it?"""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class ConfusionError(Figure):
             return None
         size, rows = probability.size(-1), label.long()
         if int(chosen.max()) >= size:
-            raise InvalidInputError(f"Expected 'classes' below {size}, which the model tells apart (got {self.classes})")
+            raise InvalidInputError(f"Expected 'classes' below {size}, the number of the model's (got {self.classes})")
         counts = torch.bincount(rows * size + probability.argmax(-1), minlength=size * size)
         return counts[: size * size].view(size, size)[chosen]
 
