@@ -90,13 +90,13 @@ def test_nearest_to_retraining() -> None:
 
 
 #: What models of four concepts draw for each of them.
-DRAWN = {"unlearned": [0, 1, 1, 3], "first": [0, 1, 1, 3], "second": [0, 1, 0, 3], "before": [0, 1, 2, 3]}
+DRAWN = {"unlearned": [0, 1, 1, 3], "first": [0, 1, 1, 3], "second": [0, 1, 1, 3], "before": [0, 1, 2, 3]}
 
 
 def test_figures(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     x, y = map(torch.cat, zip(*denoisers.images(), strict=True))
-    more = {name: denoisers.Draws(shown) for name, shown in DRAWN.items()}
+    more = {name: denoisers.Draws(shown, 0.01 * k) for k, (name, shown) in enumerate(DRAWN.items())}
     denoisers.judge.features = lambda images: images.flatten(1)
     names = executed(METRICS, task=denoisers.TASK, judge=denoisers.judge, x=x, y=y, gone=y == 2, **more)
     assert 0 < names["table"]["certainty"] < 1
