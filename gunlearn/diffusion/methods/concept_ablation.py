@@ -19,7 +19,6 @@ from gunlearn.errors import InvalidInputError
 from gunlearn.methods.base import Problem
 from gunlearn.tasks.base import Parts
 
-
 _MOST = 1024  # anchor images that are kept in memory
 
 
