@@ -94,7 +94,7 @@ class ImageClassification(Task):
         x = getattr(parts.data, "x", None)
         if isinstance(x, Column):
             reader.note = "items of a data set, loaded anew at each step"
-            if x.draws():
+            if x.draws(torch.cat([parts.index[name] for name in names])):
                 reader.note += "; its transform draws (augmentation), and both models see the same draw"
         return reader
 
