@@ -51,10 +51,12 @@ def _closed_form(problem: Problem, parts: Parts, head: nn.Linear, size: int | No
                 return None
             calls.clear()
             prediction = problem.task.predict(problem.model, parts.data, piece)
-            given, out = (torch.cat(both) for both in zip(*calls, strict=True)) if calls else (None, None)
+            if not calls:
+                return None
+            given, out = (torch.cat(both) for both in zip(*calls, strict=True))
             logits = prediction.logits
             label = labels_of(piece) if prediction.label is None else prediction.label
-            if logits is None or out is None or out.shape != logits.shape or out.dim() != 2 or prediction.bernoulli:
+            if logits is None or out.shape != logits.shape or out.dim() != 2 or prediction.bernoulli:
                 return None
             own = logits.log_softmax(-1).gather(1, label.view(-1, 1)).view(-1)
             if not torch.equal(out, logits) or not torch.allclose(own, prediction.log_prob):
@@ -63,8 +65,8 @@ def _closed_form(problem: Problem, parts: Parts, head: nn.Linear, size: int | No
             found.append((hidden.double(), logits.double(), label))
     finally:
         handle.remove()
-    dtype = head.weight.dtype
-    return linear_head_influence(*(torch.cat(part) for part in zip(*found, strict=True)), damping=damping).to(dtype)
+    hidden, logits, label = (torch.cat(part) for part in zip(*found, strict=True))
+    return linear_head_influence(hidden, logits, label, damping=damping).to(head.weight.dtype)
 
 
 def head_influence(

@@ -100,11 +100,12 @@ class Column:
         with isolated_rng():  # a transform may draw
             return class_labels(torch.as_tensor([self.dataset[i][1] for i in range(len(self))]))
 
-    def draws(self, among: Tensor) -> bool:
+    def draws(self, among: Tensor | None = None) -> bool:
         """Return whether items differ when they are read again: a transform draws. The random state does not change.
 
-        A few of the items `among` `[k]` are read, and no others.
+        A few of the items `among` `[k]` are read, and no others; `None` for all.
         """
+        among = torch.arange(len(self)) if among is None else among
         if not len(among):
             return False
         index = among[torch.linspace(0, len(among) - 1, min(len(among), _TRIED)).long()]
