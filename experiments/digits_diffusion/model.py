@@ -39,7 +39,7 @@ def without(forgotten: int) -> tuple[Tensor, Tensor]:
 
 def scheduler(prediction_type: str = "epsilon") -> DDIMScheduler:
     """200 steps of a squared-cosine schedule."""
-    how = {"beta_schedule": "squaredcos_cap_v2", "clip_sample": False, "prediction_type": prediction_type}
+    how = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": prediction_type}
     return DDIMScheduler(num_train_timesteps=200, **how)
 
 
@@ -111,7 +111,7 @@ class Judge(nn.Module):
 def judge() -> tuple[Judge, float]:
     """The classifier, trained on four fifths of the digits, and its accuracy on the others."""
     x, y = digits()
-    with isolated_rng(0):
+    with isolated_rng(0), torch.enable_grad():
         order = torch.randperm(len(y))
         train, test = order[:1437], order[1437:]
         model = Judge()
@@ -130,7 +130,7 @@ def judge() -> tuple[Judge, float]:
 
 def drawn(model: nn.Module, classes: Tensor, guidance: float = 2.0, seed: int = 0) -> Tensor:
     """Images `[n, 1, 8, 8]` of classes `[n]` that a model draws, in 20 steps."""
-    return sample(model, denoising(), classes, SHAPE, guidance=guidance, seed=seed, clip=1.0)
+    return sample(model, denoising(), classes, SHAPE, guidance=guidance, seed=seed)
 
 
 @torch.no_grad()

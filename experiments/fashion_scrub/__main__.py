@@ -15,7 +15,7 @@ import tyro
 
 import gunlearn as gu
 from experiments.common import StudyArgs, write_results
-from experiments.fashion_scrub.model import SmallResNet
+from experiments.fashion_scrub.model import small_resnet
 from experiments.fashion_scrub.problems import PROBLEMS, Problem, digits, figures, images
 from experiments.fashion_scrub.tables import KEPT, tables
 from gunlearn.bench.store import atomic_write
@@ -62,7 +62,7 @@ class Args(StudyArgs):
 def trained(data: Any, seed: int, folder: Path, recipe: dict[str, Any]) -> gu.Result:
     """Return a trained model, from its folder where it was trained before."""
     torch.manual_seed(seed)
-    model = SmallResNet(data.x.size(1), int(data.y.max()) + 1)
+    model = small_resnet(data.x.size(1), int(data.y.max()) + 1)
     if not folder.exists():
         gu.train(model, data, "image_classification", seed=seed, **recipe).save(folder)
     return gu.Result.load(folder, model)

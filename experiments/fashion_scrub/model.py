@@ -1,29 +1,17 @@
-"""A small residual network with batch normalisation."""
+"""A small residual network with batch normalisation, all of whose blocks halve the images."""
 
-import torch
-from torch import Tensor, nn
+from itertools import pairwise
 
+from torch import nn
 
-class _Block(nn.Module):
-    def __init__(self, width: int, out: int) -> None:
-        super().__init__()
-        self.first, self.norm = nn.Conv2d(width, out, 3, 2, 1, bias=False), nn.BatchNorm2d(out)
-        self.second, self.last_norm = nn.Conv2d(out, out, 3, 1, 1, bias=False), nn.BatchNorm2d(out)
-        self.short = nn.Sequential(nn.Conv2d(width, out, 1, 2, bias=False), nn.BatchNorm2d(out))
+from gunlearn.nn.image_models import ResidualBlock
 
-    def forward(self, x: Tensor) -> Tensor:
-        hidden = torch.relu(self.norm(self.first(x)))
-        return torch.relu(self.last_norm(self.second(hidden)) + self.short(x))
+WIDTHS = (8, 8, 16, 32)
 
 
-class SmallResNet(nn.Module):
-    """Three residual blocks of 8, 16 and 32 channels after a first convolution: 23 thousand weights."""
-
-    def __init__(self, channels: int, num_classes: int) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(channels, 8, 3, 1, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
-        self.blocks = nn.Sequential(_Block(8, 8), _Block(8, 16), _Block(16, 32))
-        self.head = nn.Linear(32, num_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.blocks(self.stem(x)).mean((2, 3)))
+def small_resnet(in_channels: int, num_classes: int) -> nn.Sequential:
+    """Return a model of `[num_images, in_channels, height, width]` with about 20 thousand weights."""
+    first = nn.Conv2d(in_channels, WIDTHS[0], 3, padding=1, bias=False)
+    blocks = [ResidualBlock(a, b, stride=2) for a, b in pairwise(WIDTHS)]
+    head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(WIDTHS[-1], num_classes)
+    return nn.Sequential(first, nn.BatchNorm2d(WIDTHS[0]), nn.ReLU(), *blocks, *head)

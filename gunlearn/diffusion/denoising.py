@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from gunlearn.core.checks import check_number
 from gunlearn.diffusion.noise_schedule import PREDICTION_TYPES, NoiseSchedule
 from gunlearn.diffusion.noised_items import DenoisingItems, DenoisingParts, draw_items, image_table, read_rows
+from gunlearn.diffusion.replaced import pseudo_conditions
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.losses import Prediction
 from gunlearn.requests.ids import trainable_mask
-from gunlearn.tasks.base import Task, View
+from gunlearn.tasks.base import Parts, Task, View
 from gunlearn.tasks.calling import own_words
 
 _TRIED = 16  # items that the trial pass reads
@@ -148,6 +149,15 @@ class Denoising(Task):
         return replace(
             items, y=torch.where(drop.view(-1, *(1,) * (items.y.dim() - 1)), self.null_like(items.y), items.y)
         )
+
+    relabels: ClassVar[bool] = True
+
+    def relabelled(self, parts: Parts, model: nn.Module) -> Parts:
+        """Return parts whose forgotten items have the model's own prediction under a retained condition as target.
+
+        One is drawn for each distinct forgotten condition, among those of 256 retained items at most.
+        """
+        return pseudo_conditions(self, parts, model)
 
     def make_parts(self, view: View) -> DenoisingParts:
         part = view.partition

@@ -25,6 +25,7 @@ class NoiseSchedule:
     Args:
         alphas_cumprod: :math:`\bar\alpha_t` `[num_steps]`, in [0, 1], falling.
         prediction_type: one of `PREDICTION_TYPES`.
+        clip: what a sampler clamps predicted images to, plus and minus; `None` for none (latents).
 
     Raises:
         InvalidInputError: another prediction type, or values that do not fall within [0, 1].
@@ -32,6 +33,7 @@ class NoiseSchedule:
 
     alphas_cumprod: Tensor
     prediction_type: str = "epsilon"
+    clip: float | None = None
 
     def __post_init__(self) -> None:
         check_choice("prediction_type", self.prediction_type, PREDICTION_TYPES)
@@ -58,7 +60,8 @@ class NoiseSchedule:
                 f"(got {type(scheduler).__name__}); models of flow matching and consistency models are not supported"
             )
         config = getattr(scheduler, "config", {})
-        return cls(bar.detach().cpu().double(), config.get("prediction_type") or "epsilon")
+        clip = float(config.get("clip_sample_range") or 1.0) if config.get("clip_sample") else None
+        return cls(bar.detach().cpu().double(), config.get("prediction_type") or "epsilon", clip)
 
     @property
     def num_steps(self) -> int:

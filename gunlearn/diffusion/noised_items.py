@@ -98,6 +98,13 @@ def read_rows(data: Any, index: Tensor) -> tuple[Tensor, Tensor]:
     return x0, y
 
 
+def conditions_at(data: Any, index: Tensor) -> Tensor:
+    """Return the conditions of items `[k]`; the images of a data set are loaded a few at a time."""
+    if not isinstance(data.x, Column):
+        return data.y[index]
+    return torch.cat([read_rows(data, rows)[1] for rows in index.split(256)])
+
+
 def image_table(data: Any) -> Any:
     """Return images and conditions as a table.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -37,18 +38,16 @@ def ddim_steps(task: Denoising, num_steps: int) -> Tensor:
     return torch.linspace(0, total - 1, num_steps).round().long().flip(0)
 
 
-@torch.no_grad()
 def sample(
     model: nn.Module,
     task: Denoising,
     y: Tensor,
-    shape: tuple[int, int, int],
+    shape: Sequence[int],
     *,
     num_steps: int = 20,
     guidance: float = 1.0,
     seed: int | torch.Generator = 0,
     clip: float | None = None,
-    until: int | None = None,
 ) -> Tensor:
     """Return images `[n, channels, height, width]`, one for each condition; the same seed gives the same noise.
 
@@ -58,28 +57,49 @@ def sample(
         y: conditions `[n, ...]`, see `DenoisingItems`.
         shape: channels, height and width.
         num_steps: of the sampler.
-        guidance: 1 samples from the model itself; above 1 needs `task.null`.
+        guidance: 1 samples from the model itself; other values need `task.null`.
         seed: of the first noise, drawn on the CPU; or a generator.
-        clip: clamp the predicted image to plus and minus this value at each step; `None` does not.
-        until: take only so many steps, and return the noisy images there.
+        clip: clamp the predicted image to plus and minus this value at each step; `None` does what the scheduler does.
 
     Raises:
         InvalidInputError: no condition, more steps than the schedule has, or guidance without `task.null`.
+    """
+    how: dict[str, Any] = {"num_steps": num_steps, "guidance": guidance, "seed": seed, "clip": clip}
+    return list(path(model, task, y, shape, **how, ends=True))[-1][0]
+
+
+def path(
+    model: nn.Module,
+    task: Denoising,
+    y: Tensor,
+    shape: Sequence[int],
+    *,
+    num_steps: int = 20,
+    guidance: float = 1.0,
+    seed: int | torch.Generator = 0,
+    clip: float | None = None,
+    ends: bool = False,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the noisy images `[n, channels, height, width]` of a sampling and their steps `[n]`, from noise on.
+
+    With `ends` the images without noise come last, with the step 0. Arguments and errors are those of `sample`.
     """
     check_number("guidance", guidance, minimum=0.0)
     if not y.size(0):
         raise InvalidInputError("Expected at least one condition to sample for (got none)")
     generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
     here, schedule = next(model.parameters()), task.noise_schedule
-    noisy = torch.randn((y.size(0), *shape), generator=generator).to(here)
-    y = y.to(here.device, here.dtype) if y.is_floating_point() else y.to(here.device)
-    steps = ddim_steps(task, num_steps).tolist()
-    with evaluating(model):
-        for now, after in list(zip(steps, [*steps[1:], None], strict=True))[:until]:
+    steps, clip = ddim_steps(task, num_steps).tolist(), schedule.clip if clip is None else clip
+    with torch.no_grad(), evaluating(model):
+        noisy = torch.randn((y.size(0), *shape), generator=generator).to(here)
+        y = y.to(here) if y.is_floating_point() else y.to(here.device)
+        for now, after in zip(steps, [*steps[1:], None], strict=True):
             t = torch.full((y.size(0),), now, device=here.device)
+            yield noisy, t
             x0, noise = schedule.split(guided(task, model, noisy, t, y, guidance), noisy, t)
             if clip is not None:
                 x0 = x0.clamp(-clip, clip)
                 noise = schedule.split(x0, noisy, t, "sample")[1]
             noisy = x0.to(here) if after is None else schedule.add_noise(x0, noise, torch.full_like(t, after)).to(here)
-    return noisy
+        if ends:
+            yield noisy, torch.zeros_like(t)

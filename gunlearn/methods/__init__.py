@@ -51,6 +51,11 @@ _METHODS = {
     "pdu": "gunlearn.llm.recipes.methods:PDUMethod",
     "dto": "gunlearn.llm.recipes.methods:DTOMethod",
     "obliviate": "gunlearn.llm.recipes.methods:ObliviateMethod",
+    "esd": "gunlearn.diffusion.methods.esd:ESD",
+    "concept_ablation": "gunlearn.diffusion.methods.concept_ablation:ConceptAblation",
+    "selective_amnesia": "gunlearn.diffusion.methods.selective_amnesia:SelectiveAmnesia",
+    "uce": "gunlearn.diffusion.methods.uce:UCE",
+    "mace_refinement": "gunlearn.diffusion.methods.uce:MACERefinement",
 }
 _RENAMED = {"ga": "gradient_ascent", "npo_kl": "npo:kl", "idkdpo": "dpo"}
 #: Every method by its name; other packages add theirs by entry points of the group `gunlearn.methods`.

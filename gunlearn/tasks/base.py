@@ -210,6 +210,16 @@ class Task(ABC):
     def warn_of_derived(self, data: Any, edges: bool, features: bool) -> None:  # noqa: B027 - most have none
         """Warn of parts of the data that were computed from what is taken out: edges, or features and nodes."""
 
+    #: The task says itself what a forgotten item is learned as, see `relabelled`.
+    relabels: ClassVar[bool] = False
+
+    def relabelled(self, parts: Parts, model: nn.Module) -> Parts | None:
+        """Return parts whose forgotten items are to be learned as something else; `None` where labels are classes.
+
+        `model` is the one that learns. Called once per run, which draws what that is.
+        """
+        return None
+
     def fitted(self, outputs: Any, data: Any) -> Task:
         """Return the task with what its likelihood takes from the model before unlearning (the scale of a regression).
 

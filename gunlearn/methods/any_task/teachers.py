@@ -1,6 +1,6 @@
 """Methods that teach a model other answers: random labels, an incompetent teacher, a student of two teachers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,7 +23,9 @@ class RandomLabel(GradientMethod):
     """Learn the forget set anew, each item with a random label that is not its own, and the retained data as it is.
 
     Labels are drawn once, under the run's seed, evenly among the other classes; an item of two classes (an edge, which
-    is one or is none) gets the opposite one. The idea is that of "Amnesiac Machine Learning" (arXiv 2010.10981).
+    is one or is none) gets the opposite one. A forgotten image of a denoiser learns what the model predicts under a
+    retained condition, one drawn for each forgotten condition. The idea is that of "Amnesiac Machine Learning" (arXiv
+    2010.10981).
 
     Args:
         epochs: passes over the items.
@@ -46,9 +48,16 @@ class RandomLabel(GradientMethod):
         check_interval(self, ">= 0", "retain_weight")
         return weighted((1.0, NLL(on="forget")), (self.retain_weight, NLL(on="retain")))
 
+    def parts(self, problem: Problem, names: Collection[str]) -> Parts:
+        """Return the parts, of a task that has no classes as it relabels them itself (`Task.relabelled`)."""
+        parts = super().parts(problem, names)
+        return problem.task.relabelled(parts, problem.model) or parts
+
     def adapt(self, problem: Problem, parts: Parts) -> tuple[Change, Callable[[], bool] | None]:
         """Put another label's likelihood in the place of the own one's."""
         change, stop = super().adapt(problem, parts)
+        if problem.task.relabels:
+            return change, stop
         label = labels_of(forget_items(parts, self.name))
         draw = torch.rand(label.size(0)).to(label.device)
 
