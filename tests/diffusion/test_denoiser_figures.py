@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+import gunlearn as gu
 from gunlearn.diffusion import Denoising, NoiseSchedule
 from gunlearn.diffusion.metrics import ImageSampler, evaluate_denoisers
-from gunlearn.errors import InvalidInputError
+from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 
 SHAPE = (1, 2, 2)
 SCHEDULE = NoiseSchedule(torch.linspace(0.99, 0.05, 30))
@@ -133,3 +134,10 @@ def test_bad_evaluations(models, more, words):
     given = {"forgotten": FORGOTTEN, "retained": RETAINED, "judge": judge, **more}
     with pytest.raises(InvalidInputError, match=words):
         evaluate_denoisers(models, TASK, **given)
+
+
+def test_evaluate_says_where_denoisers_are_compared():
+    x, y = images(2)[1]
+    result = gu.unlearn(Draws([0, 1, 2, 3]), (x, y), gu.ForgetItems(count=2), "finetune", TASK, steps=1)
+    with pytest.raises(UnsupportedMethodError, match="evaluate_denoisers"):
+        gu.evaluate(result)

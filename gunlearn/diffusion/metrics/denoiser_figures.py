@@ -128,7 +128,7 @@ def evaluate_denoisers(
         per_concept: pictures per concept.
         num_steps: of the sampler.
         guidance: of the pictures; the alignment draws with guidance 1.
-        clip: see `gunlearn.diffusion.sample`; by default the largest absolute value of the images.
+        clip: see `gunlearn.diffusion.sample`; `None` does what the scheduler does.
         align: how to draw images for the alignment.
         align_on: `"forget"`, `"retain"`, both or none.
         num_draws: of step and noise per image of the alignment.
@@ -155,8 +155,7 @@ def evaluate_denoisers(
     if concepts[-1] >= sure.size(1):
         raise InvalidInputError(f"Expected concepts among the judge's {sure.size(1)} classes (got {concepts[-1]})")
     near = [c for c in nearest_classes(mean_confusion(sure, labels), gone, sure.size(1)) if c in concepts][:nearest]
-    edge = float(images.abs().max()) if clip is None else clip
-    how: dict[str, Any] = {"num_steps": num_steps, "guidance": guidance, "clip": edge, "seed": seed}
+    how: dict[str, Any] = {"num_steps": num_steps, "guidance": guidance, "clip": clip, "seed": seed}
     given = _conditions(concepts, conditions)
     asking = _Asking(task, judge, features, given, gone, near, forgotten, retained, per_concept, how)
     named = dict(models) | ({} if original is None else {"original": original})
@@ -173,7 +172,7 @@ def evaluate_denoisers(
     for part, chosen in (("forget", gone), ("retain", [c for c in concepts if c not in gone])):
         if part not in align_on or not chosen or not references:
             continue
-        sampler = align or ImageSampler(max(1, 64 // len(chosen)), seed=seed, num_steps=num_steps, clip=edge)
+        sampler = align or ImageSampler(max(1, 64 // len(chosen)), seed=seed, num_steps=num_steps, clip=clip)
         y = torch.stack([given[c] for c in chosen])
         supplier = ImageAlignment(task, y, asking.shape, sampler, num_draws=num_draws)
         for name, at in standings(compared, references, supplier, original, seed=seed).items():

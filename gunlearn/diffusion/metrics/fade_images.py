@@ -30,8 +30,7 @@ class ImageSampler(Sampler):
     Args:
         num_steps: of the sampler.
         guidance: 1 draws from the model itself; above, samples are of no distribution that is scored.
-        clip: see `gunlearn.diffusion.sample`; 1 for images in [-1, 1]. Some schedules (squared cosine) draw nothing of
-            use without.
+        clip: see `gunlearn.diffusion.sample`; `None` does what the scheduler does.
 
     Raises:
         InvalidInputError: a value outside its range.
@@ -106,7 +105,7 @@ class ImageAlignment:
         batches = self.asked.split(self.batch_size)
         drawn = torch.cat([sample(model, self.task, y, self.shape, seed=noise, **more) for y in batches])
         far = float(drawn.abs().max())
-        if how.clip is None and far > FAR:
+        if far > FAR:
             warnings.warn(
                 f"Images that a model drew reach values of {far:.3g}: the sampler left the training images' range, "
                 "and distances there say little; pass ImageSampler(clip=1.0) for images in [-1, 1]",
