@@ -115,6 +115,8 @@ def run_method(
         outcome = method.run_with_fresh_state(problem)
         if not isinstance(outcome, Outcome):
             raise InvalidTypeError(f"Expected an Outcome from '{method.name}' (got {type(outcome).__name__})")
+        if method.state != "own":  # a new model has statistics of its own
+            outcome.notes |= task.settle(outcome.model, partition)
         state = outcome.state
         seconds = watch.seconds + (0.0 if state is None else state.seconds_before)
     for name, tensor in outcome.model.state_dict().items():

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import reduce
 from typing import Any, ClassVar
 
 import torch
@@ -15,12 +15,13 @@ from gunlearn.curvature.fisher import check_probes, fisher_diagonal
 from gunlearn.curvature.training_loss import second_order
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.losses import GradientAscent, Objective, Prediction, as_objective
-from gunlearn.losses.functional import sum_tokens
 from gunlearn.losses.influence_weights import item_weights
+from gunlearn.methods.any_task.l1_sparse import add_l1
 from gunlearn.methods.base import BY_MODE, Problem, check_interval, fill_in
-from gunlearn.methods.forget_part import forget_pieces
+from gunlearn.methods.forget_part import forget_losses
 from gunlearn.methods.gradient import FrozenStatistics, GradientMethod
 from gunlearn.tasks.base import Parts
+from gunlearn.training.callbacks import TrainState
 from gunlearn.training.optimizers import OptimizerSpec
 from gunlearn.training.step import Change
 
@@ -101,24 +102,16 @@ class IMU(GradientMethod):
             raise InvalidInputError("Expected a model with trainable parameters (got none that require grad)")
         return last_layer(model) if self.scope == "head" else None
 
-    def penalty(self, model: nn.Module) -> Callable[[], None] | None:
+    def penalty(self, model: nn.Module) -> Callable[[TrainState], None] | None:
         """Return a function that adds the L1 penalty's subgradient on the head; influences are of the plain loss."""
         head = last_layer(model)
-
-        def add() -> None:
-            for parameter in head:
-                if parameter.grad is not None:
-                    parameter.grad.add_(parameter.detach().sign(), alpha=self.l1)
-
-        return add if self.l1 else None
+        return (lambda state: add_l1(head, self.l1)) if self.l1 else None
 
     def adapt(self, problem: Problem, parts: Parts) -> tuple[Change, Callable[[], bool] | None]:
         """Weigh the forgotten items, with the mean 1."""
         change, stop = super().adapt(problem, parts)
         model = problem.model.eval()
-        pieces = [
-            partial(_losses, problem, parts, piece) for piece in forget_pieces(problem.task, parts, self.batch_size)
-        ]
+        pieces = forget_losses(problem.task, model, parts, self.batch_size)
         with second_order(model):
             influence = head_influence(pieces, last_layer(model), self.damping, self.probes)
         weight = item_weights(influence, self.top, self.cap)
@@ -133,10 +126,6 @@ class IMU(GradientMethod):
             }
 
         return weigh, stop
-
-
-def _losses(problem: Problem, parts: Parts, items: Any) -> Tensor:
-    return -sum_tokens(problem.task.predict(problem.model, parts.data, items).log_prob)
 
 
 def head_influence(

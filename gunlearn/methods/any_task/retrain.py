@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 from torch_geometric.data import Data
 
-from gunlearn.core.detached import private
+from gunlearn.core.detached import own_form, private
 from gunlearn.errors import InvalidTypeError, UnsupportedModelError
 from gunlearn.methods.base import Method, Outcome, Problem
 from gunlearn.tasks.sampling import BatchOptions
@@ -27,7 +27,7 @@ class Retrain(Method):
         eval_every: epochs between validations; the model with the best validation loss is kept; `None` keeps the last.
         patience: evaluations without improvement before the run stops; `None` never stops early.
         train: your training function `train(data, seed) -> model`; it replaces all other options, and gets a
-            copy of the retained data, which it may change.
+            copy of the retained data in their own form, which it may change.
         batch_size: retained items per step; `None` reads them all.
         sampler: see `GradientOptions`, like `num_neighbors`.
         steps: optimiser steps, in place of `epochs`.
@@ -69,7 +69,7 @@ class Retrain(Method):
     def run(self, problem: Problem) -> Outcome:
         data = problem.partition.retain_data
         if self.train is not None:
-            model = self.train(private(data), problem.seed)
+            model = self.train(own_form(private(data)), problem.seed)
             if not isinstance(model, nn.Module):
                 raise UnsupportedModelError(f"Expected 'train' to return a torch module (got {type(model).__name__})")
             return Outcome(model.eval(), None)

@@ -12,7 +12,7 @@ from gunlearn.errors import GunlearnError
 from gunlearn.requests.training_graph import num_graphs
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
-from gunlearn.tasks.graph.fresh_values import named_tensors
+from gunlearn.tasks.graph.held_tensors import named_tensors
 from gunlearn.tasks.graph.node_places import looks_nodes_up, may_be_table
 from gunlearn.tasks.graph.reading import APART, small_subgraph
 
