@@ -103,6 +103,24 @@ def test_copies_are_seen(found):
     assert forgot["to_forgotten"] > original["to_forgotten"]
 
 
+class Told(Draws):
+    """Draws what the embedding says, but of one pixel that it cannot draw any more."""
+
+    def forward(self, sample, timestep, encoder_hidden_states):
+        signal, sigma = SCHEDULE.scales(timestep, sample)
+        mean = (encoder_hidden_states[:, 0] * torch.tensor([1, 1, self.spread, 1])).view(-1, *SHAPE)
+        return sigma * (sample - signal * mean) / (signal**2 * 0.01 + sigma**2)
+
+
+def test_concepts_of_text_embeddings():
+    conditions = {c: PLACES[c].view(1, 4) for c in range(4)}
+    models = {"hides": Told([0, 1, 2, 3], spread=0.5), "lacks": Told([0, 1, 2, 3], spread=0.0)}
+    conditions[2] = conditions[1]  # the words for it mean something else now
+    found = evaluate_denoisers(models, TASK, *images(), judge, conditions=conditions, per_concept=8, attack_steps=300)
+    assert all((row["ua"], row["ira"]) == (1, 1) for row in found.rows)
+    assert found.of("hides")["learned_condition"] == 1 > 0.7 > found.of("lacks")["learned_condition"]
+
+
 def test_pictures_come_from_the_same_noise(found):
     assert found.pictures["forgot"].shape == (4, 20, *SHAPE)
     assert torch.equal(found.pictures["forgot"][0], found.pictures["half"][0])

@@ -119,7 +119,7 @@ def evaluate_denoisers(
         task: how they are called; its `null` is needed for guidance.
         forgotten: images `[n, channels, height, width]` and their concepts `[n]`, numbers of the judge's classes.
         retained: the same of the images to keep. A concept without retained images is forgotten.
-        judge: returns logits `[n, num_classes]` of images.
+        judge: returns logits `[n, num_classes]` of images, which lie on the device of those given here.
         conditions: what the models take for each concept, an embedding `[num_tokens, dim]`; by default its number.
         references: models trained without the forgotten images, under different seeds.
         original: the model before unlearning.
@@ -145,6 +145,7 @@ def evaluate_denoisers(
         raise InvalidInputError("Expected models by name (got none)")
     check_integer("per_concept", per_concept, minimum=1)
     check_retrained(references, {} if original is None else {"the original model": original})
+    forgotten, retained = ((x, labels.cpu()) for x, labels in (forgotten, retained))
     images, labels = (torch.cat(both) for both in zip(forgotten, retained, strict=True))
     concepts = sorted({*labels.tolist()})
     gone = sorted(set(forgotten[1].tolist()) - set(retained[1].tolist()))
@@ -205,12 +206,16 @@ class _Asking:
         self.of_gone = torch.isin(self.forgotten[1], torch.tensor(self.gone))
 
     def drawn(self, model: nn.Module) -> Tensor:
-        y = torch.stack([self.given[int(c)] for c in self.asked])
-        return sample(model, self.task, y, self.shape, **self.how)
+        """Return pictures of every concept, `[num_pictures, channels, height, width]`."""
+        return self.sampled(model, torch.stack([self.given[int(c)] for c in self.asked]))
+
+    def sampled(self, model: nn.Module, y: Tensor) -> Tensor:
+        """Return pictures under conditions, on the device of the images that were given."""
+        return sample(model, self.task, y, self.shape, **self.how).to(self.forgotten[0].device)
 
     @torch.no_grad()
     def judged(self, drawn: Tensor) -> dict[str, float | None]:
-        scores = judged_scores(self.judge(drawn).argmax(1).to(self.asked.device), self.asked, self.gone, self.near)
+        scores = judged_scores(self.judge(drawn).argmax(1).cpu(), self.asked, self.gone, self.near)
         row = {key: getattr(scores, key) for key in ("ua", "ira", "nearest", "rest")}
         if self.features is not None and bool((~self.lost).any()):
             ours, real = (self.features[1](x) for x in (drawn[~self.lost], self.retained[0]))
@@ -243,7 +248,7 @@ class _Asking:
     @torch.no_grad()
     def share_of(self, model: nn.Module, y: Tensor, concept: int) -> float:
         """Return the share of pictures drawn under a condition `[1, ...]` in which the judge sees the concept."""
-        drawn = sample(model, self.task, y.expand(self.number, *y.shape[1:]), self.shape, **self.how)
+        drawn = self.sampled(model, y.expand(self.number, *y.shape[1:]))
         return float((self.judge(drawn).argmax(1) == concept).double().mean())
 
 
