@@ -15,6 +15,7 @@ from tests.conftest import REPOSITORY
 from tests.diffusion import test_denoiser_figures as denoisers
 
 README = REPOSITORY / "README.md"
+IMAGES = REPOSITORY / "docs" / "images.md"
 INFLUENCE = REPOSITORY / "docs" / "influence.md"
 LOSSES = REPOSITORY / "docs" / "losses.md"
 GUIDE = REPOSITORY / "docs" / "methods.md"
@@ -65,6 +66,13 @@ def test_the_front_page(tmp_path, monkeypatch, capsys) -> None:
 def test_items() -> None:
     names = executed(REQUESTS, "ForgetItems")
     assert names["result"].num_forget == 20
+
+
+def test_images() -> None:
+    names = executed(IMAGES)
+    gone = names["data"].train_mask & (names["data"].y == 3)
+    assert names["result"].num_forget == int(gone.sum())
+    assert names["table"].rows[1]["forget_acc"] == 0.0  # a model that never saw the class
 
 
 def test_pieces() -> None:

@@ -1,7 +1,7 @@
 """A small text-to-image pipeline of handwritten digits, an ordinary `StableDiffusionPipeline`; tests use it too.
 
-The tokenizer knows a few words, the text encoder is a tiny CLIP that was never trained (as in Stable Diffusion, it stays
-frozen), and the autoencoder is the identity. Only the denoiser is trained, for about a minute, on captions such as
+The tokenizer knows a few words, the text encoder is a tiny CLIP that was never trained (it stays frozen, as in Stable
+Diffusion), and the autoencoder is the identity. Only the denoiser is trained, for about a minute, on captions such as
 "a photo of a three". Trained models are kept in the folder that GUNLEARN_TEST_CACHE names, where it names one.
 """
 
@@ -86,7 +86,8 @@ def denoiser(seed: int = 0) -> UNet2DConditionModel:
     with isolated_rng(seed):
         return UNet2DConditionModel(
             sample_size=8, in_channels=1, out_channels=1, layers_per_block=1, block_out_channels=(16, 32),
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
             cross_attention_dim=DIM, attention_head_dim=4, norm_num_groups=8,
         )  # fmt: skip
 

@@ -14,6 +14,4 @@ def small_resnet(in_channels: int, num_classes: int) -> nn.Sequential:
     first = nn.Conv2d(in_channels, WIDTHS[0], 3, padding=1, bias=False)
     blocks = [ResidualBlock(a, b, stride=2) for a, b in pairwise(WIDTHS)]
     head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(WIDTHS[-1], num_classes)
-    return nn.Sequential(
-        first, nn.BatchNorm2d(WIDTHS[0]), nn.ReLU(), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), head
-    )
+    return nn.Sequential(first, nn.BatchNorm2d(WIDTHS[0]), nn.ReLU(), *blocks, *head)

@@ -21,6 +21,7 @@ _HOMES = {
     "gunlearn.diffusion.noise_schedule": ["NoiseSchedule"],
     "gunlearn.diffusion.noised_items": ["DenoisingItems", "DenoisingParts"],
     "gunlearn.diffusion.sampler": ["sample"],
+    "gunlearn.diffusion.text_columns": ["TextColumns", "text_columns"],
 }
 
 __all__ = sorted(name for names in _HOMES.values() for name in names)

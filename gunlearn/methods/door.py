@@ -17,7 +17,7 @@ from gunlearn.methods.gradient import freeze
 from gunlearn.methods.kept import check_kept
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
-from gunlearn.tasks.known_models import is_known, one_key_each, take_note_of
+from gunlearn.tasks.known_models import is_known, one_key_each, share_key, take_note_of
 from gunlearn.tasks.trial import private_copy, trial_pass
 from gunlearn.training.callbacks import Callback, TrainState, check_callbacks
 from gunlearn.training.result import Result
@@ -93,6 +93,7 @@ def run_method(
         return result
     with isolated_rng(seed):
         original = freeze(private_copy(model, task))
+        share_key(model, original)
         fresh = None if method.state == "own" else task.forgotten_state(original, partition, seed)
         memory, watch = PeakMemory(device_of(model)), Stopwatch()
         fingerprint = ""

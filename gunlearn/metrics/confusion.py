@@ -54,7 +54,9 @@ class ConfusionError(Figure):
             return None
         size, rows = probability.size(-1), label.long()
         if int(chosen.max()) >= size:
-            raise InvalidInputError(f"Expected 'classes' below {size}, the number of the model's (got {self.classes})")
+            raise InvalidInputError(
+                f"Expected 'classes' below {size}, which the model tells apart (got {self.classes})"
+            )
         counts = torch.bincount(rows * size + probability.argmax(-1), minlength=size * size)
         return counts[: size * size].view(size, size)[chosen]
 
