@@ -131,6 +131,19 @@ def test_pictures_come_from_the_same_noise(found):
         found.of("esd")
 
 
+def test_a_broken_model_is_marked_and_compared_with_nothing():
+    broken, original = Draws([0, 1, 2, 3]), Draws([0, 1, 2, 3])
+    broken.class_embedding.weight.data[2] = torch.nan
+    references = [Draws([0, 1, 1, 3], 0.02), Draws([0, 1, 1, 3], -0.02)]
+    given = {"references": references, "original": original, "per_concept": 2, "align": ImageSampler(n_samples=4)}
+    found = evaluate_denoisers({"broken": broken, "before": original}, TASK, *images(2), judge, **given)
+    assert found.of("broken") == {"model": "broken", "broken": True}
+    assert [row["model"] for row in found.rows] == ["broken", "before", "retrained 0", "retrained 1"]
+    assert found.of("before")["alignment_forget_gain"] == 0
+    assert found.of("retrained 1")["alignment_forget"] > 0
+    assert "broken" not in found.pictures
+
+
 FORGOTTEN, RETAINED = images(2)
 
 
@@ -138,6 +151,8 @@ FORGOTTEN, RETAINED = images(2)
     ("models", "more", "words"),
     [
         ({}, {}, "models by name"),
+        ({"a": Draws([0, 1, 2, 3])}, {"align_on": ("test",)}, "'align_on'"),
+        ({"original": Draws([0, 1, 2, 3])}, {"original": Draws([0, 1, 1, 1])}, "'original' to name one model"),
         ({"a": Draws([0, 1, 2, 3])}, {"forgotten": RETAINED}, "no image is retained"),
         ({"a": Draws([0, 1, 2, 3])}, {"judge": lambda x: judge(x)[:, :2]}, "the judge's 2 classes"),
         ({"a": Draws([0, 1, 2, 3])}, {"conditions": {0: torch.tensor(0)}}, r"got none for \[1, 2, 3\]"),
