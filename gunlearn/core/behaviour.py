@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-#: Packages whose code their version tells.
-_LIBRARIES = ("torch", "torch_geometric", "gunlearn", "builtins", "abc", "typing", "lightning", "pytorch_lightning")
+from gunlearn.core.libraries import is_own
+
 #: Attributes that do not decide what a trained model computes, or that the shapes of its weights tell.
 _IGNORED = {
     "training",
@@ -62,7 +62,7 @@ def _is_setting(module: nn.Module, name: str, value: Any) -> bool:
     if not name.startswith("_"):
         return True
     plain = isinstance(value, Number | str | tuple | Enum | partial | type) or inspect.isroutine(value)
-    return plain and name not in _LIBRARY_NAMES and _foreign(type(module))
+    return plain and name not in _LIBRARY_NAMES and is_own(type(module))
 
 
 def code_of(model: nn.Module) -> dict[str, str]:
@@ -75,16 +75,16 @@ def code_of(model: nn.Module) -> dict[str, str]:
     seen: set[type] = set()
     for name, module in model.named_modules():
         for cls in type(module).__mro__:
-            if _foreign(cls) and cls not in seen:
+            if is_own(cls) and cls not in seen:
                 seen.add(cls)
                 own = _hash("".join(f"{k} {code_hash(f)}" for k, f in _functions(cls)))
                 found[cls.__name__] = _hash(found[cls.__name__] + own) if cls.__name__ in found else own
         for attribute, value in vars(module).items():
             function = value.func if isinstance(value, partial) else value
-            if inspect.isfunction(function) and not attribute.startswith("_") and _foreign(function):
+            if inspect.isfunction(function) and not attribute.startswith("_") and is_own(function):
                 found[f"{name}.{attribute}".lstrip(".")] = code_hash(function)
         for kind in _HOOKS:
-            hooks = [hook for hook in getattr(module, f"_{kind}").values() if _foreign(_code_of_hook(hook))]
+            hooks = [hook for hook in getattr(module, f"_{kind}").values() if is_own(_code_of_hook(hook))]
             for k, hook in enumerate(hooks, start=1):
                 found[f"{kind.rstrip('s')} {k} of {name or 'the model'}"] = _hook_hash(hook)
     return found
@@ -146,10 +146,6 @@ def _functions(cls: type) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
-def _foreign(thing: Any) -> bool:
-    return str(getattr(thing, "__module__", "")).partition(".")[0] not in _LIBRARIES
-
-
 def _is_attached(value: Any) -> bool:
     """Return whether an attribute is one of this package's overrides of a layer's method."""
     return type(value).__module__.startswith("gunlearn.nn.attach")
@@ -183,7 +179,7 @@ def _said(value: Any, depth: int = 0) -> str:
         else:
             entries = [_said(entry, depth + 1) for entry in value]
         return f"[{', '.join(sorted(entries) if isinstance(value, set | frozenset | Mapping) else entries)}]"
-    if depth < 2 and _foreign(type(value)) and getattr(value, "__dict__", None):  # a namespace of settings
+    if depth < 2 and is_own(type(value)) and getattr(value, "__dict__", None):  # a namespace of settings
         return f"{type(value).__name__}{_said(vars(value), depth)}"
     return type(value).__name__
 

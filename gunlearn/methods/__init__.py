@@ -54,6 +54,8 @@ _METHODS = {
     "esd": "gunlearn.diffusion.methods.esd:ESD",
     "concept_ablation": "gunlearn.diffusion.methods.concept_ablation:ConceptAblation",
     "selective_amnesia": "gunlearn.diffusion.methods.selective_amnesia:SelectiveAmnesia",
+    "uce": "gunlearn.diffusion.methods.uce:UCE",
+    "mace_refinement": "gunlearn.diffusion.methods.uce:MACERefinement",
 }
 _RENAMED = {"ga": "gradient_ascent", "npo_kl": "npo:kl", "idkdpo": "dpo"}
 #: Every method by its name; other packages add theirs by entry points of the group `gunlearn.methods`.

@@ -29,6 +29,7 @@ _FIGURES = {
     "nearest_acc": f"{_HERE}.near_classes:NearestAccuracy",
     "rest_acc": f"{_HERE}.near_classes:RestAccuracy",
     "mia_auc": f"{_HERE}.ranking:MembershipAUC",
+    "mia_acc": f"{_HERE}.basic_attack:BasicAttack",
     "mia_item_auc": f"{_HERE}.item_membership:ItemMembershipAUC",
     "ic_err": f"{_HERE}.confusion:ConfusionError",
     "ic_err_retain": f"{_HERE}.confusion:RetainConfusionError",
@@ -95,6 +96,7 @@ _HOMES = {
         "categorical_kl",
     ),
     "gunlearn.metrics.base": ("Figure", "figures_of"),
+    "gunlearn.metrics.lira": ("UnlearningLiRA", "unlearning_lira"),
     "gunlearn.metrics.frechet": ("frechet_distance", "gaussian_frechet_distance"),
     "gunlearn.metrics.judged": (
         "JudgedScores",

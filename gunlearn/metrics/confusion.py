@@ -1,4 +1,4 @@
-"""Interclass confusion: does a model still take one class for the other, as wrong labels taught it? (arXiv 2201.06640)"""
+"""Interclass confusion (arXiv 2201.06640): is one class still taken for the other, as wrong labels taught it?"""
 
 from __future__ import annotations
 

@@ -20,6 +20,12 @@ from gunlearn.tasks.base import Task
 if TYPE_CHECKING:
     from gunlearn.training.result import Result
 
+#: Functions that evaluate models of other tasks.
+_ELSEWHERE = {
+    "causal_lm": "gunlearn.llm.metrics.evaluate_language_models",
+    "denoising": "gunlearn.diffusion.metrics.evaluate_denoisers",
+}
+
 
 class Evaluator(ABC):
     """An unlearning problem: items to predict, and models retrained without the forgotten data.
@@ -136,7 +142,7 @@ def evaluator(
     """Return the `Evaluator` of a task, or raise UnsupportedMethodError where there is none."""
     name = task.measured_as or task.name
     if name not in EVALUATORS:
-        where = "; see gunlearn.llm.metrics.evaluate_language_models" if name == "causal_lm" else ""
+        where = f"; see {_ELSEWHERE[name]}" if name in _ELSEWHERE else ""
         if not type(task).__module__.startswith("gunlearn."):
             where = f"; set '{type(task).__name__}.measured_as' to one of them whose predictions are alike"
         known = ", ".join(EVALUATORS)

@@ -7,7 +7,8 @@ from typing import Any
 
 from gunlearn.attribution import ESTIMATORS
 from gunlearn.core.registry import Registry
-from gunlearn.datasets.catalogue import available
+from gunlearn.datasets.catalogue import DATASETS, available
+from gunlearn.datasets.images import IMAGE_SETS
 from gunlearn.losses import LOSSES
 from gunlearn.methods import METHODS
 from gunlearn.metrics import FIGURES
@@ -70,11 +71,14 @@ def listing(kind: str) -> tuple[list[str], list[list[str]]]:
 
 def datasets_listing(root: str | PathLike[str] | None = None) -> tuple[list[str], list[list[str]]]:
     """Return headings, and a row per named data set that says whether its files are at hand."""
-    head = ["data set", "nodes", "directed edges", "source", "at hand"]
+    head = ["data set", "nodes or images", "directed edges", "source", "at hand"]
     rows = []
     for row in available():
         at_hand = "embedded" if row.embedded else "yes" if row.offline(root) else "no: ROOT/" + "/".join(row.folder)
         rows.append([row.name, str(row.nodes), "-" if row.edges is None else str(row.edges), row.source, at_hand])
+    for images in (one for one in IMAGE_SETS.values() if one.name not in DATASETS):
+        at_hand = "yes" if images.offline(root) else f"no: ROOT/{images.name}/raw"
+        rows.append([images.name, str(images.images), "-", images.source, at_hand])
     return head, rows
 
 

@@ -34,7 +34,7 @@ def remark_unchanged(
     reset = notes.get("reset")
     if not same_weights(_reset(before, fresh) if reset else before, after):
         return notes
-    beside = f", but for entries of forgotten nodes in {', '.join(reset)} that were reset" if reset else ""
+    beside = f", but for entries of what is forgotten in {', '.join(reset)} that were reset" if reset else ""
     sentence = f"{KEPT_WEIGHTS}{beside}: {why or _reason(notes, state)}."
     return {**notes, "unchanged": True, "why": " ".join(filter(None, [notes.get("why"), sentence]))}
 

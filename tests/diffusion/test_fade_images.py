@@ -2,13 +2,16 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+import gunlearn as gu
+from gunlearn.diffusion import Denoising, NoiseSchedule
 from gunlearn.diffusion.metrics import ImageAlignment, ImageSampler, denoising_terms, image_alignment, step_weights
 from gunlearn.errors import InvalidInputError
-from gunlearn.metrics import align
+from gunlearn.metrics import align, standings
 
 
 def schedule(steps):
@@ -143,6 +146,15 @@ def test_a_retrained_model_agrees_with_itself_exactly(untrained, estimator):
         image_alignment(one, two, task, digits, diffusion.SHAPE, guided, num_draws=1)
 
 
+def test_images_out_of_any_range_are_warned_of(untrained):
+    wild = ImageAlignment(
+        Denoising(NoiseSchedule(diffusion.scheduler().alphas_cumprod)), torch.tensor([3]), diffusion.SHAPE
+    )
+    with pytest.warns(UserWarning, match="clip=1.0"):
+        wild.draw(untrained[0])
+    ImageAlignment(wild.task, wild.conditions, wild.shape, replace(SHORT, clip=1.0)).draw(untrained[0])
+
+
 def test_what_a_model_predicts_makes_no_difference(untrained):
     """A model of v, whose v says the noise of a model of epsilon, is at distance 0 from it."""
     one, _ = untrained
@@ -167,3 +179,25 @@ def test_what_a_model_predicts_makes_no_difference(untrained):
     with torch.no_grad():
         assert torch.allclose(supplier.sees(one)(images, t, y), of_v.sees(Velocity())(images, t, y), atol=1e-5)
     assert align(of_v.terms(images, Velocity(), Velocity()), supplier.terms(images, one, one)).value == 0
+
+
+@pytest.mark.slow
+def test_perfect_scores_and_farther_than_the_original():
+    """Selective amnesia draws no 3 and all other digits, and ends farther from retraining than the untouched model."""
+    original, digits = diffusion.trained(), torch.tensor([3])
+    x, y = diffusion.digits()
+    references = [diffusion.trained(3, seed) for seed in (1, 2, 3)]
+    options = {"steps": 100, "lr": 2e-4, "batch_size": 32}
+    methods = {"selective_amnesia": {"penalty_weight": 0.0}, "esd": {"retain_weight": 1.0, "source": "data"}}
+    task, request = diffusion.denoising(), gu.ForgetItems(mask=y == 3)
+    models = {
+        name: gu.unlearn(original, (x, y), request, name, task, **options, **own).model for name, own in methods.items()
+    }
+    for model in models.values():
+        assert min(diffusion.accuracies(model, 3)) >= 0.9
+    for estimator in ("epsilon", "elbo"):
+        supplier = ImageAlignment(task, digits, diffusion.SHAPE, ImageSampler(n_samples=64), estimator, num_draws=16)
+        found = standings({**models, "original": original}, references, supplier, original)
+        amnesia, before, esd = (found[name].interval for name in ("selective_amnesia", "original", "esd"))
+        assert amnesia[0] > before[1] > before[0] > esd[1]
+        assert found["selective_amnesia"].gain_interval[1] < 0 < found["esd"].gain_interval[0]

@@ -196,7 +196,9 @@ def test_rows_that_are_reset_do_not_hide_it():
     model, request = Table(), gu.ForgetNodes(data.train_mask.nonzero().view(-1)[:1])
     result = gu.unlearn(model, data, request, "npo", "node_classification", epochs=0)
     assert not same_weights(result.model, model)
-    assert "but for entries of forgotten nodes in emb.weight that were reset: the settings allow" in result.notes["why"]
+    assert (
+        "but for entries of what is forgotten in emb.weight that were reset: the settings allow" in result.notes["why"]
+    )
     assert result.unchanged
     assert "emb.weight" in str(result)
     assert not gu.unlearn(model, data, request, "npo", "node_classification", epochs=1).unchanged

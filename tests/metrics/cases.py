@@ -55,6 +55,7 @@ CASES = [
     FigureCase("nearest_acc", whole_classes=True),
     FigureCase("rest_acc", whole_classes=True),
     FigureCase("mia_auc"),
+    FigureCase("mia_acc"),
     FigureCase("mia_item_auc", references=1),
     FigureCase("ic_err"),
     FigureCase("ic_err_retain"),

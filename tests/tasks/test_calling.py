@@ -470,8 +470,8 @@ def test_other_values_around_a_call_are_its_owner_s_business() -> None:
 
 
 def test_features_that_no_output_reads_are_said() -> None:
-    hidden = [[[OUTSIDE.x]]]
-    call = lambda model, data: model(hidden[0][0][0], data.edge_index)  # noqa: E731
+    hidden = [[[[[[OUTSIDE.x]]]]]]  # deeper than is looked at
+    call = lambda model, data: model(hidden[0][0][0][0][0][0], data.edge_index)  # noqa: E731
     for request in (gu.ForgetNodes([3]), gu.ForgetFeatures([3])):
         with pytest.warns(UserWarning, match=r"GCN does not read data\.x"):
             result = gu.unlearn(gcn(), classes(), request, "utu", NODES, call=call)

@@ -33,6 +33,7 @@ def step_weights(alphas_cumprod: Tensor, weighting: str = "simple") -> Tensor:
     .. math:: w_t = \frac{\beta_t^2}{2 \sigma_t^2 \alpha_t (1 - \bar\alpha_t)}, \qquad \sigma_t^2 = \beta_t
 
     for `"kl"`; the variance of the reverse steps is DDPM's larger choice, at the last of them too. `"simple"` is 1.
+    With squared-cosine schedules the few noisiest steps make up nearly all of `"kl"`.
 
     Args:
         alphas_cumprod: :math:`\bar\alpha_t` `[num_steps]`, falling.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ from gunlearn.metrics.alignment import Alignment, Sampler, StepTerms, align
 if TYPE_CHECKING:
     from gunlearn.diffusion.denoising import Denoising
 
+FAR = 30.0  # values that neither images in [-1, 1] nor latents of variance 1 have
+
 
 @dataclass(frozen=True)
 class ImageSampler(Sampler):
@@ -27,7 +30,7 @@ class ImageSampler(Sampler):
     Args:
         num_steps: of the sampler.
         guidance: 1 draws from the model itself; above, samples are of no distribution that is scored.
-        clip: see `gunlearn.diffusion.sample`.
+        clip: see `gunlearn.diffusion.sample`; `None` does what the scheduler does.
 
     Raises:
         InvalidInputError: a value outside its range.
@@ -54,7 +57,7 @@ class ImageAlignment:
         task: says how models are called and what they predict.
         conditions: what to draw images of, `[num_conditions, ...]`.
         shape: channels, height and width.
-        sampler: how to draw.
+        sampler: how to draw, an `ImageSampler`.
         estimator: `"epsilon"` or `"elbo"`, see `denoising_terms`.
         weighting: `"simple"` for mean squared differences, `"kl"` for nats.
         num_draws: of step and noise per image.
@@ -71,7 +74,7 @@ class ImageAlignment:
     task: Denoising
     conditions: Tensor
     shape: tuple[int, int, int]
-    sampler: ImageSampler | None = None
+    sampler: Sampler | None = None
     estimator: str = "epsilon"
     weighting: str = "simple"
     num_draws: int = 8
@@ -82,25 +85,35 @@ class ImageAlignment:
         check_choice("weighting", self.weighting, WEIGHTINGS)
         if not self.conditions.size(0):
             raise InvalidInputError("Expected at least one condition to draw images of (got none)")
-        self.sampler = self.sampler or ImageSampler()
+        self.how = self.sampler if isinstance(self.sampler, ImageSampler) else ImageSampler()
+        self.sampler = self.how
 
     @property
     def asked(self) -> Tensor:
         """The condition of each image, `[num_images, ...]`."""
-        assert self.sampler is not None
-        return self.conditions.repeat_interleave(self.sampler.n_samples, 0)
+        return self.conditions.repeat_interleave(self.how.n_samples, 0)
 
     def draw(self, model: nn.Module) -> Tensor:
-        """Return images `[num_images, channels, height, width]`."""
-        how = self.sampler
-        assert how is not None
+        """Return images `[num_images, channels, height, width]`.
+
+        Warns:
+            UserWarning: they leave the range of any images or latents.
+        """
+        how = self.how
         more: dict[str, Any] = {"num_steps": how.num_steps, "guidance": how.guidance, "clip": how.clip}
         noise = torch.Generator().manual_seed(how.seed)
         batches = self.asked.split(self.batch_size)
-        return torch.cat([sample(model, self.task, y, self.shape, seed=noise, **more) for y in batches])
+        drawn = torch.cat([sample(model, self.task, y, self.shape, seed=noise, **more) for y in batches])
+        far = float(drawn.abs().max())
+        if far > FAR:
+            warnings.warn(
+                f"Images that a model drew reach values of {far:.3g}: the sampler left the training images' range, "
+                "and distances there say little; pass ImageSampler(clip=1.0) for images in [-1, 1]",
+                stacklevel=2,
+            )
+        return drawn
 
     def terms(self, samples: Tensor, p: nn.Module, q: nn.Module) -> StepTerms:
-        assert self.sampler is not None
         y = self.asked.to(samples.device)
         y = y.to(samples.dtype) if y.is_floating_point() else y
         with evaluating(p), evaluating(q):
@@ -114,7 +127,7 @@ class ImageAlignment:
                 weighting=self.weighting,
                 num_draws=self.num_draws,
                 timesteps=self.task.timesteps,
-                seed=self.sampler.seed + 1,
+                seed=self.how.seed + 1,
                 batch_size=self.batch_size,
             )
 

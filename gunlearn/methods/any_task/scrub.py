@@ -13,7 +13,7 @@ from gunlearn.core.checks import check_choice
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.losses import NLL, Distillation, GradientAscent, Objective, as_objective, weighted
 from gunlearn.methods.any_task.rewind import Candidates
-from gunlearn.methods.any_task.scrub_presets import DECAYS, MODES, PRESETS
+from gunlearn.methods.any_task.scrub_presets import DECAYS, MODES, NOTEBOOKS
 from gunlearn.methods.any_task.scrub_warnings import FEW, direction, warn_of_few
 from gunlearn.methods.base import BY_MODE, Outcome, Problem, check_interval, check_whole, fill_in
 from gunlearn.methods.gradient import FrozenStatistics, GradientMethod
@@ -113,7 +113,7 @@ class Scrub(GradientMethod):
 
     def turn(self, part: str, step: int) -> int:
         """Return the number of steps before this one that read the part, where a phase is a pass over it."""
-        if self.mode not in PRESETS:
+        if self.mode not in NOTEBOOKS:
             return step
         away = self._ascents(step)
         return away if part == "forget" else step - away
@@ -141,7 +141,7 @@ class Scrub(GradientMethod):
 
     def in_passes(self, problem: Problem) -> "Scrub":
         """Return the method with the steps of a notebook's epochs, for the items of a problem."""
-        if self.mode not in PRESETS:
+        if self.mode not in NOTEBOOKS:
             return self
         parts = self.parts(problem, ("forget", "retain"))
         forget, retain = parts.count("forget"), parts.strata().numel()
@@ -209,7 +209,7 @@ class ScrubR(Scrub):
     def run(self, problem: Problem) -> Outcome:
         parts = self.parts(problem, ("forget",))
         own = self.in_passes(problem)
-        ends = {own._after(n) for n in range(1, self.epochs + 1)} if self.mode in PRESETS else None
+        ends = {own._after(n) for n in range(1, self.epochs + 1)} if self.mode in NOTEBOOKS else None
         candidates = Candidates(problem, parts, self.tie_break, self.batch_size, ends)
         outcome = super().run(replace(problem, callbacks=[candidates, *problem.callbacks]))
         outcome.notes.update(candidates.notes)

@@ -23,7 +23,7 @@ _ADAM = {
     "temperature": 2.0, "ascent_first": False, "batch_size": 32, "forget_batch_size": 64,
 }  # fmt: skip
 _SGD = {**_ADAM, "optimizer": "SGD", "optimizer_options": {"momentum": 0.9}, "weight_decay": 5e-4}
-PRESETS: dict[str, dict[str, Any]] = {
+NOTEBOOKS: dict[str, dict[str, Any]] = {
     "small": {**_ADAM, "max_epochs": 3, "epochs": 10},
     "large": {
         **_SGD, "gamma": 0.99, "alpha": 1e-3, "temperature": 4.0, "max_epochs": 2, "epochs": 3, "batch_size": 128,
@@ -37,4 +37,4 @@ PRESETS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 #: Epochs after which the learning rate falls to a tenth.
 DECAYS: dict[str, tuple[int, ...]] = {"small": (5, 8, 9), "ic_large": (7, 10, 10)}
-MODES: dict[str, dict[str, Any]] = {"default": _DEFAULT, "paper": _PAPER, "paper_large": _PAPER_LARGE, **PRESETS}
+MODES: dict[str, dict[str, Any]] = {"default": _DEFAULT, "paper": _PAPER, "paper_large": _PAPER_LARGE, **NOTEBOOKS}

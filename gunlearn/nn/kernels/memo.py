@@ -6,7 +6,9 @@ version counter: an in-place edit or a new tensor recomputes. Models store nothi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -26,6 +28,17 @@ class Store(WeakTensorKeyDictionary):
 
 
 _MEMO = Store()
+_FORGETFUL: ContextVar[bool] = ContextVar("values are made anew", default=False)
+
+
+@contextmanager
+def nothing_remembered() -> Iterator[None]:
+    """Inside the block values are made anew, so that whoever watches reads sees what they are derived from."""
+    token = _FORGETFUL.set(True)
+    try:
+        yield
+    finally:
+        _FORGETFUL.reset(token)
 
 
 def memo(
@@ -42,6 +55,8 @@ def memo(
         build: makes the value; it must not keep a strong reference to a source, else the tensor is never freed.
         store: where values are kept; by default one for the whole process.
     """
+    if _FORGETFUL.get():
+        return build()
     *others, tensor = (t for t in source if t is not None) if isinstance(source, tuple) else (source,)
     for other in others:
         store = memo(other, ("with", tag), Store, store)
@@ -59,7 +74,7 @@ def memo(
 
 def remembered(tensor: Tensor, tag: Any) -> Any | None:
     """Return the value that `memo` keeps for `tensor` under `tag`; `None` if not built or the tensor has changed."""
-    if tensor.is_inference():
+    if tensor.is_inference() or _FORGETFUL.get():
         return None
     version, values = _MEMO.get(tensor, (None, None))
     return values.get(tag) if version == tensor._version else None

@@ -24,6 +24,7 @@ from gunlearn.tasks.graph.beside import beside
 from gunlearn.tasks.graph.check_graph import check_graph
 from gunlearn.tasks.graph.derived import warn_of_derived
 from gunlearn.tasks.graph.enclosed import check_own_argument
+from gunlearn.tasks.graph.feature_copies import add_feature_copies, warn_of_feature_copies
 from gunlearn.tasks.graph.fresh_values import FreshValues
 from gunlearn.tasks.graph.kept_outside import warn_of_kept_outside
 from gunlearn.tasks.graph.node_state import forgotten_state
@@ -91,8 +92,9 @@ class GraphTask(Task):
         return model
 
     def forgotten_state(self, model: nn.Module, partition: Any, seed: int) -> FreshValues | None:
-        """Return new values for rows of embeddings, biases and memories that belong to forgotten nodes."""
+        """Return new values for what a model keeps of forgotten nodes (embeddings, memories) and features (copies)."""
         found = forgotten_state(model, self, partition, seed)
+        add_feature_copies(found, model, partition)
         return found if found.slices or found.records else None
 
     def remarks(self, model: nn.Module) -> dict[str, Any]:
@@ -181,9 +183,11 @@ class GraphTask(Task):
         Without `outputs`, what the model reads is known from an earlier request of the same kind.
         """
         if partition.forgets != ("graphs",):  # what was computed from another graph of a batch knows nothing of it
-            gone = bool(partition.forget_mask.any())
+            gone = bool(partition.forget_edge_index.numel())
             self.warn_of_derived(partition.data, gone, partition.forgets != ("edges",))
         around = warn_of_kept_outside(model, self, partition)
+        if anew:
+            warn_of_feature_copies(model, partition)
         stored = check_stored_graphs(model, self, partition, refuse=not anew)
         said = "" if stored or around or outputs is None else unread(self, model, partition, outputs)
         if said:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gunlearn.tasks.graph.fresh_values import named_tensors
+from gunlearn.tasks.graph.held_tensors import named_tensors
 from gunlearn.tasks.graph.node_places import may_hold_rows
 from gunlearn.tasks.graph.node_records import node_records
 

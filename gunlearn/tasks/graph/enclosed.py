@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Iterator
-from types import FunctionType
+from collections.abc import Iterable
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -15,11 +14,11 @@ from torch.utils._pytree import tree_leaves
 from torch_geometric.data import Data
 
 from gunlearn.errors import UnsupportedModelError
+from gunlearn.nn.kernels.memo import nothing_remembered
+from gunlearn.tasks.graph.reached_values import reached_by
 
 if TYPE_CHECKING:
     from gunlearn.tasks.graph.base import GraphTask
-
-_ENTRIES, _DEEPEST = 16, 3  # of a collection that are looked at; functions that call functions
 
 
 def check_own_argument(task: GraphTask, model: nn.Module, data: Data) -> None:
@@ -32,11 +31,11 @@ def check_own_argument(task: GraphTask, model: nn.Module, data: Data) -> None:
         UnsupportedModelError: it does; the message names the variable.
     """
     call = task.call
-    around = {} if call is None else dict(outside(call.function, int(data.num_nodes)))
+    around = {} if call is None else tensors_of_a_graph(reached_by(call.function), int(data.num_nodes))
     if not around:
         return
     given = data.clone()  # the graph shares tensors with the caller's
-    with OutsideReads({stored_at(value): name for name, value in around.items()}) as watched:
+    with OutsideReads(around) as watched:
         task.encode(model, given)
     if watched.read:
         raise UnsupportedModelError(
@@ -47,66 +46,46 @@ def check_own_argument(task: GraphTask, model: nn.Module, data: Data) -> None:
 
 
 class OutsideReads(TorchDispatchMode):
-    """Notes which tensors, named by where they are stored, are read inside the block."""
+    """Notes which of some tensors, by name, are read inside the block; what was derived from them is made anew."""
 
-    def __init__(self, names: dict[Any, str]) -> None:
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
         super().__init__()
-        self.names, self.read = names, set[str]()
+        self.names, self.read = {_stored_at(value): name for name, value in tensors.items()}, set[str]()
+        self.stack = ExitStack()
+
+    def __enter__(self) -> Any:
+        self.stack.enter_context(nothing_remembered())
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self.stack.close()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         for value in tree_leaves((args, kwargs)):
             if isinstance(value, Tensor):
-                name = self.names.get(stored_at(value))
+                name = self.names.get(_stored_at(value))
                 if name is not None:
                     self.read.add(name)
         return func(*args, **(kwargs or {}))
 
 
-def stored_at(value: Tensor) -> Any:
+def _stored_at(value: Tensor) -> Any:
     """Return where a tensor is stored; sparse ones have no storage."""
     return value.untyped_storage().data_ptr() if value.layout == torch.strided else id(value)
 
 
-def outside(function: Any, size: int, depth: int = 0) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors of graphs of `size` nodes that a function reaches beside its arguments, by name."""
-    values: dict[str, Any] = {}
-    if isinstance(function, functools.partial):
-        values = {**{str(k): v for k, v in enumerate((function.func, *function.args))}, **function.keywords}
-    elif inspect.ismethod(function):
-        values = {f"self.{name}": value for name, value in getattr(function.__self__, "__dict__", {}).items()}
-        yield from outside(function.__func__, size, depth)
-    elif inspect.isfunction(function):
-        try:
-            scope = inspect.getclosurevars(function)
-        except ValueError:  # a variable that has no value yet
-            return
-        parameters = inspect.signature(function).parameters.values()
-        values = {**scope.globals, **scope.nonlocals, **{p.name: p.default for p in parameters}}
-    elif not isinstance(function, type):
-        values = {f"self.{name}": value for name, value in getattr(function, "__dict__", {}).items()}
-    for name, value in values.items():
-        if isinstance(value, dict | list | tuple):
-            entries = value.items() if isinstance(value, dict) else enumerate(value)
-            for key, entry in list(entries)[:_ENTRIES]:
-                yield from _tensors_in(f"{name}[{key!r}]", entry, size)
-        elif isinstance(value, functools.partial | FunctionType) and depth < _DEEPEST and not _foreign(value):
-            yield from outside(value, size, depth + 1)
-        else:
-            yield from _tensors_in(name, value, size)
+def tensors_of_a_graph(values: Iterable[tuple[str, Any]], size: int) -> dict[str, Tensor]:
+    """Return, by name, the tensors and arrays with a dimension of `size` nodes, and lists of pairs `[2, k]`, `[k, 2]`.
 
-
-def _tensors_in(name: str, value: Any, size: int) -> Iterator[tuple[str, Tensor]]:
-    """Yield a tensor of a graph of `size` nodes, or those of a graph."""
-    if isinstance(value, Data):
-        for key in value.keys():  # noqa: SIM118 - iterating a Data yields pairs
-            if isinstance(value[key], Tensor) and value[key].numel():
-                yield f"{name}.{key}", value[key]
-    elif isinstance(value, Tensor) and value.numel():
-        pairs = value.dim() == 2 and value.size(0) == 2 and value.dtype == torch.long
-        if pairs or (value.dim() > 0 and value.size(0) == size):
-            yield name, value
-
-
-def _foreign(function: Any) -> bool:
-    """Return whether a function is a library's: it knows no graph of the caller's."""
-    return str(getattr(function, "__module__", "")).startswith(("torch", "gunlearn", "numpy"))
+    Arrays come as tensors that share their memory.
+    """
+    found = {}
+    for name, value in values:
+        if isinstance(value, np.ndarray) and value.dtype.kind in "iuf" and value.dtype.isnative and value.size:
+            value = torch.from_numpy(value) if value.flags.writeable and min(value.strides, default=0) >= 0 else None
+        if isinstance(value, Tensor) and value.numel():
+            pairs = value.dim() == 2 and 2 in value.shape and not value.is_floating_point()
+            if pairs or size in value.shape:
+                found[name] = value
+    return found

@@ -9,60 +9,12 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
-from gunlearn.nn.attach.message_layers import CACHES
 from gunlearn.seed import isolated_rng
+from gunlearn.tasks.graph.held_tensors import held_tensors
 from gunlearn.tasks.graph.node_records import as_tensor, new_record, node_records
 
 _FAR = 3.0  # times larger or smaller than the trained rows: then the model did not draw its rows as the layer does
-
-
-def named_tensors(model: nn.Module) -> dict[str, tuple[nn.Module, Tensor]]:
-    """Return owner and value of every dense tensor of a model by name, tied ones once.
-
-    Plain attributes count too, arrays and those of a helper object among them; caches of layers and integer buffers
-    that are not saved (structure, no state) do not.
-    """
-    found: dict[str, tuple[nn.Module, Tensor]] = {}
-    seen: set[int] = set()
-    for path, owner in model.named_modules():
-        held: dict[str, Tensor] = {
-            **dict(owner.named_parameters(recurse=False)),
-            **dict(owner.named_buffers(recurse=False)),
-        }
-        held |= _plain_tensors(owner)
-        helpers = [(name, value) for name, value in vars(owner).items() if is_helper(value)]
-        for name, helper in helpers:
-            for inner, value in _plain_tensors(helper).items():
-                if id(value) not in seen and value.layout == torch.strided:
-                    seen.add(id(value))
-                    found[f"{path}.{name}.{inner}" if path else f"{name}.{inner}"] = helper, value
-        for name, value in held.items():
-            if id(value) in seen or is_lazy(value) or value.layout != torch.strided:
-                continue
-            if name in getattr(owner, "_non_persistent_buffers_set", ()) and not value.is_floating_point():
-                continue
-            seen.add(id(value))
-            found[f"{path}.{name}" if path else name] = owner, value
-    return found
-
-
-def is_helper(value: Any) -> bool:
-    """Return whether an attribute of a module is an object of the caller's own class, no module."""
-    kind, libraries = type(value), ("builtins", "torch", "torch_geometric", "numpy", "collections", "networkx")
-    return (
-        bool(getattr(value, "__dict__", None))
-        and not isinstance(value, nn.Module | type)
-        and not callable(value)
-        and kind.__module__.partition(".")[0] not in libraries
-    )
-
-
-def _plain_tensors(owner: Any) -> dict[str, Tensor]:
-    """Return the tensors among an object's plain attributes, and float arrays as tensors that share their memory."""
-    held = {name: as_tensor(value) for name, value in vars(owner).items() if name not in CACHES}
-    return {name: value for name, value in held.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -112,9 +64,9 @@ class FreshValues:
     @torch.no_grad()
     def put(self, model: nn.Module) -> None:
         """Replace the slices in place; tensors of other names or shapes (another architecture) stay as they are."""
-        tensors = named_tensors(model)
+        tensors = held_tensors(model) if self.slices else {}
         for one in self.slices:
-            _, value = tensors.get(one.name, (None, None))
+            value = tensors.get(one.name)
             if value is not None and one.fits(value):
                 one.write(value, one.values)
         for name, size, new in self.records:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dis
 import itertools
 import warnings
 from collections import deque
@@ -13,37 +12,28 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
-from torch_geometric.nn import MessagePassing
 
+from gunlearn.core.libraries import is_own
 from gunlearn.errors import GunlearnError
-from gunlearn.nn.attach.message_layers import CACHES
 from gunlearn.seed import isolated_rng
-from gunlearn.tasks.graph.enclosed import OutsideReads, outside, stored_at
-from gunlearn.tasks.graph.fresh_values import is_helper, named_tensors
+from gunlearn.tasks.graph.enclosed import OutsideReads, tensors_of_a_graph
+from gunlearn.tasks.graph.feature_copies import copied_features
+from gunlearn.tasks.graph.held_tensors import DEEPEST, MOST_ENTRIES, OF_CLASSES, is_helper, named_tensors
 from gunlearn.tasks.graph.node_records import is_ids, node_records
+from gunlearn.tasks.graph.reached_values import reached_by_model
+from gunlearn.tasks.graph.stored_graphs import pairs_forgotten
 from gunlearn.tasks.trial import private_copy
 
 if TYPE_CHECKING:
     from gunlearn.tasks.graph.base import GraphTask
 
-_DEEPEST, _ENTRIES = 4, 64  # of nested collections and objects; entries of each that are looked at
-
-
-class _Bare(MessagePassing):
-    """A layer that is nothing more: making a `MessagePassing` itself would replace its `propagate` for all layers."""
-
-
-_OWN = {*vars(nn.Module()), *vars(_Bare()), *CACHES}  # attributes that the classes themselves set
-_LIBRARIES = ("torch", "torch_geometric", "builtins", "gunlearn", "typing", "abc")
-_READING = ("forward", "encode", "decode")
-
 
 def warn_of_kept_outside(model: nn.Module, task: GraphTask, partition: Any) -> bool:
     """Warn once, by name, of what may hold the forgotten and is no part of the model's state, where no method comes.
 
-    Values by node (under node requests), optimisers, earlier states of the model and models in plain lists (always),
-    and tensors of the graph's size that `forward` reads of its class or of the code around it. Returns whether there
-    are such tensors.
+    Values by node (under node requests), optimisers, earlier states of the model and models in plain lists (always);
+    and what the code of `forward` reads of its class or of variables around it: tensors of the graph's size, and
+    forgotten pairs in any other form. Returns whether there are such tensors or pairs.
 
     Args:
         model: does not change; a copy is called once if there are such tensors.
@@ -52,17 +42,26 @@ def warn_of_kept_outside(model: nn.Module, task: GraphTask, partition: Any) -> b
     """
     model = getattr(model, "_orig_mod", model)
     size, nodes = int(partition.data.num_nodes), partition.forget_nodes.numel() > 0
-    if not nodes and not partition.forget_edge_index.numel():
+    if not nodes and not partition.forget_edge_index.numel() and not partition.forget_features:
         return False
     known = {*named_tensors(model), *node_records(model, size)}
     shapes = {name: value.shape for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    values = list(reached_by_model(model))
     found: dict[str, str] = {}
-    for name, value in _attributes(model):
-        for inner, what in _kept(name, value, size if nodes else -1, shapes, 0, set()):
+    seen: set[int] = set()
+    for name, value in (*_attributes(model), *((n, v) for n, v in values if not isinstance(v, Tensor | Data))):
+        for inner, what in _kept(name, value, size if nodes else -1, shapes, 0, seen):
             if inner not in known:
-                found.setdefault(inner.partition("[")[0], what)
-    around = _read_around(model, task, partition.retain_data, size)
-    found |= dict.fromkeys(around, "which its code reads")
+                found.setdefault(inner, what)
+    if found:
+        found = {name: what for name, what in found.items() if name not in copied_features(model, partition)}
+    pairs = {name: pairs_forgotten(name, value, partition) for name, value in values}
+    tensors = {n: t for n, t in tensors_of_a_graph(values, size).items() if size in t.shape or pairs[n]}
+    read = dict.fromkeys(_read_around(model, task, partition.retain_data, tensors), "which its code reads")
+    for name, count in pairs.items():
+        if count and name not in tensors:
+            read[name] = f"{count} forgotten pairs, which its code reads"
+    found = {name.partition("[")[0]: what for name, what in found.items()} | read
     if found:
         said = ", ".join(f"'{name}' ({what})" for name, what in found.items())
         warnings.warn(
@@ -70,45 +69,27 @@ def warn_of_kept_outside(model: nn.Module, task: GraphTask, partition: Any) -> b
             "forgotten, or belongs to it, stays there; delete it, or make it anew from result.data",
             stacklevel=4,
         )
-    return bool(around)
+    return bool(read)
 
 
 def _attributes(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Yield plain attributes of the caller's own modules, sparse buffers, and attributes of their classes, by name."""
-    classes: set[type] = set()
+    """Yield plain attributes of the caller's own modules, and sparse buffers, by name."""
     for path, owner in model.named_modules():
         before = f"{path}." if path else ""
         for name, value in owner.named_buffers(recurse=False):
             if value.layout != torch.strided:
                 yield f"{before}{name}", value
-        own = [kind for kind in type(owner).__mro__ if kind.__module__.partition(".")[0] not in _LIBRARIES]
+        own = any(map(is_own, type(owner).__mro__))
         for name, value in vars(owner).items():
-            if name not in _OWN and (own or isinstance(value, torch.optim.Optimizer)):
+            if name not in OF_CLASSES and (own or isinstance(value, torch.optim.Optimizer)):
                 yield f"{before}{name}", value
-        for kind in set(own) - classes:
-            classes.add(kind)
-            for name, value in vars(kind).items():
-                if not name.startswith("__") and not callable(value) and not isinstance(value, Tensor):
-                    yield f"{kind.__name__}.{name}", value
-            for method in _READING:
-                code = getattr(vars(kind).get(method), "__code__", None)
-                scope = getattr(vars(kind).get(method), "__globals__", {})
-                for name in _globals(code) if code is not None else ():
-                    value = scope.get(name)
-                    if not callable(value) and not isinstance(value, Tensor | Data):
-                        yield name, value
-
-
-def _globals(code: Any) -> list[str]:
-    """Return the names of the variables outside that code reads; attributes of the same name are none."""
-    return sorted({step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"})
 
 
 def _kept(
     name: str, value: Any, size: int, shapes: dict[str, Any], depth: int, seen: set[int]
 ) -> Iterator[tuple[str, str]]:
     """Yield what a value keeps, by name, with a word of what it is."""
-    if value is None or isinstance(value, str | bytes | int | float | bool | type) or depth > _DEEPEST:
+    if value is None or isinstance(value, str | bytes | int | float | bool | type) or depth > DEEPEST:
         return
     if id(value) in seen:
         return
@@ -124,10 +105,10 @@ def _kept(
         yield name, "values by node"
     elif isinstance(value, Mapping | list | tuple | set | frozenset | deque):
         pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
-        for key, entry in itertools.islice(pairs, _ENTRIES):
+        for key, entry in itertools.islice(pairs, MOST_ENTRIES):
             yield from _kept(f"{name}[{key!r}]", entry, size, shapes, depth + 1, seen)
     elif is_helper(value) and not isinstance(value, Data):
-        for inner, entry in list(vars(value).items())[:_ENTRIES]:
+        for inner, entry in list(vars(value).items())[:MOST_ENTRIES]:
             yield from _kept(f"{name}.{inner}", entry, size, shapes, depth + 1, seen)
 
 
@@ -158,23 +139,13 @@ def _is_ids(value: Any) -> bool:
 
 
 @torch.no_grad()
-def _read_around(model: nn.Module, task: GraphTask, data: Data, size: int) -> list[str]:
+def _read_around(model: nn.Module, task: GraphTask, data: Data, tensors: dict[str, Tensor]) -> list[str]:
     """Return the names of tensors of classes and of variables outside that are read in one pass."""
-    values: dict[str, Tensor] = {}
-    kinds = {kind for owner in model.modules() for kind in type(owner).__mro__}
-    for kind in kinds:
-        if kind.__module__.partition(".")[0] in _LIBRARIES:
-            continue
-        for name, value in vars(kind).items():
-            if isinstance(value, Tensor) and size in value.shape:
-                values[f"{kind.__name__}.{name}"] = value
-            elif hasattr(value, "__code__"):
-                values |= dict(outside(value, size))
-    if not values:
+    if not tensors:
         return []
     probe = private_copy(model, task).eval()
     try:
-        with isolated_rng(), OutsideReads({stored_at(value): name for name, value in values.items()}) as watched:
+        with isolated_rng(), OutsideReads(tensors) as watched:
             task.encode(probe, data.clone())
     except GunlearnError:
         return []

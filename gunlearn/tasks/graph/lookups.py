@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gunlearn.tasks.graph.fresh_values import named_tensors
+from gunlearn.tasks.graph.held_tensors import named_tensors
 
 _INDEX = ("aten::index.Tensor", "aten::_unsafe_index.Tensor")
 

@@ -11,7 +11,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 from torch_geometric.nn import MessagePassing
 
 from gunlearn.requests.features import ids_in
-from gunlearn.tasks.graph.fresh_values import named_tensors
+from gunlearn.tasks.graph.held_tensors import named_tensors
 from gunlearn.tasks.graph.one_hot import own_columns
 
 _ROOMS = ("conv", "dense", "norm", "aggr", "pool", "encoding")

@@ -18,7 +18,8 @@ from gunlearn.errors import GunlearnError
 from gunlearn.requests.prepared import facts_of
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.graph.edge_memories import warn_of_memories
-from gunlearn.tasks.graph.fresh_values import Draws, FreshValues, Slice, named_tensors
+from gunlearn.tasks.graph.fresh_values import Draws, FreshValues, Slice
+from gunlearn.tasks.graph.held_tensors import named_tensors
 from gunlearn.tasks.graph.lookups import Lookups, own_rows
 from gunlearn.tasks.graph.node_places import Place, Places, may_be_table
 from gunlearn.tasks.graph.node_records import node_records

@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from gunlearn.errors import GunlearnError
 from gunlearn.seed import isolated_rng
-from gunlearn.tasks.graph.fresh_values import named_tensors
+from gunlearn.tasks.graph.held_tensors import named_tensors
 from gunlearn.tasks.graph.node_places import may_hold_rows
 from gunlearn.tasks.graph.stored_forms import pair_of
 from gunlearn.tasks.trial import private_copy

@@ -33,14 +33,14 @@ def other_forms(full: str, value: Any, size: int, put: Callable[[Any], None]) ->
         size: number of nodes.
         put: writes another one in its place.
     """
-    ids = _integers(value)
+    ids = as_integers(value)
     if ids is not None and ids.dim() == 2 and ids.size(0) == size:
         yield from _table(full, value, ids, size, put)
     elif (
         ids is not None and ids.dim() == 1 and ids.numel() and size <= int(ids.max()) < size**2 and int(ids.min()) >= 0
     ):
         codes = ids
-        yield Stored(full, torch.stack([codes // size, codes % size]), lambda keep: put(_like(value, codes[keep])))
+        yield Stored(full, torch.stack([codes // size, codes % size]), lambda keep: put(alike(value, codes[keep])))
     elif hasattr(value, "remove_edges_from") and hasattr(value, "number_of_edges"):
         edges = [edge[:2] for edge in value.edges() if all(isinstance(end, Integral) for end in edge[:2])]
 
@@ -71,7 +71,7 @@ def keyed(full: str, value: Any) -> Iterator[Stored]:
 
 def compressed(before: str, held: dict[str, Any], size: int, place: Callable[[str], Any]) -> Iterator[Stored]:
     """Yield the pairs of row pointers `[num_nodes + 1]` and columns (CSR) among tensors and arrays of one owner."""
-    flat = {name: ids for name, value in held.items() if (ids := _integers(value)) is not None and ids.dim() == 1}
+    flat = {name: ids for name, value in held.items() if (ids := as_integers(value)) is not None and ids.dim() == 1}
     for pointer, start in flat.items():
         if start.numel() != size + 1 or int(start[0]) or bool((start.diff() < 0).any()):
             continue
@@ -85,13 +85,13 @@ def compressed(before: str, held: dict[str, Any], size: int, place: Callable[[st
                 keep: Tensor, pointer: str = pointer, name: str = name, row: Tensor = row, column: Tensor = column
             ) -> None:
                 ends = torch.bincount(row[keep], minlength=size).cumsum(0)
-                place(name)[name] = _like(held[name], column[keep])
-                place(pointer)[pointer] = _like(held[pointer], torch.cat([ends.new_zeros(1), ends]))
+                place(name)[name] = alike(held[name], column[keep])
+                place(pointer)[pointer] = alike(held[pointer], torch.cat([ends.new_zeros(1), ends]))
 
             yield Stored(f"{before}{pointer}' and '{before}{name}", torch.stack([row, column]), shorter)
 
 
-def _integers(value: Any) -> Tensor | None:
+def as_integers(value: Any) -> Tensor | None:
     """Return a dense integer tensor or array as int64; `None` for anything else."""
     if type(value) is np.ndarray and value.dtype.kind in "iu":
         return torch.from_numpy(value.astype(np.int64))
@@ -99,7 +99,8 @@ def _integers(value: Any) -> Tensor | None:
     return value.long() if dense and value.dtype in (torch.long, torch.int, torch.short) else None
 
 
-def _like(value: Any, ids: Tensor) -> Any:
+def alike(value: Any, ids: Tensor) -> Any:
+    """Return integers as a tensor or array of the kind of another one."""
     return ids.numpy().astype(value.dtype) if isinstance(value, np.ndarray) else ids.to(value)
 
 
@@ -124,7 +125,7 @@ def _table(full: str, value: Any, ids: Tensor, size: int, put: Callable[[Any], N
 
     def filled(keep: Tensor) -> None:
         blank = outside.mode().values.expand_as(ids) if outside.numel() else row
-        put(_like(value, torch.where(torch.isin(key, known[~keep]), blank, ids)))
+        put(alike(value, torch.where(torch.isin(key, known[~keep]), blank, ids)))
 
     yield Stored(full, torch.stack([known // size, known % size]), filled)
 
@@ -169,13 +170,13 @@ def _collection(full: str, value: Any, size: int, put: Callable[[Any], None]) ->
 
 def _as(entry: Any, members: list[int]) -> Any:
     if isinstance(entry, Tensor | np.ndarray):
-        return _like(entry, torch.tensor(members, dtype=torch.long))
+        return alike(entry, torch.tensor(members, dtype=torch.long))
     return type(entry)(members)
 
 
 def _members(entry: Any) -> list[int] | None:
     """Return the ids in a collection; `None` where it holds something else."""
-    ids = _integers(entry)
+    ids = as_integers(entry)
     if ids is not None:
         return ids.tolist() if ids.dim() == 1 else None
     plain = isinstance(entry, list | tuple | set | frozenset) and all(

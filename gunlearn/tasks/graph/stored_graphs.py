@@ -17,10 +17,10 @@ from gunlearn.requests.adjacency import is_adjacency, matrix_entries, rebuilt_ma
 from gunlearn.requests.list_names import list_shape
 from gunlearn.requests.prepared import facts_of
 from gunlearn.seed import isolated_rng
-from gunlearn.tasks.graph.fresh_values import is_helper, named_tensors
+from gunlearn.tasks.graph.held_tensors import is_helper, named_tensors
 from gunlearn.tasks.graph.node_places import may_hold_rows
 from gunlearn.tasks.graph.node_state import same_outputs
-from gunlearn.tasks.graph.stored_forms import Stored, compressed, keyed, other_forms
+from gunlearn.tasks.graph.stored_forms import Stored, alike, as_integers, compressed, keyed, other_forms
 from gunlearn.tasks.known_models import model_key
 from gunlearn.tasks.trial import private_copy
 
@@ -45,7 +45,7 @@ def check_stored_graphs(model: nn.Module, task: Task, partition: Any, refuse: bo
     Raises:
         UnsupportedModelError: it does; the message names the buffer.
     """
-    if not bool(partition.forget_mask.any()):
+    if not partition.forget_edge_index.numel():
         return False
     facts = facts_of(partition.data)
     at = None if facts is None else ("stores no pairs", model_key(model, task))
@@ -172,6 +172,12 @@ def _copied(value: Any) -> Any:
         return None
 
 
+def pairs_forgotten(name: str, value: Any, partition: Any) -> int:
+    """Return how many forgotten pairs a value of any form holds; it does not change."""
+    found = (_forgotten(one, partition) for one in _pairs(name, name, value, partition.data, {}))
+    return sum(int(gone.sum()) for gone in found)
+
+
 def _pairs(full: str, name: str, value: Any, data: Data, place: Any, key: Any = None) -> Iterator[Stored]:
     """Yield the pairs of one value, which stands at `place[key]` (`key` is `name` unless given)."""
     size, at = int(data.num_nodes or 0), name if key is None else key
@@ -191,15 +197,15 @@ def _pairs(full: str, name: str, value: Any, data: Data, place: Any, key: Any = 
 
         yield Stored(full, torch.stack([row, col]), fewer)
         return
-    if isinstance(value, Tensor) and value.dim() == 2 and not value.is_floating_point():
+    ids = as_integers(value)
+    if ids is not None and ids.dim() == 2:
         own = name if name != "edge_index" else "own_edge_index"
-        ids = value.long()
         shape = list_shape(own, ids, size, (), rows=False)
         if shape is not None and ids.size(shape[0] ^ 1) == 2:
             dim = shape[0]
 
             def shorter(keep: Tensor) -> None:
-                place[at] = value.index_select(dim, keep.nonzero().view(-1))
+                place[at] = alike(value, ids.index_select(dim, keep.nonzero().view(-1)))
 
             yield Stored(full, ids.t() if dim == 0 else ids, shorter)
             return

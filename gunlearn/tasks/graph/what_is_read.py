@@ -13,7 +13,7 @@ from torch_geometric.nn import MessagePassing
 from gunlearn.errors import GunlearnError, UnsupportedModelError
 from gunlearn.nn.kernels.subgraph import gather
 from gunlearn.seed import isolated_rng
-from gunlearn.tasks.graph.fresh_values import named_tensors
+from gunlearn.tasks.graph.held_tensors import named_tensors
 from gunlearn.tasks.graph.node_places import may_be_table
 from gunlearn.tasks.trial import other_features, private_copy
 
