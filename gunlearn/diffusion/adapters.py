@@ -44,8 +44,8 @@ def add_adapter(model: nn.Module, config: Any) -> nn.Module:
     handle: Any = model
     if hasattr(model, "peft_config"):
         raise UnsupportedModelError(
-            f"Expected a denoiser without an adapter (got {type(model).__name__} with {list(handle.peft_config)}); fuse "
-            "or unload it first, or pass peft=None to train on in it"
+            f"Expected a denoiser without an adapter (got {type(model).__name__} with {list(handle.peft_config)}); "
+            "fuse or unload it first, or pass peft=None to train on in it"
         )
     try:
         if callable(getattr(model, "add_adapter", None)):

@@ -72,7 +72,8 @@ def predicted_by(task: Any, model: nn.Module, items: DenoisingItems) -> Denoisin
 
 def alike(y: Tensor, others: Tensor) -> Tensor:
     """Return which conditions `[n, ...]` equal which others `[k, ...]`, boolean `[n, k]`."""
-    return (y.unsqueeze(1) == others).view(y.size(0), others.size(0), -1).all(2)
+    same = y.unsqueeze(1) == others
+    return same.flatten(2).all(2) if same.dim() > 2 else same
 
 
 def pseudo_conditions(task: Any, parts: Any, model: nn.Module) -> Replaced:
