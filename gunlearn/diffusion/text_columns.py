@@ -106,10 +106,9 @@ def text_columns(
                 found.append((old[differ], new[differ]))
                 kept.append(old[~differ])
                 continue
-            index = _positions(positions == "last", *ids, tokens[concept], tokens[anchor], len(old))
+            index = _positions(positions == "last", ids[0], ids[1], tokens[concept], tokens[anchor], len(old))
             found.append((old[index[0]], new[index[1]]))
-    prompts = [template.format(text) for text in preserve for template in templates]
-    for prompt in prompts:
+    for prompt in [template.format(text) for text in preserve for template in templates]:
         (rows,) = _encoded(pipeline, (prompt,))
         end = len(_tokens(pipeline, prompt))
         kept.append(rows[end : end + 1] if positions == "last" else rows)

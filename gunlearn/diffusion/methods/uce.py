@@ -81,8 +81,8 @@ class UCE(Method):
                 "command line --preserve) with what the pipeline must still draw",
                 stacklevel=2,
             )
-        how = {"positions": self.positions, "templates": self.templates}
-        return replace(self, columns=text_columns(pipeline, concepts, self.anchors, preserve, **how))
+        found = text_columns(pipeline, concepts, self.anchors, preserve, self.positions, self.templates)
+        return replace(self, columns=found)
 
     def run(self, problem: Problem) -> Outcome:
         columns = self.columns
