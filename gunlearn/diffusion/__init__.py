@@ -17,7 +17,7 @@ if _MISSING:
     )
 
 _HOMES = {
-    "gunlearn.diffusion.adapters": ["add_adapter", "lora_config", "without_adapter"],
+    "gunlearn.diffusion.denoiser_adapters": ["add_adapter", "lora_config", "without_adapter"],
     "gunlearn.diffusion.class_pipeline": ["ClassConditionalPipeline"],
     "gunlearn.diffusion.denoising": ["Denoising"],
     "gunlearn.diffusion.diffusion_result": ["DiffusionResult", "check_outputs"],

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from gunlearn.core.atomic import file_checksum, replace_folder, write_file
-from gunlearn.diffusion.adapters import merged, plain, save_adapter
+from gunlearn.diffusion.denoiser_adapters import save_adapter, with_adapter_merged, without_wrapper
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.training.result import Result
 
@@ -172,7 +172,7 @@ class DiffusionResult:
     def merged(self) -> DiffusionResult:
         """Return the same result with the adapter's change added to the weights."""
         pipeline = copy.copy(self.pipeline)
-        model = plain(merged(copy.deepcopy(self.model))) if self.model is not None else None
+        model = without_wrapper(with_adapter_merged(copy.deepcopy(self.model))) if self.model is not None else None
         setattr(pipeline, self.settings["component"], model)
         return DiffusionResult(pipeline, self.results, {**self.settings, "peft": None}, self.before, self.after, model)
 

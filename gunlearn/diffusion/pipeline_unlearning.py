@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from gunlearn.core.checks import check_choice, check_integer, check_number, check_seed
-from gunlearn.diffusion.adapters import add_adapter, lora_config, plain
 from gunlearn.diffusion.concept_data import ConceptImages, concept_partition, given_images, sampled, split_by
+from gunlearn.diffusion.denoiser_adapters import add_adapter, lora_config, without_wrapper
 from gunlearn.diffusion.diffusion_result import DiffusionResult
 from gunlearn.diffusion.noised_items import draw_items
 from gunlearn.diffusion.pipelines import PipelineParts, check_prediction_type, open_pipeline, parts_of
@@ -156,7 +156,7 @@ def unlearn(
         "seed": seed,
         "versions": versions(),
     }
-    done = _with(parts, plain(model)).pipeline
+    done = _with(parts, without_wrapper(model)).pipeline
     return DiffusionResult(done, results, settings, before, after, model)
 
 

@@ -21,7 +21,7 @@ from peft import PeftModel
 import gunlearn.diffusion
 from gunlearn.core.atomic import file_checksum
 from gunlearn.diffusion import ClassConditionalPipeline, add_adapter, lora_config, unlearn, without_adapter
-from gunlearn.diffusion.adapters import trained_parameters
+from gunlearn.diffusion.denoiser_adapters import adapter_parameters
 from gunlearn.errors import GunlearnError, InvalidInputError, UnsupportedMethodError, UnsupportedModelError
 from tests.diffusion.tiny_pipelines import (
     CLASS_SCHEDULE,
@@ -110,10 +110,10 @@ def test_the_reference_is_the_model_with_its_adapter_off(kind: str) -> None:
         before = model(x, t, **call).sample
     adapted = add_adapter(model, lora_config(2)).eval()
     learns = [p.requires_grad for p in adapted.parameters()]
-    assert sum(learns) == len(trained_parameters(adapted)) > 0
+    assert sum(learns) == len(adapter_parameters(adapted)) > 0
     with torch.no_grad():
         assert torch.equal(adapted(x, t, **call).sample, before)  # a new adapter changes nothing
-        for parameter in trained_parameters(adapted):
+        for parameter in adapter_parameters(adapted):
             parameter.normal_()
         assert not torch.allclose(adapted(x, t, **call).sample, before)
     adapted.train()
