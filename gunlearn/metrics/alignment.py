@@ -117,7 +117,7 @@ class Alignment:
         precision: mean :math:`KL_x(p \| q)`, in nats: large where the model produces what the other finds unlikely.
         recall: mean :math:`KL_x(q \| p)`, in nats: large where the model misses what the other produces.
         items: `precision + recall` of each prompt, `[num_prompts]` in float64.
-        interval: bootstrap interval of `value` over prompts; `None` with one prompt.
+        interval: bootstrap interval of `value` over prompts; `None` with one prompt, or where none was asked for.
         error: standard error of `value` over samples of these prompts; `None` with one sample.
         truncated: share of samples that were cut off; `value` compares what comes before the cut.
         estimator: `"rao_blackwell"` or `"monte_carlo"`, or `"closed_form"` without samples.
@@ -174,13 +174,13 @@ def bernoulli_kl(logit_p: Tensor, logit_q: Tensor) -> Tensor:
     return kl_divergence(logit_p, logit_q, "reverse", bernoulli=True).clamp_min(0)
 
 
-def categorical_alignment(log_p: Tensor, log_q: Tensor, confidence: float = 0.95, seed: int = 0) -> Alignment:
+def categorical_alignment(log_p: Tensor, log_q: Tensor, confidence: float | None = 0.95, seed: int = 0) -> Alignment:
     """Return the alignment of two classifiers in closed form, without samples: each samples the label of every item.
 
     Args:
         log_p: log-probabilities (or logits) of the model to judge, `[num_items, num_classes]`.
         log_q: the same of the retrained one.
-        confidence: of the bootstrap interval over items.
+        confidence: of the bootstrap interval over items; `None` for no interval.
         seed: of the bootstrap.
 
     Raises:
@@ -189,7 +189,7 @@ def categorical_alignment(log_p: Tensor, log_q: Tensor, confidence: float = 0.95
     return _closed_form(categorical_kl(log_p, log_q), categorical_kl(log_q, log_p), confidence, seed)
 
 
-def bernoulli_alignment(logit_p: Tensor, logit_q: Tensor, confidence: float = 0.95, seed: int = 0) -> Alignment:
+def bernoulli_alignment(logit_p: Tensor, logit_q: Tensor, confidence: float | None = 0.95, seed: int = 0) -> Alignment:
     """Return the alignment of two models of pairs in closed form: each samples whether a pair is an edge.
 
     Arguments and errors are those of `categorical_alignment`, with the logit of each pair, `[num_items]`.
@@ -197,7 +197,7 @@ def bernoulli_alignment(logit_p: Tensor, logit_q: Tensor, confidence: float = 0.
     return _closed_form(bernoulli_kl(logit_p, logit_q), bernoulli_kl(logit_q, logit_p), confidence, seed)
 
 
-def _closed_form(forth: Tensor, back: Tensor, confidence: float, seed: int) -> Alignment:
+def _closed_form(forth: Tensor, back: Tensor, confidence: float | None, seed: int) -> Alignment:
     halves = [half.reshape(-1, 1, 1) for half in (forth, back)]
     precision, recall = (StepTerms(half, torch.ones_like(half, dtype=torch.bool)) for half in halves)
     return align(precision, recall, "closed_form", confidence=confidence, seed=seed)
@@ -209,7 +209,7 @@ def align(
     estimator: str = "rao_blackwell",
     per: str = "sequence",
     sampler: Sampler | None = None,
-    confidence: float = 0.95,
+    confidence: float | None = 0.95,
     seed: int = 0,
 ) -> Alignment:
     r"""Return the alignment of two models from the terms of both directions.
@@ -223,7 +223,7 @@ def align(
         estimator: kept in the result.
         per: `"sequence"`, or `"token"` to divide each sample by its length (a rate, no divergence).
         sampler: kept too.
-        confidence: of the bootstrap interval over prompts.
+        confidence: of the bootstrap interval over prompts; `None` for no interval.
         seed: of the bootstrap.
 
     Raises:
@@ -247,7 +247,7 @@ def align(
         precision=float(halves[0].mean()),
         recall=float(halves[1].mean()),
         items=both.mean(1),
-        interval=bootstrap(both.mean(1), confidence, seed=seed),
+        interval=None if confidence is None else bootstrap(both.mean(1), confidence, seed=seed),
         error=error,
         truncated=(precision.truncated + recall.truncated) / 2,
         estimator=estimator,

@@ -12,7 +12,7 @@ from gunlearn.metrics.standing import Standing
 from gunlearn.metrics.view import ModelView
 
 
-def prediction_standing(view: ModelView, part: str) -> Standing | None:
+def prediction_standing(view: ModelView, part: str, confidence: float | None = 0.95) -> Standing | None:
     """Return how near a model's predictions are to those of the retrained models; `None` without them or without items.
 
     The untouched model, which `gain` compares with, reads the same data as all others: on graphs it is `utu`, the
@@ -21,6 +21,7 @@ def prediction_standing(view: ModelView, part: str) -> Standing | None:
     Args:
         view: of the model; one that is among the retrained models, or a copy, is compared with the others.
         part: `"forget"`, `"test"` or `"retain"`.
+        confidence: of the intervals; `None` for no intervals, which cost more than all the rest.
 
     Raises:
         InvalidInputError: NaN among the predictions.
@@ -28,9 +29,9 @@ def prediction_standing(view: ModelView, part: str) -> Standing | None:
 
     def compute() -> Standing | None:
         found = _aligned(view, view.references, part)
-        return Standing.of(found, alignment_floor(view, part), _before(view, part)) if found else None
+        return Standing.of(found, alignment_floor(view, part), _before(view, part), confidence) if found else None
 
-    return view.once(("standing", part), compute)
+    return view.once(("standing", part, confidence), compute)
 
 
 def alignment_floor(view: ModelView, part: str) -> float | None:
@@ -59,7 +60,7 @@ def _aligned(view: ModelView, references: list[ModelView], part: str) -> list[Al
     for other in references:
         theirs = other.shown(part)
         if own is not None and theirs is not None and own.size(0):
-            found.append((bernoulli_alignment if own.dim() == 1 else categorical_alignment)(own, theirs))
+            found.append((bernoulli_alignment if own.dim() == 1 else categorical_alignment)(own, theirs, None))
     return found
 
 
@@ -70,7 +71,7 @@ class ForgetAlignment(Figure):
     tasks, better, optional = (*LINKS, *CLASSES), "lower", True
 
     def compute(self, view: ModelView) -> float | None:
-        found = prediction_standing(view, self.part)
+        found = prediction_standing(view, self.part, None)
         return None if found is None else found.value
 
     def spec(self, mean: float) -> str:
@@ -117,7 +118,7 @@ class ForgetGain(Figure):
     tasks, better, optional, format = (*LINKS, *CLASSES), "higher", True, ".3g"
 
     def compute(self, view: ModelView) -> float | None:
-        found = prediction_standing(view, self.part)
+        found = prediction_standing(view, self.part, None)
         return None if found is None else found.gain
 
 

@@ -41,14 +41,17 @@ class Standing:
         alignments: Sequence[Alignment],
         floor: float | None,
         before: Sequence[Alignment],
-        confidence: float = 0.95,
+        confidence: float | None = 0.95,
         seed: int = 0,
     ) -> "Standing":
-        """Return the standing of a model from its alignments with each reference, and those of the untouched one."""
-        items = _items(alignments)
-        interval, gains = bootstrap(items, confidence, seed=seed), None
-        if before:
-            gains = gain_interval(items, _items(before), confidence, seed=seed)
+        """Return the standing of a model from its alignments with each reference, and those of the untouched one.
+
+        Without `confidence` there are no intervals.
+        """
+        items, interval, gains = _items(alignments), None, None
+        if confidence is not None:
+            interval = bootstrap(items, confidence, seed=seed)
+            gains = gain_interval(items, _items(before), confidence, seed=seed) if before else None
         original = _mean(before) if before else None
         return cls(tuple(alignments), _mean(alignments), interval, floor, original, gains)
 

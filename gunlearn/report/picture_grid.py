@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 from gunlearn.errors import InvalidInputError
 from gunlearn.report.html import write_page
 from gunlearn.report.plots import WIDTH, new_figure
-from gunlearn.report.table import ABSENT, Table
+from gunlearn.report.table import Table
 from gunlearn.training.result import today, versions
 
 if TYPE_CHECKING:
@@ -77,10 +77,7 @@ def denoiser_report(figures: DenoiserFigures, path: str | Path, title: str = "Un
     from gunlearn.diffusion.metrics.denoiser_figures import LEGENDS
 
     names = figures.names
-    body = [
-        [row["model"], *[ABSENT if row.get(name) is None else f"{row[name]:.3g}" for name in names]]
-        for row in figures.rows
-    ]
+    body = [[row["model"], *[figures.cell(row, name) for name in names]] for row in figures.rows]
     known = [(name, words) for name, words in LEGENDS.items() if any(own.startswith(name) for own in names)]
     legend = [f"{name}: {words}." for name, words in known]
     legend += [f"frechet: on the features of {figures.features}, not Inception's."] if figures.features else []

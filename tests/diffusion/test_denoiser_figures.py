@@ -103,6 +103,24 @@ def test_copies_are_seen(found):
     assert forgot["to_forgotten"] > original["to_forgotten"]
 
 
+class Told(Draws):
+    """Draws what the embedding says, but of one pixel that it cannot draw any more."""
+
+    def forward(self, sample, timestep, encoder_hidden_states):
+        signal, sigma = SCHEDULE.scales(timestep, sample)
+        mean = (encoder_hidden_states[:, 0] * torch.tensor([1, 1, self.spread, 1])).view(-1, *SHAPE)
+        return sigma * (sample - signal * mean) / (signal**2 * 0.01 + sigma**2)
+
+
+def test_concepts_of_text_embeddings():
+    conditions = {c: PLACES[c].view(1, 4) for c in range(4)}
+    models = {"hides": Told([0, 1, 2, 3], spread=0.5), "lacks": Told([0, 1, 2, 3], spread=0.0)}
+    conditions[2] = conditions[1]  # the words for it mean something else now
+    found = evaluate_denoisers(models, TASK, *images(), judge, conditions=conditions, per_concept=8, attack_steps=300)
+    assert all((row["ua"], row["ira"]) == (1, 1) for row in found.rows)
+    assert found.of("hides")["learned_condition"] == 1 > 0.7 > found.of("lacks")["learned_condition"]
+
+
 def test_pictures_come_from_the_same_noise(found):
     assert found.pictures["forgot"].shape == (4, 20, *SHAPE)
     assert torch.equal(found.pictures["forgot"][0], found.pictures["half"][0])
@@ -113,6 +131,19 @@ def test_pictures_come_from_the_same_noise(found):
         found.of("esd")
 
 
+def test_a_broken_model_is_marked_and_compared_with_nothing():
+    broken, original = Draws([0, 1, 2, 3]), Draws([0, 1, 2, 3])
+    broken.class_embedding.weight.data[2] = torch.nan
+    references = [Draws([0, 1, 1, 3], 0.02), Draws([0, 1, 1, 3], -0.02)]
+    given = {"references": references, "original": original, "per_concept": 2, "align": ImageSampler(n_samples=4)}
+    found = evaluate_denoisers({"broken": broken, "before": original}, TASK, *images(2), judge, **given)
+    assert found.of("broken") == {"model": "broken", "broken": True}
+    assert [row["model"] for row in found.rows] == ["broken", "before", "retrained 0", "retrained 1"]
+    assert found.of("before")["alignment_forget_gain"] == 0
+    assert found.of("retrained 1")["alignment_forget"] > 0
+    assert "broken" not in found.pictures
+
+
 FORGOTTEN, RETAINED = images(2)
 
 
@@ -120,6 +151,8 @@ FORGOTTEN, RETAINED = images(2)
     ("models", "more", "words"),
     [
         ({}, {}, "models by name"),
+        ({"a": Draws([0, 1, 2, 3])}, {"align_on": ("test",)}, "'align_on'"),
+        ({"original": Draws([0, 1, 2, 3])}, {"original": Draws([0, 1, 1, 1])}, "'original' to name one model"),
         ({"a": Draws([0, 1, 2, 3])}, {"forgotten": RETAINED}, "no image is retained"),
         ({"a": Draws([0, 1, 2, 3])}, {"judge": lambda x: judge(x)[:, :2]}, "the judge's 2 classes"),
         ({"a": Draws([0, 1, 2, 3])}, {"conditions": {0: torch.tensor(0)}}, r"got none for \[1, 2, 3\]"),

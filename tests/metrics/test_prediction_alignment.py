@@ -141,3 +141,15 @@ def test_an_infinite_distance_has_no_gain():
     assert found.value == math.inf
     assert Standing.of([found], None, [found]).gain is None
     assert Standing.of([found], None, [categorical_alignment(torch.ones(1, 2), torch.zeros(1, 2))]).gain is None
+
+
+def test_intervals_are_drawn_only_for_figures_that_show_them(monkeypatch):
+    def drawn(*args, **kwargs):
+        raise AssertionError
+
+    for name in ("bootstrap", "gain_interval"):
+        monkeypatch.setattr(f"gunlearn.metrics.standing.{name}", drawn)
+    view = view_of("image_classification", metrics=ALIGNMENT)
+    assert all(isinstance(view[name], float) for name in ALIGNMENT if "_low_" not in name and "_high_" not in name)
+    with pytest.raises(AssertionError):
+        _ = view["gain_low_forget"]
