@@ -12,7 +12,7 @@ from tests.conftest import REPOSITORY, committed
 
 #: Studies with a short form of at most a minute; graph_methods' takes ten, and llm_speed has none.
 STUDIES = "edge_training_influence fuzz influence_in_inpo inpo_edges removal_influence retain_samples speed tofu_small"
-STUDIES += " fade_graphs front_page paper_modes nearest.hard nearest.one_after_another nearest.own_models"
+STUDIES += " image_memory fade_graphs front_page paper_modes nearest.hard nearest.one_after_another nearest.own_models"
 
 
 @pytest.mark.slow
@@ -166,3 +166,11 @@ def test_looking_forgotten_is_not_being_nearer() -> None:
     control = [row for row in rows if row["method"] in ("finetune", "continued_training")]
     assert all(row["gain_high_forget"] > 0 for row in control)
     assert mean(row["gain_forget"] for row in control) > 0
+
+
+def test_forgetting_images_takes_little_more_memory_than_training_on_them() -> None:
+    rows = {row["run"]: row for row in committed("image_memory")}
+    assert len(rows) >= 12
+    for name, row in rows.items():
+        assert (row["images"], row["forgotten"], row["smoke"]) == (100_000, 0 if name == "train" else 10_000, False)
+        assert row["peak_mb"] <= 1.5 * rows["train"]["peak_mb"]

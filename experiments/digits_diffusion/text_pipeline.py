@@ -137,7 +137,8 @@ def trained_pipeline(seed: int = 0, steps: int = STEPS) -> StableDiffusionPipeli
 
 @cache
 def _weights(seed: int, steps: int) -> dict[str, Tensor]:
-    made = (2, WORDS, CAPTIONS, OTHERS, LENGTH, DIM, sorted(denoiser().config.items()))
+    shapes = {name: (*value.shape,) for name, value in denoiser().state_dict().items()}
+    made = (WORDS, CAPTIONS, OTHERS, LENGTH, DIM, shapes)
     content = repr((seed, steps, made, torch.__version__, gu.__version__))
     folder = os.environ.get("GUNLEARN_TEST_CACHE")
     path = Path(folder or ".") / f"digits-text-{hashlib.sha256(content.encode()).hexdigest()[:16]}.safetensors"

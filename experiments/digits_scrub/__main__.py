@@ -110,16 +110,16 @@ def error(model: nn.Module, data: Any, mask: Any) -> float:
 
 def compared(part: str, seed: int, smoke: bool) -> Iterator[Callable[[], list[Row]]]:
     """Rows of a part that compares methods with the original model and three retrained ones."""
-    problem, methods, epochs, make = {
-        "class": (forgotten_class, CLASS, 30, cnn),
-        "confusion": (confused, CONFUSION, 30, cnn),
-        "privacy": (by_heart, PRIVACY, 150, partial(cnn, 32)),
+    problem, methods, make, recipe = {
+        "class": (forgotten_class, CLASS, cnn, {"epochs": 30}),
+        "confusion": (confused, CONFUSION, cnn, {"epochs": 30}),
+        "privacy": (by_heart, PRIVACY, partial(cnn, 32), {"epochs": 150, "lr": 2e-3, "batch_size": 32}),
     }[part]
+    recipe = {**recipe, "epochs": 2} if smoke else recipe
     data, mask = problem(seed)
     partition = gu.ForgetItems(mask=mask).resolve(data)
-    epochs = 2 if smoke else epochs
-    base = train(make, data, seed, epochs).model
-    references = [train(make, partition.retain_data, 100 + 10 * seed + k, epochs).model for k in range(3)]
+    base = train(make, data, seed, **recipe).model
+    references = [train(make, partition.retain_data, 100 + 10 * seed + k, **recipe).model for k in range(3)]
     judge = evaluator(TASK, partition, references, seed, ["ic_err", "ic_err_retain", "fgt_err", "mia_acc"])
     others = data.test_mask & (data.y != A) if part == "class" else data.test_mask
 
@@ -205,9 +205,8 @@ def direction(seed: int, smoke: bool) -> Iterator[Callable[[], list[Row]]]:
         return [{**row, "forget_error": error(result.model, data, mask), **notes}]
 
     for temperature in (1.0, 2.0, 4.0):
-        for alpha in (1e-3, 0.5):
-            for msteps in (3, 6):
-                yield partial(run, temperature, alpha, msteps)
+        for msteps in (3, 6):
+            yield partial(run, temperature, 0.5, msteps)
 
 
 def stall(seed: int, smoke: bool) -> Iterator[Callable[[], list[Row]]]:

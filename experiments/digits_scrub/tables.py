@@ -14,7 +14,8 @@ COMPARED = {
 }
 HEADINGS = {
     "forget_error": "forget error", "retain_error": "retain error", "test_error": "test error",
-    "js_forget": "JS forget", "js_test": "JS test", "ic_err": "IC-ERR", "fgt_err": "FGT-ERR", "ic_err_retain": "IC-ERR retain",
+    "js_forget": "JS forget", "js_test": "JS test",
+    "ic_err": "IC-ERR", "fgt_err": "FGT-ERR", "ic_err_retain": "IC-ERR retain",
     "mia_acc": "basic attack", "mia_auc": "MIA AUC", "val_error": "val. error", "auc": "LiRA AUC",
     "global_auc": "AUC of one threshold", "accuracy": "LiRA accuracy", "tpr": "TPR at FPR .05",
     "steps": "steps", "retain_acc": "retain accuracy",

@@ -21,7 +21,12 @@ from experiments.common import StudyArgs, markdown, write_results
 from gunlearn.bench.store import atomic_write
 
 SIDE, CLASSES, BATCH, LARGEST = 32, 10, 128, 1.5
-METHODS = ("npo", "scrub", "finetune", "graddiff", "random_label", "bad_teacher", "imu", "gradient_ascent")
+METHODS = (
+    *("npo", "scrub", "finetune", "graddiff", "random_label", "bad_teacher", "imu", "gradient_ascent"),
+    *("ssd", "continued_training", "utu"),
+)
+#: Options of methods that take no `epochs`.
+OWN: dict[str, dict[str, Any]] = {"ssd": {}, "utu": {}, "continued_training": {"training_steps": 782}}
 
 
 @dataclass
@@ -86,7 +91,7 @@ def row(name: str, smoke: bool) -> dict[str, Any]:
         gu.train(model, loader, "image_classification", epochs=1, keep_state=False)
     else:
         request = gu.ForgetItems(count=count // 10)
-        gu.unlearn(model, loader, request, name, "image_classification", epochs=1)
+        gu.unlearn(model, loader, request, name, "image_classification", **OWN.get(name, {"epochs": 1}))
     return {
         "run": name,
         "images": count,

@@ -12,8 +12,9 @@ from gunlearn.diffusion.noise_schedule import NoiseSchedule
 from gunlearn.errors import InvalidInputError, InvalidTypeError
 from gunlearn.requests.ids import checked_masks
 from gunlearn.tasks.base import PartItems
-from gunlearn.tasks.items.arrays import ArrayParts
-from gunlearn.tasks.items.tables import Column, ItemTable, as_table
+from gunlearn.tasks.items.array_parts import ArrayParts
+from gunlearn.tasks.items.columns import Column
+from gunlearn.tasks.items.tables import ItemTable, as_table
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,9 @@ class DenoisingParts(ArrayParts):
         x0, y = read_rows(self.data, index)
         return draw_items(self.task.noise_schedule, x0, y, self.task.timesteps)
 
+    def unread(self, name: str, size: int | None) -> list[Any]:
+        return []
+
 
 def read_rows(data: Any, index: Tensor) -> tuple[Tensor, Tensor]:
     """Return images and conditions of items `[k]`, each loaded once.
@@ -92,7 +96,7 @@ def read_rows(data: Any, index: Tensor) -> tuple[Tensor, Tensor]:
     items = [data.x.dataset[i] for i in chosen.tolist()]
     if any(not isinstance(item, list | tuple) or len(item) != 2 for item in items):
         raise InvalidInputError("Expected items that are pairs of an image and its condition (got others)")
-    x0, y = (torch.stack([torch.as_tensor(item[k]) for item in items]) for k in (0, 1))
+    x0, y = map(torch.as_tensor, data.x.collate(items))
     check_images(x0)
     check_conditions(y, x0.size(0))
     return x0, y

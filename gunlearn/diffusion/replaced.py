@@ -37,10 +37,13 @@ class Replaced(Parts):
         told: Mapping[str, Any] | None = None,
     ) -> None:
         self.inner, self.change, self.pool, self.told = inner, change, pool, told or {}
-        self.draws, self.data = {}, inner.data
+        self.draws, self.data, self.usual_batch = {}, inner.data, inner.usual_batch
 
     def count(self, name: str) -> int:
         return self.inner.count(name) if self.pool is None or name != "forget" else self.pool.num_items
+
+    def moves_statistics(self, names: Collection[str]) -> bool:
+        return self.inner.moves_statistics(names)
 
     def strata(self) -> Tensor:
         return self.inner.strata()

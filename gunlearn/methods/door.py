@@ -14,7 +14,7 @@ from gunlearn.errors import DivergenceError, InvalidTypeError
 from gunlearn.methods.base import Method, Outcome, Problem
 from gunlearn.methods.forgotten_before import check_forgotten_before
 from gunlearn.methods.gradient import freeze
-from gunlearn.methods.kept import check_kept
+from gunlearn.methods.kept import check_kept, spares_retained
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.known_models import is_known, one_key_each, share_key, take_note_of
@@ -77,10 +77,12 @@ def run_method(
     check_forgotten_before(getattr(method, "training", None), partition)
     task.check_parts(model, partition)
     known = not method.runs_model and is_known(model, task, partition)
-    outputs = None if known else trial_pass(model, partition.retain_data, task).outputs
+    spared = spares_retained(method, partition)
+    tried = partition.forget_data if spared else partition.retain_data
+    outputs = None if known else trial_pass(model, tried, task).outputs
     why = task.check_request(model, partition, outputs, anew=method.state == "own")
     if not known:
-        given, task = task, task.fitted(outputs, partition.retain_data)
+        given, task = task, task.fitted(outputs, tried)
         if task is given and not why:
             take_note_of(model, task, partition)
     runner = task.runner(method)
@@ -124,7 +126,9 @@ def run_method(
             raise DivergenceError(f"Expected finite weights from '{method.name}' (got NaN or infinity in '{name}')")
     told = {"why": " ".join(filter(None, [why, outcome.notes.get("why")]))} if why else {}
     notes = remark_unchanged({**outcome.notes, **told}, original, outcome.model, state, outcome.unchanged, fresh)
-    if state is not None and not notes.get("unchanged") and not outcome.proven:
+    if spared:
+        notes["retained"] = "no item was read: whether the rest is still known was not measured"
+    elif state is not None and not notes.get("unchanged") and not outcome.proven:
         collapsed = check_kept(method, task, partition.retain_data, original, outputs, outcome.model)
         notes |= {"collapsed": collapsed} if collapsed else {}
     return Result(

@@ -56,6 +56,11 @@ class ItemPartition:
         """Number of remaining training items."""
         return int(self.retain_mask.sum())
 
+    @property
+    def forget_data(self) -> Any:
+        """Return a shallow copy of `data` with the forgotten rows alone."""
+        return _without_rows(self.data, ~self.forget_mask)
+
     def describe(self) -> str:
         """Return one line for logs and reports."""
         noun = "item" if self.num_forget == 1 else "items"

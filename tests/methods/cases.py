@@ -91,7 +91,8 @@ CASES = [
     MethodCase(
         "imu", options={"epochs": 4}, random=False, learns=FORGET,
         bad=(
-            {"mode": "x"}, {"scope": "tail"}, {"top": 0.0}, {"cap": 1.5}, {"damping": 0.0}, {"l1": -1.0}, {"probes": 0},
+            {"mode": "x"}, {"scope": "tail"}, {"refresh": "often"}, {"refresh": 0}, {"refresh": True},
+            {"top": 0.0}, {"cap": 1.5}, {"damping": 0.0}, {"l1": -1.0}, {"probes": 0},
         ),
     ),
     MethodCase("imu", "paper", {"epochs": 4}, random=False, learns=FORGET),

@@ -23,9 +23,10 @@ def test_by_the_confusion_matrix() -> None:
     rng = np.random.default_rng(0)
     label = rng.integers(0, 6, 400)
     taken = np.where(rng.random(400) < 0.6, label, rng.integers(0, 6, 400))
+    sides = {"test": (ConfusionError, ConfusedItems), "retain": (RetainConfusionError, RetainConfusedItems)}
     for a, b in ((1, 4), (0, 5)):
-        for part, names, given in (("test", (ConfusionError, ConfusedItems), (label, taken)),
-                                   ("retain", (RetainConfusionError, RetainConfusedItems), (taken, label))):  # fmt: skip
+        for part, names in sides.items():
+            given = (label, taken) if part == "test" else (taken, label)
             c = confusion_matrix(*given, labels=range(6))
             wrong = (c[a].sum() - c[a, a] + c[b].sum() - c[b, b]) / (c[a].sum() + c[b].sum())
             for classes, forgotten in (((a, b), [3]), (None, [b, a, b])):  # named, or the forgotten items' labels

@@ -73,6 +73,18 @@ def test_a_loader_says_how_many_items_a_step_reads() -> None:
     assert len(gu.train(net(), DataLoader(Images(), batch_size=7, shuffle=True), TASK, epochs=2).history) == 10
 
 
+@pytest.mark.parametrize(("method", "options"), [("ssd", {"alpha": 1.2, "probes": None}), ("imu", {"batch_size": 5})])
+def test_items_that_are_loaded_piece_by_piece_weigh_as_those_at_hand(method: str, options: dict[str, Any]) -> None:
+    trained = gu.train(net(), (Images().x, Images().y), TASK, epochs=20, lr=1e-2).model
+    more = {**options, **({} if method == "ssd" else {"epochs": 2})}
+    request = gu.ForgetItems(label=1)
+    whole = gu.unlearn(trained, (Images().x, Images().y), request, method, TASK, **more)
+    pieces = gu.unlearn(trained, DataLoader(Images(), batch_size=7), request, method, TASK, **more)
+    assert not whole.unchanged
+    for one, other in zip(whole.model.parameters(), pieces.model.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
 def test_what_is_left_of_a_loader_is_a_loader() -> None:
     left = forget(DataLoader(Images(), batch_size=8, shuffle=True)).data
     assert (left.batch_size, len(left.dataset), type(left.sampler)) == (8, 20, RandomSampler)

@@ -92,9 +92,9 @@ class ImageClassification(Task):
     ) -> Reader:
         reader = super().reader(model, parts, names, options, around)
         x = getattr(parts.data, "x", None)
-        if isinstance(x, Column):
+        if isinstance(x, Column) and isinstance(parts, ArrayParts):
             reader.note = "items of a data set, loaded anew at each step"
-            if x.draws():
+            if x.draws(torch.cat([parts.index[name] for name in names])):
                 reader.note += "; its transform draws (augmentation), and both models see the same draw"
         return reader
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -100,9 +100,15 @@ class Column:
         with isolated_rng():  # a transform may draw
             return class_labels(torch.as_tensor([self.dataset[i][1] for i in range(len(self))]))
 
-    def draws(self) -> bool:
-        """Return whether items differ when they are read again: a transform draws. The random state does not change."""
-        index = torch.linspace(0, max(len(self) - 1, 0), min(len(self), _TRIED)).long()
+    def draws(self, among: Tensor | None = None) -> bool:
+        """Return whether items differ when they are read again: a transform draws. The random state does not change.
+
+        A few of the items `among` `[k]` are read, and no others; `None` for all.
+        """
+        among = torch.arange(len(self)) if among is None else among
+        if not len(among):
+            return False
+        index = among[torch.linspace(0, len(among) - 1, min(len(among), _TRIED)).long()]
         with isolated_rng(0):
             first = self.load(index)[0]
         with isolated_rng(1):
@@ -123,23 +129,31 @@ def class_labels(y: Tensor) -> Tensor:
 def known_labels(dataset: Any) -> Tensor | None:
     """Return labels `[num_items]` that a data set keeps beside its items; `None` where items must be loaded for them.
 
-    What it keeps is compared with a few items: a transform may give them other labels.
+    What it keeps is compared with a few items, of a subset with its own: a transform may give them other labels.
     """
-    if isinstance(dataset, Subset):
-        inner = known_labels(dataset.dataset)
-        return None if inner is None else inner[torch.as_tensor(dataset.indices, dtype=torch.long)]
     if isinstance(dataset, ConcatDataset):
         parts = [known_labels(part) for part in dataset.datasets]
         return None if any(part is None for part in parts) else torch.cat([p for p in parts if p is not None])
+    for labels in _kept_labels(dataset):
+        with isolated_rng():
+            if all(int(dataset[i][1]) == int(labels[i]) for i in {0, len(labels) // 2, len(labels) - 1}):
+                return class_labels(labels)
+    return None
+
+
+def _kept_labels(dataset: Any) -> Iterator[Tensor]:
+    """Yield what may be the labels of a data set's items `[num_items]`; no item is read."""
+    if isinstance(dataset, Subset):
+        index = torch.as_tensor(dataset.indices, dtype=torch.long)
+        whole = known_labels(dataset.dataset) if isinstance(dataset.dataset, ConcatDataset) else None
+        inner = _kept_labels(dataset.dataset) if whole is None else iter([whole])
+        yield from (labels[index] for labels in inner if len(index))
+        return
     kept = [dataset.tensors[-1]] if isinstance(dataset, TensorDataset) else []
     for value in [*kept, *(getattr(dataset, name, None) for name in _LABELS)]:
         try:
             labels = torch.as_tensor(value)
         except (TypeError, ValueError, RuntimeError):
             continue
-        if labels.dim() != 1 or labels.is_floating_point() or len(labels) != len(dataset) or not len(labels):
-            continue
-        with isolated_rng():
-            if all(int(dataset[i][1]) == int(labels[i]) for i in {0, len(labels) // 2, len(labels) - 1}):
-                return class_labels(labels)
-    return None
+        if labels.dim() == 1 and not labels.is_floating_point() and len(labels) == len(dataset) and len(labels):
+            yield labels
