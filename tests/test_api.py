@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import inspect
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,10 +15,11 @@ from torch_geometric.data import Data
 
 import gunlearn as gu
 import gunlearn.api
-from gunlearn.errors import CheckpointError, GunlearnError, InvalidInputError, InvalidTypeError
+from gunlearn.errors import ChangedDataError, CheckpointError, GunlearnError, InvalidInputError, InvalidTypeError
 from gunlearn.losses import NLL, NPO
 from gunlearn.methods import OwnObjective
 from gunlearn.metrics import Figure, LinkEvaluator
+from gunlearn.tasks import as_task
 from tests.methods.cases import fresh_model, make_data, run, same_weights, trained_model
 
 JS = [f"js_{name}" for name in ("forget", "test", "retain")]
@@ -88,6 +90,52 @@ def test_what_cannot_be_evaluated(result: gu.Result, tmp_path: Any) -> None:
         gu.evaluate(loaded)
     with pytest.raises(InvalidInputError, match="either 'train' or 'references'"):
         gu.evaluate(result, train=lambda data, seed: None, references=[fresh_model("gcn")])
+
+
+def test_a_loaded_result_is_evaluated_with_its_request(result: gu.Result, tmp_path: Any) -> None:
+    loaded = gu.Result.load(result.save(tmp_path), fresh_model("gcn"))
+    loaded.task, loaded.partition = as_task("link_prediction"), gu.ForgetEdges(count=1).resolve(result.partition.data)
+    with pytest.raises(InvalidInputError, match="partition of the request that this result forgot"):
+        gu.evaluate(loaded)
+    loaded.partition = result.partition
+    assert gu.evaluate(loaded)["forget_auc"] == gu.evaluate(result)["forget_auc"]
+
+
+EDITS = {
+    "x by torch": lambda data: data.x.add_(1.0),
+    "x unseen by torch": lambda data: data.x.data.mul_(-1.0),
+    "x by numpy": lambda data: data.x.numpy().__setitem__((0, 0), 7.0),
+    "edge_index": lambda data: data.edge_index.__setitem__((slice(None), 0), data.edge_index[:, 1]),
+    "x, another": lambda data: data.__setitem__("x", data.x + 1),
+    "val_pos_edge_index, which is gone": lambda data: data.__delitem__("val_pos_edge_index"),
+}
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+@pytest.mark.parametrize("edit", EDITS)
+def test_data_that_were_edited_after_unlearning_are_refused(edit: str, prepared: bool) -> None:
+    data = gu.prepare(make_data().clone()) if prepared else make_data().clone()
+    result = gu.unlearn(fresh_model("gcn"), data, gu.ForgetEdges(count=3), "utu", "link_prediction")
+    if not prepared:
+        data.note, data.x = torch.ones(3), data.x.clone()  # one attribute more, and the same values
+    before = gu.evaluate(result)["forget_auc"]
+    EDITS[edit](data)
+    with pytest.raises(ChangedDataError, match=rf"data\.{edit.split()[0].strip(',')}: "):
+        gu.evaluate(result)
+    assert before is not None
+
+
+def test_a_training_function_that_reads_other_data_is_refused_or_named(result: gu.Result) -> None:
+    data = result.partition.data
+    fit = lambda graph, seed: gu.train(fresh_model("gcn", seed), graph, epochs=2, seed=seed).model  # noqa: E731
+    with pytest.raises(InvalidInputError, match=r"read nothing of them.*references="):
+        gu.evaluate(result, train=lambda given, seed: fit(data, seed))
+    with pytest.warns(UserWarning, match=r"'train' read data\.x .* and not .*data\.edge_index, where what is forgot"):
+        gu.evaluate(result, train=lambda given, seed: fit(data if given.x is not None else None, seed))
+    for copied in (lambda given: given, copy.copy, copy.deepcopy, lambda given: given.clone().to("cpu")):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", ".*'train' read")
+            gu.evaluate(result, train=lambda given, seed, copied=copied: fit(copied(given), seed))
 
 
 def test_an_evaluation_is_a_mapping_of_figures(result: gu.Result) -> None:

@@ -15,6 +15,7 @@ from gunlearn.methods.base import Method, Outcome, Problem
 from gunlearn.methods.forgotten_before import check_forgotten_before
 from gunlearn.methods.gradient import freeze
 from gunlearn.methods.kept import check_kept, spares_retained
+from gunlearn.requests.content import note_content
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.known_models import is_known, one_key_each, share_key, take_note_of
@@ -75,6 +76,7 @@ def run_method(
     check_callbacks(callbacks)
     method.supports(task, partition)
     check_forgotten_before(getattr(method, "training", None), partition)
+    note_content(partition)
     task.check_parts(model, partition)
     known = not method.runs_model and is_known(model, task, partition)
     spared = spares_retained(method, partition)

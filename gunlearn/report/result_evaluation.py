@@ -21,6 +21,7 @@ from gunlearn.metrics.problem import evaluator
 from gunlearn.metrics.resemblance import check_predictions, check_references, noisy_copies
 from gunlearn.metrics.untrained import untrained
 from gunlearn.report.table import text_table
+from gunlearn.requests.content import check_content
 from gunlearn.seed import alone
 from gunlearn.tasks.trial import trial_pass
 from gunlearn.training.result import Result, today
@@ -131,6 +132,7 @@ def evaluate(
     Raises:
         InvalidInputError: a loaded result (it has no partition), both `train` and `references`, references that predict
             alike or are the original model, or bad `metrics`.
+        ChangedDataError: the data were edited after `unlearn` had read them.
         InvalidTypeError: neither figures nor names in `metrics`.
         UnsupportedMethodError: a task without evaluator.
         UnsupportedModelError: the model cannot be called; nothing is retrained then.
@@ -142,9 +144,19 @@ def evaluate(
     if not isinstance(result, Result):
         raise InvalidTypeError(f"Expected what 'unlearn' returned (got {type(result).__name__})")
     if result.partition is None or result.task is None:
-        raise InvalidInputError("Expected a result of this session (got a loaded one without its partition and task)")
+        raise InvalidInputError(
+            "Expected a result of this session (got a loaded one without its partition and task); resolve the request "
+            "again on the data before it, result.partition = request.resolve(data), and name the task, result.task = "
+            "gunlearn.tasks.as_task('node_classification')"
+        )
+    if result.request_hash is not None and result.request_hash != result.partition.request_hash:
+        raise InvalidInputError(
+            f"Expected the partition of the request that this result forgot (got {result.partition!r}, of another "
+            "request, other data or another owner's key)"
+        )
     if train is not None and references:
         raise InvalidInputError("Expected either 'train' or 'references' (got both)")
+    check_content(result.partition)
     task = result.task.called(call, decode)
     task.check_data(result.partition.data)
     problem = evaluator(task, result.partition, seed=seed, metrics=metrics)

@@ -109,6 +109,12 @@ def is_prepared(data: Any) -> bool:
     return _found(data) is not None and memory_of(data) is not None
 
 
+def prints_of(data: Any) -> dict[str, Any]:
+    """Return what tells the content of each attribute of prepared data, as they were then; nothing of other data."""
+    prepared = _found(data)
+    return {} if prepared is None else {name: content for name, (_, content) in prepared.values.items()}
+
+
 @contextmanager
 def trusting(data: Any) -> Iterator[None]:
     """Inside the block prepared data, which were checked just before, are not checked again."""

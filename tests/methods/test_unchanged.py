@@ -84,7 +84,8 @@ def test_a_run_that_moved_weights_does_not(method, low):
 
 def test_a_training_function_that_returns_the_original(low):
     model, data, request = low
-    result = gu.unlearn(model, data, request, "retrain", train=lambda data, seed: copy.deepcopy(model))
+    train = lambda data, seed: copy.deepcopy(model) if data.edge_index.numel() else None  # noqa: E731
+    result = gu.unlearn(model, data, request, "retrain", train=train)
     assert "the training function" in result.notes["why"]
 
 

@@ -13,14 +13,14 @@ from gunlearn.attribution.distinct_items import Items
 from gunlearn.attribution.read_items import check_range
 from gunlearn.attribution.targets import Target, as_target, as_value
 from gunlearn.core.checks import check_choice
-from gunlearn.core.detached import private
 from gunlearn.core.modes import evaluating
-from gunlearn.errors import InvalidInputError, InvalidTypeError
+from gunlearn.errors import InvalidInputError
 from gunlearn.nn.attach.message_layers import suspended_caches
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.graph.node_classification import NodeClassification
 from gunlearn.tasks.named import as_task
+from gunlearn.training.own_training import trained_by
 
 #: Trains a new model on data under a seed.
 Train = Callable[[Data, int], nn.Module]
@@ -117,9 +117,7 @@ def train_without(
     def one(left_out: Tensor | None, seed: int) -> float:
         read = data if left_out is None else training_data_without(data, items, left_out, task)
         with isolated_rng(seed):
-            model = train(private(read), seed)
-        if not isinstance(model, nn.Module):
-            raise InvalidTypeError(f"Expected 'train' to return a torch module (got {type(model).__name__})")
+            model = trained_by(train, read, seed, before=data)
         return target_value(model, read if message_graph == "retain" else data, target, task)
 
     jobs = [(left_out, seed) for left_out in sets for seed in seeds]

@@ -29,17 +29,18 @@ _BISECTIONS, _LARGEST = 40, 100.0
 def can_teach(parts: Parts, model: nn.Module) -> bool:
     """Return whether there are forgotten items that are predicted, and `taught` takes the model."""
     try:
-        _new_model(model)
+        _new_model(model, parts)
     except UnsupportedModelError:
         return False
     return has_forget_items(parts)
 
 
-def _new_model(model: nn.Module) -> nn.Module:
-    if any(isinstance(module, _BatchNorm) and module.running_mean is not None for module in model.modules()):
+def _new_model(model: nn.Module, parts: Parts) -> nn.Module:
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    if norms and not parts.joint:  # see `RetainedStatistics`
         raise UnsupportedModelError(
-            "Expected a model without batch normalisation for 'teacher_share' (got one): a pass over forgotten items "
-            "would enter its statistics"
+            "Expected a model without batch normalisation for 'teacher_share' where items are read apart (got one): a "
+            "pass over forgotten items would enter its statistics"
         )
     return fresh_like(model)
 
@@ -80,7 +81,7 @@ def taught(
         return started_anew(optimizer, own, parameters) if isinstance(optimizer, Optimizer) else make(parameters)
 
     with isolated_rng(problem.seed):
-        model = _new_model(problem.model)
+        model = _new_model(problem.model, parts)
         args = TrainArguments(
             0,
             steps=steps,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -20,6 +21,7 @@ from gunlearn.methods.any_task.still_moving import FEWEST, PASSES, StillMoving
 from gunlearn.methods.any_task.training_budget import AT_MOST, fall, is_small, is_trace, steps_of
 from gunlearn.methods.base import BY_MODE, Outcome, Problem, check_interval
 from gunlearn.methods.forget_part import has_forget_items
+from gunlearn.methods.freezing import RetainedStatistics
 from gunlearn.methods.gradient import GradientMethod
 from gunlearn.tasks.base import Parts
 from gunlearn.training.another_loss import CHECK, known_loss, read_as, warn_of_another_loss
@@ -268,6 +270,14 @@ class _Run(ContinuedTraining):
 
     def parts(self, problem: Problem, names: Collection[str]) -> Parts:
         return super().parts(problem, names) if self.unseen is None else self.unseen.parts
+
+    def surroundings(self, problem: Problem) -> Callable[[torch.nn.Module], AbstractContextManager]:
+        """Return a context in which forgotten items, read in the same pass, are no part of batch statistics."""
+        if self.unseen is None or not self.unseen.parts.joint:
+            return super().surroundings(problem)
+        number = int(problem.partition.retain_data.num_nodes)
+        retained = torch.arange(int(self.unseen.parts.data.num_nodes)) < number
+        return lambda model: RetainedStatistics(model, retained)
 
     def given_logits(self, problem: Problem) -> dict[str, torch.Tensor]:
         return {} if self.unseen is None else {"forget": self.unseen.logits}

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from torch import nn
 from torch_geometric.data import Data
 
-from gunlearn.core.detached import own_form, private
-from gunlearn.errors import InvalidTypeError, UnsupportedModelError
+from gunlearn.errors import InvalidTypeError
 from gunlearn.methods.base import Method, Outcome, Problem
 from gunlearn.tasks.sampling import BatchOptions
 from gunlearn.training.callbacks import EarlyStopping
 from gunlearn.training.from_scratch import reset_model, train_from_scratch
 from gunlearn.training.loop import TrainArguments
 from gunlearn.training.optimizers import OptimizerSpec, SchedulerSpec
+from gunlearn.training.own_training import trained_by
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,7 @@ class Retrain(Method):
     def run(self, problem: Problem) -> Outcome:
         data = problem.partition.retain_data
         if self.train is not None:
-            model = self.train(own_form(private(data)), problem.seed)
-            if not isinstance(model, nn.Module):
-                raise UnsupportedModelError(f"Expected 'train' to return a torch module (got {type(model).__name__})")
+            model = trained_by(self.train, data, problem.seed, before=problem.partition.data)
             return Outcome(model.eval(), None)
         model = reset_model(problem.model).requires_grad_()
         args = TrainArguments(

@@ -1,0 +1,65 @@
+"""Whether data are still those that a method read when it took a request out of them."""
+
+from __future__ import annotations
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from torch import Tensor
+
+from gunlearn.core.checksums import print_of
+from gunlearn.errors import ChangedDataError
+from gunlearn.requests.prepared import prints_of
+
+_KINDS = ("data", "retain_data")  # attributes of a partition
+#: Of each partition that a method ran on: names of tensors and arrays in its data, with what tells their content.
+_READ: WeakKeyDictionary[Any, dict[str, dict[str, Any]]] = WeakKeyDictionary()
+
+
+def note_content(partition: Any) -> None:
+    """Take note of the data of a partition as they are now, unless an earlier run did; `check_content` compares."""
+    if partition not in _READ:
+        memory: dict[int, Any] = {}
+        _READ[partition] = {kind: _prints(getattr(partition, kind, None), memory) for kind in _KINDS}
+
+
+def check_content(partition: Any) -> None:
+    """Refuse data that were edited since a method ran on them; what was added counts for nothing.
+
+    Raises:
+        ChangedDataError: a tensor or an array of the data is gone, or holds other values.
+    """
+    changed, memory = {}, dict[int, Any]()
+    for kind, before in _READ.get(partition, {}).items():
+        held = _held(getattr(partition, kind, None))
+        for name, content in before.items():
+            if name not in held:
+                changed[name] = "which is gone"
+            elif _print(held[name], memory) != content:
+                changed[name] = "other values"
+    if changed:
+        said = ", ".join(f"data.{name}: {how}" for name, how in changed.items())
+        raise ChangedDataError(
+            f"Expected data that have not changed since 'unlearn' read them (got {said}); evaluate before they are "
+            "edited, or edit a copy, data.clone(), or unlearn again on the edited data"
+        )
+
+
+def _held(data: Any) -> dict[str, Any]:
+    """Return the tensors and arrays of a graph or a table, by name."""
+    graph = hasattr(data, "keys")
+    values = {name: data[name] for name in data.keys()} if graph else getattr(data, "__dict__", {})  # noqa: SIM118
+    return {name: value for name, value in values.items() if isinstance(value, Tensor | np.ndarray)}
+
+
+def _prints(data: Any, memory: dict[int, Any]) -> dict[str, Any]:
+    known = prints_of(data)  # prepared data were checked when the request was resolved
+    return {name: known[name] if name in known else _print(value, memory) for name, value in _held(data).items()}
+
+
+def _print(value: Any, memory: dict[int, Any]) -> Any:
+    """Return the print of a value, computed once for both parts of a partition."""
+    if id(value) not in memory:
+        memory[id(value)] = print_of(value)
+    return memory[id(value)]
