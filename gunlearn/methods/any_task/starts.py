@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from gunlearn.training.estimated_state import (
     set_second_moments,
 )
 from gunlearn.training.from_scratch import fresh_like
+from gunlearn.training.optimizer_state import steps_counted
 from gunlearn.training.optimizers import find_optimizer, make_optimizer, makes_its_own
 from gunlearn.training.resumed_optimizer import resumed_optimizer
 
@@ -44,6 +46,35 @@ class Start:
     changes: tuple[Callable[[Any], None], ...] = ()
     passes: int = 0
     rises: bool = False
+
+
+def warn_of_other_settings(source: Any, **named: float | None) -> None:
+    """Warn where the bare `state_dict` of an optimiser says other settings of the training than the caller does.
+
+    Nothing in such a dictionary says of which model it is: another model's state of the same shapes goes on too.
+
+    Args:
+        source: what goes on; an optimiser knows its parameters, and a `TrainingState` its model.
+        named: `lr`, `weight_decay` and `training_steps`; `None` where the caller named none.
+    """
+    if not isinstance(source, Mapping) or "param_groups" not in source:
+        return
+    groups = source["param_groups"]
+    own = {"lr": {float(one.get(key, one["lr"])) for one in groups for key in ("lr", "initial_lr")}}
+    own["weight_decay"] = {float(one.get("weight_decay", 0.0)) for one in groups}
+    steps = steps_counted(source)
+    own["training_steps"] = set() if steps is None else {float(steps)}
+    other = [
+        f"{name} {' and '.join(f'{one:g}' for one in sorted(own[name]))}, where {name}={value:g} was named"
+        for name, value in named.items()
+        if value is not None and own[name] and not any(abs(value - one) <= 1e-6 * abs(one) for one in own[name])
+    ]
+    if other:
+        warnings.warn(
+            f"the optimiser's state_dict says {'; '.join(other)}: is it that of the training which ended in this "
+            "model? A state_dict does not know its model; the optimiser itself does (optimizer=optimizer)",
+            stacklevel=2,
+        )
 
 
 def from_state(source: Any, model: nn.Module, lr: float | None, weight_decay: float | None) -> Start:
