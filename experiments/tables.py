@@ -12,6 +12,7 @@ from typing import Any
 
 from docs.fill_tables import filled
 from experiments.edge_training_influence.__main__ import table as edge_training
+from experiments.fade_graphs.__main__ import table as fade_graphs
 from experiments.front_page.__main__ import all_rows as every_method
 from experiments.front_page.__main__ import plot
 from experiments.front_page.__main__ import table as front_page
@@ -62,6 +63,7 @@ def tables() -> dict[Path, dict[str, str]]:
     front = read("front_page")
     found = {
         "edge_training_influence": {"estimates": edge_training(read("edge_training_influence"))},
+        "fade_graphs": {"fade_graphs": fade_graphs(read("fade_graphs"))},
         "front_page": {"front_page": front_page(front), "every_method": every_method(front)},
         "fuzz": {"fuzz": fuzz(read("fuzz")["counts"])},
         "graph_methods": {**compared(read("graph_methods")), "heads": heads(read("graph_methods", "heads"))},

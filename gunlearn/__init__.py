@@ -40,6 +40,8 @@ _HOMES = {
         "LinkPrediction",
         "NodeClassification",
         "Task",
+        "item_split",
+        "item_table",
         "link_split",
         "node_split",
         "prepare",

@@ -51,3 +51,7 @@ class OutputError(GunlearnError, OSError):
 
 class MissingExtraError(GunlearnError, ImportError):
     """An optional package is not installed; the message names its extra."""
+
+
+class PluginError(GunlearnError, ImportError):
+    """What another package adds cannot be used; the message names the package and the remedy."""

@@ -366,7 +366,7 @@ def test_a_training_function_may_change_the_rows_that_it_gets() -> None:
     before = x.clone()
 
     def trained(rows: Any, seed: int) -> nn.Module:
-        rows.x.zero_()
+        rows[0].zero_()  # a pair, as the caller has it
         return nn.Linear(3, 3)
 
     result = gu.unlearn(nn.Linear(3, 3), (x, y), gu.ForgetItems([1]), "retrain", "image_classification", train=trained)

@@ -317,7 +317,7 @@ def test_any_error_is_one_line(error, words, tmp_path, monkeypatch, capsys):
     def failing(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr("gunlearn.bench.grid.load", failing)
+    monkeypatch.setattr("gunlearn.bench.cell.load", failing)
     command = ["run", *SMALL, "--methods", "utu", "--out", str(tmp_path)]
     assert call(*command) == 2
     assert capsys.readouterr().err == f"error: {words}\n"

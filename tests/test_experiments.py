@@ -12,7 +12,7 @@ from tests.conftest import REPOSITORY, committed
 
 #: Studies with a short form of at most a minute; graph_methods' takes ten, and llm_speed has none.
 STUDIES = "edge_training_influence fuzz influence_in_inpo inpo_edges removal_influence retain_samples speed tofu_small"
-STUDIES += " front_page paper_modes nearest.hard nearest.one_after_another nearest.own_models"
+STUDIES += " image_memory fade_graphs front_page paper_modes nearest.hard nearest.one_after_another nearest.own_models"
 
 
 @pytest.mark.slow
@@ -155,3 +155,22 @@ def test_gnndeletes_paper_mode_is_its_authors_code_on_the_same_weights() -> None
         ours = [one[figure] for one in rows if one["row"] == row]
         assert len(ours) == len(values) == 5
         assert abs(mean(ours) - mean(values)) <= 2 * stdev(ours)
+
+
+def test_looking_forgotten_is_not_being_nearer() -> None:
+    """FADE's finding on a graph: the methods with the highest forget AUC moved away from retraining, in every seed."""
+    rows = [row for row in committed("fade_graphs") if row["method"] not in ("original", "retrain", "utu")]
+    looks = [row for row in rows if row["forget_auc"] > 0.9]
+    assert {row["method"] for row in looks} >= {"inpo", "npo", "random_label"}
+    assert all(row["gain_forget"] < row["gain_high_forget"] < 0 for row in looks)
+    control = [row for row in rows if row["method"] in ("finetune", "continued_training")]
+    assert all(row["gain_high_forget"] > 0 for row in control)
+    assert mean(row["gain_forget"] for row in control) > 0
+
+
+def test_forgetting_images_takes_little_more_memory_than_training_on_them() -> None:
+    rows = {row["run"]: row for row in committed("image_memory")}
+    assert len(rows) >= 12
+    for name, row in rows.items():
+        assert (row["images"], row["forgotten"], row["smoke"]) == (100_000, 0 if name == "train" else 10_000, False)
+        assert row["peak_mb"] <= 1.5 * rows["train"]["peak_mb"]

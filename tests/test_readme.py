@@ -5,14 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import gunlearn as gu
 from docs.fill_tables import TABLES
 from gunlearn.attribution import ESTIMATORS
 from gunlearn.methods import METHODS
 from tests.conftest import REPOSITORY
+from tests.diffusion import test_denoiser_figures as denoisers
 
 README = REPOSITORY / "README.md"
+IMAGES = REPOSITORY / "docs" / "images.md"
 INFLUENCE = REPOSITORY / "docs" / "influence.md"
 LOSSES = REPOSITORY / "docs" / "losses.md"
 GUIDE = REPOSITORY / "docs" / "methods.md"
@@ -65,6 +68,13 @@ def test_items() -> None:
     assert names["result"].num_forget == 20
 
 
+def test_images() -> None:
+    names = executed(IMAGES)
+    gone = names["data"].train_mask & (names["data"].y == 3)
+    assert names["result"].num_forget == int(gone.sum())
+    assert names["table"].rows[1]["forget_acc"] == 0.0  # a model that never saw the class
+
+
 def test_pieces() -> None:
     data = gu.load("karate")
     model = gu.GCN(data.num_features)
@@ -87,7 +97,17 @@ def test_nearest_to_retraining() -> None:
     assert (names["result"].notes["chosen"], names["keeping"].taken) == ("continued_training", 100)
 
 
+#: What models of four concepts draw for each of them.
+DRAWN = {"unlearned": [0, 1, 1, 3], "first": [0, 1, 1, 3], "second": [0, 1, 1, 3], "before": [0, 1, 2, 3]}
+
+
 def test_figures(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert 0 < executed(METRICS)["table"]["certainty"] < 1
-    assert {path.name for path in tmp_path.iterdir()} == {"report.html", "evaluation.json", "evaluation.csv"}
+    x, y = map(torch.cat, zip(*denoisers.images(), strict=True))
+    more = {name: denoisers.Draws(shown, 0.01 * k) for k, (name, shown) in enumerate(DRAWN.items())}
+    denoisers.judge.features = lambda images: images.flatten(1)
+    names = executed(METRICS, task=denoisers.TASK, judge=denoisers.judge, x=x, y=y, gone=y == 2, **more)
+    assert 0 < names["table"]["certainty"] < 1
+    assert names["found"].of("esd")["ua"] == 1
+    made = {"report.html", "evaluation.json", "evaluation.csv", "pictures.html"}
+    assert {path.name for path in tmp_path.iterdir()} == made

@@ -5,6 +5,7 @@ import math
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,11 @@ from experiments.speed.parts import KINDS, mebibytes
 from experiments.speed.plain import PlainGCN, PlainGraph, PlainINPO, decode, plain_nora
 from experiments.speed.plain_csr import CsrINPO
 from experiments.speed.plain_training import PlainTraining, plain_evaluate
-from experiments.speed.report import fill
-from experiments.speed.requests import asked, by_mask, graph_of
+from experiments.speed.report import csr_over_products, fill
+from experiments.speed.requests import Highest, asked, by_mask, graph_of
 from experiments.speed.synthetic import power_law_graph
 from gunlearn.attribution import min_max, nora
+from gunlearn.errors import InvalidInputError
 from gunlearn.losses import NLL
 from gunlearn.methods import INPO, run_method
 from gunlearn.metrics import LinkEvaluator
@@ -275,3 +277,29 @@ def test_the_tables_of_a_million_edges_are_those_of_the_committed_rows(tmp_path:
     assert scalegun.filled(text, rows) != text  # control
     scalegun.main(scalegun.Args(tmp_path, smoke=True))
     assert json.loads((tmp_path / "results.json").read_text())["bound"]["held"] == 4
+
+
+def test_a_graph_that_does_not_fit_is_refused_before_it_is_made(monkeypatch) -> None:
+    monkeypatch.setattr("experiments.speed.requests.PER_MILLION_EDGES", 1e9)
+    monkeypatch.setattr("experiments.speed.requests.power_law_graph", lambda *_, **__: pytest.fail("it was made"))
+    with pytest.raises(InvalidInputError, match=r"GiB of free memory .* --graphs products/10"):
+        graph_of("products")
+
+
+def test_the_highest_memory_is_seen() -> None:
+    with Highest() as watch:
+        large = torch.ones(2**26)
+        time.sleep(0.1)
+        del large
+        time.sleep(0.1)
+    with Highest() as after:
+        time.sleep(0.1)
+    assert watch.mb > after.mb + 200
+
+
+def test_what_products_alone_would_leave() -> None:
+    ms = {"features": 2.0, "adjacency": 3.0, "dense": 1.0, "losses": 4.0, "Adam": 2.0}
+    parts = {"case": "parts-X"} | {kind: f"{ms.get(kind, 0.0):.1f} ms, 1%, 2 MiB" for kind in (*KINDS, "rest")}
+    step = {"case": "step-X", "csr_ratio": 5.0}
+    assert csr_over_products(parts, [step]) == pytest.approx(5 * 12 / 6)  # half of the step are products
+    assert csr_over_products(parts, []) is None

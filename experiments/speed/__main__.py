@@ -26,7 +26,8 @@ class Args(StudyArgs):
         datasets: of the steps and runs.
         sizes: undirected edges of the synthetic graphs.
         features: of the synthetic graphs.
-        graphs: of single requests, names of `experiments.speed.requests.GRAPHS`.
+        graphs: of single requests, names of `experiments.speed.requests.GRAPHS`; `products` takes 18 GiB.
+        methods: of single requests.
         steps: timed steps of each side, at least 5 for a figure to report.
         runs: whole runs in default mode.
         paper_runs: whole runs in paper mode.
@@ -39,6 +40,7 @@ class Args(StudyArgs):
     sizes: tuple[float, ...] | None = None
     features: tuple[int, ...] = (128,)
     graphs: tuple[str, ...] | None = None
+    methods: tuple[Literal["utu", "auto"], ...] = ("utu", "auto")
     steps: int = 9
     runs: int = 5
     paper_runs: int = 3

@@ -14,7 +14,7 @@ from experiments.speed.plain import PlainGraph, PlainINPO
 from experiments.speed.plain_csr import CsrINPO
 from experiments.speed.plain_training import PlainTraining, plain_evaluate
 from experiments.speed.problems import SEED, as_plain, cold, new_model, official, sizes, synthetic
-from experiments.speed.requests import auto, unlink
+from experiments.speed.requests import auto, room, unlink
 from gunlearn.bench import ModelStore, Recipe
 from gunlearn.methods import INPO, Callback, Retrain, run_method
 from gunlearn.metrics import LinkEvaluator
@@ -201,5 +201,5 @@ def validation_auc(model: torch.nn.Module, partition: Any) -> float:
 
 
 MEASURES: dict[str, Callable[..., dict[str, Any]]] = {
-    f.__name__: f for f in (memory_bandwidth, step, parts, prepare, memory, scale, run, retrain, unlink, auto)
+    f.__name__: f for f in (memory_bandwidth, step, parts, prepare, memory, scale, run, retrain, unlink, room, auto)
 }

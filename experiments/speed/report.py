@@ -15,6 +15,7 @@ from experiments.speed.parts import KINDS
 
 Row = dict[str, Any]
 HERE = Path(__file__).parent
+PRODUCTS = ("features", "adjacency", "dense")
 PARTS = ("step", "parts", "run", "retrain", "scale", "requests")
 COLUMNS: dict[str, dict[str, str]] = {
     "step": {
@@ -25,7 +26,10 @@ COLUMNS: dict[str, dict[str, str]] = {
         "ours_steps_mb": "ours, steps alone MiB", "plain_steps_mb": "plain, steps alone MiB",
         "bound_s": "bound s", "over_bound": "ours / bound", "compulsory_s": "compulsory s",
     },
-    "parts": {"case": "case", **{kind: kind for kind in (*KINDS, "rest")}},
+    "parts": {
+        "case": "case", **{kind: kind for kind in (*KINDS, "rest")},
+        "csr_over_products": "PyG on CSR / products alone",
+    },
     "run": {
         "case": "case", "edges": "edges", "epochs": "epochs", "ours_s": "ours s", "plain_s": "plain s",
         "ratio": "ratio", "csr_s": "PyG on CSR s", "csr_ratio": "ratio", "retain_auc": "AUC retain",
@@ -45,7 +49,7 @@ COLUMNS: dict[str, dict[str, str]] = {
         "next_cpu_s": "the next one, processor s", "plain_cpu_s": "not prepared, processor s",
         "mask_cpu_s": "masks of PyG, processor s", "preparing_cpu_s": "prepare, processor s",
         "first_cpu_s": "first request, processor s", "steps": "steps", "step_s": "a step, processor s",
-        "in_steps": "in steps' time", "busy": "busy",
+        "in_steps": "in steps' time", "peak_mb": "peak MiB", "busy": "busy",
     },
 }  # fmt: skip
 
@@ -56,10 +60,22 @@ def of_part(rows: Sequence[Row], part: str) -> list[Row]:
 
 def table(rows: Sequence[Row], part: str) -> str:
     """The rows of one part in markdown."""
-    columns = COLUMNS[part]
-    return markdown(
-        list(columns.values()), ([_shown(row.get(name)) for name in columns] for row in of_part(rows, part))
-    )
+    columns, shown = COLUMNS[part], of_part(rows, part)
+    if part == "parts":
+        shown = [row | {"csr_over_products": csr_over_products(row, rows)} for row in shown]
+    return markdown(list(columns.values()), ([_shown(row.get(name)) for name in columns] for row in shown))
+
+
+def csr_over_products(parts: Row, rows: Sequence[Row]) -> float | None:
+    """How many times as long PyG on CSR takes as the products of our step alone, if all else took no time.
+
+    These are the products with features, adjacency and weights, by their share of the step under the profiler; `None`
+    without the row of the step.
+    """
+    step = next((row for row in rows if row["case"] == parts["case"].replace("parts", "step", 1)), None)
+    ms = {kind: float(str(parts[kind]).split()[0]) for kind in (*KINDS, "rest")}
+    products = sum(ms[kind] for kind in PRODUCTS)
+    return None if step is None or not products else step["csr_ratio"] * sum(ms.values()) / products
 
 
 def _shown(value: Any) -> str:

@@ -1,11 +1,14 @@
 """What a request costs on a large graph: with what is known of a prepared graph, without it, and by masks of PyG."""
 
 import copy
+import resource
 import statistics
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import torch
@@ -15,24 +18,49 @@ from torch_geometric.nn import GCN
 
 import gunlearn as gu
 from experiments.speed.synthetic import power_law_graph
+from gunlearn.errors import InvalidInputError
 from gunlearn.methods import Callback
 from gunlearn.seed import isolated_rng
 
-#: Edges, mean degree and features of the graphs: as large as ogbn-arxiv, a tenth of it, and of ogbn-products.
+#: Edges, mean degree and features of the graphs: as large as ogbn-arxiv, ogbn-products, and tenths of both.
 GRAPHS = {
     "arxiv": (1_166_243, 13.77, 128),
+    "products": (61_859_140, 50.5, 100),
     "products/10": (6_185_914, 50.5, 100),
     "arxiv/10": (116_624, 13.77, 128),
     "small": (2_000, 10, 16),
 }
 #: Hidden channels and layers; the model matters to the first request alone, where `auto` is not measured.
-MODELS = {"arxiv": (256, 3), "arxiv/10": (256, 3), "products/10": (32, 2), "small": (256, 3)}
+MODELS = {"arxiv": (256, 3), "arxiv/10": (256, 3), "products": (32, 2), "products/10": (32, 2), "small": (256, 3)}
 CLASSES = 40
+#: MiB of the highest resident set per million edges of requests on the graph of a tenth of ogbn-products' size.
+PER_MILLION_EDGES = 300
 NODES, LINKS = "node_classification", "link_prediction"
 
 
+def check_memory(name: str) -> None:
+    """Refuse a large graph where the machine has too little free memory.
+
+    Raises:
+        InvalidInputError: it has; the message says how much it takes.
+    """
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    free = next(int(line.split()[1]) / 2**20 for line in lines if line.startswith("MemAvailable"))
+    needed = GRAPHS[name][0] / 1e6 * PER_MILLION_EDGES / 1024
+    if name == "products" and free < needed:
+        raise InvalidInputError(
+            f"Expected {needed:.0f} GiB of free memory for --graphs products (got {free:.1f}); measure a tenth, "
+            "--graphs products/10, or ask a larger machine"
+        )
+
+
 def graph_of(name: str) -> Data:
-    """A power-law graph whose classes follow from the features around a node, and a split of the nodes."""
+    """A power-law graph whose classes follow from the features around a node, and a split of the nodes.
+
+    Raises:
+        InvalidInputError: see `check_memory`.
+    """
+    check_memory(name)
     edges, degree, features = GRAPHS[name]
     data = power_law_graph(edges, features, mean_degree=degree)
     draw = torch.Generator().manual_seed(1)
@@ -101,6 +129,41 @@ def unlink(graph: str, repeats: int = 7, plain: int = 5) -> dict[str, Any]:
         spent["plain"] = [timed(gu.unlearn, model, data, one, "utu", task)[:2] for one, _ in requests[1 : plain + 1]]
         found[task] = spent
     return {"seconds": found, "nodes": data.num_nodes, "edges": data.edge_index.size(1) // 2}
+
+
+class Highest(Thread):
+    """The highest resident set inside the block, in MiB, looked at every 20 ms: a method resets that of the system."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.mb, self.ended = 0.0, Event()
+
+    def __enter__(self) -> "Highest":
+        self.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.ended.set()
+        self.join()
+
+    def run(self) -> None:
+        while not self.ended.wait(0.02):
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            self.mb = max(self.mb, pages * resource.getpagesize() / 2**20)
+
+
+def room(graph: str) -> dict[str, float]:
+    """What a graph takes to make and to prepare, and the first request for a node with a model, which is tried."""
+    warnings.simplefilter("ignore")
+    with Highest() as making:
+        data = graph_of(graph)
+        model = model_of(graph, data)
+    with Highest() as preparing:
+        ready = gu.prepare(data)
+    with Highest() as first:
+        gu.unlearn(model, ready, asked(data, 1)[NODES][0][0], "utu", NODES)
+    peaks = {"making_mb": making.mb, "preparing_mb": preparing.mb, "first_mb": first.mb}
+    return {**peaks, "peak_mb": max(peaks.values())}
 
 
 class Steps(Callback):

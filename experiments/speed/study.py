@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from experiments.speed.__main__ import Args
 
 MODES = ("paper", "default")
+#: Requests on prepared graphs and on others, on the largest graphs, which `auto` is not measured on.
+_REPEATS = {"products/10": (5, 1), "products": (3, 0)}
 PLAIN_UP_TO = 1e6  # edges: beyond, the plain formulation's messages fill the memory
 
 
@@ -173,17 +175,18 @@ class Study:
     def requests(self) -> Iterator[dict[str, Any]]:
         """Single requests on large graphs; nothing of `bound`, which is of a step."""
         for graph in self.args.graphs:
-            repeats = 2 if self.args.smoke else 5 if graph == "products/10" else 7
-            plain = 2 if self.args.smoke else 1 if graph == "products/10" else 5
+            repeats, plain = (2, 2) if self.args.smoke else _REPEATS.get(graph, (7, 5))
             found = self.measure("unlink", graph=graph, repeats=repeats, plain=plain)
+            peak = self.measure("room", graph=graph)["peak_mb"]
             for task, spent in found["seconds"].items():
                 one, medians = spent["ours"], {}
-                for name, times in spent.items():
+                for name, times in ((name, times) for name, times in spent.items() if times):
                     for which, unit in enumerate(("s", "cpu_s")):
                         medians[f"{name}_{unit}"] = statistics.median(each[which] for each in times)
                 kind = "node" if task == "node_classification" else "edge"
-                yield _request(f"utu-{graph}-{kind}", found, medians, [each[0] for each in one])
-            if graph == "products/10":
+                row = _request(f"utu-{graph}-{kind}", found, medians, [each[0] for each in one])
+                yield {**row, "peak_mb": peak}
+            if graph in _REPEATS or "auto" not in self.args.methods:
                 continue
             found = self.measure("auto", graph=graph, repeats=1)
             step = found["seconds"]["step"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from gunlearn.bench.cell import Cell, canonical_name
+from gunlearn.bench.cell import IMAGES, Cell, canonical_name
 from gunlearn.bench.models import Recipe
 from gunlearn.core.options import typed_options
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
@@ -16,6 +16,8 @@ from gunlearn.methods import METHODS
 from gunlearn.methods.base import Method
 from gunlearn.methods.published import build_method
 from gunlearn.metrics.base import figures_of
+from gunlearn.nn.image_models import IMAGE_BACKBONES
+from gunlearn.nn.zoo import BACKBONES
 from gunlearn.tasks.named import as_task
 
 #: Settings that can have several values in a suite.
@@ -27,7 +29,7 @@ class GridConfig:
     """One problem under several seeds, and the methods to run on it; see `suite` for several problems.
 
     Args:
-        dataset, protocol, ratio, count, by, task, forget, forget_file: see `Cell`.
+        dataset, protocol, ratio, count, by, task, forget, forget_file, labels: see `Cell`.
         methods: `name` (every variant) or `name:variant`. The untouched model, the retrained one and `utu` are added.
         root: folder of the raw files.
         region: see `Cell`; `None` is `"in"` for protocol `"inpo"`, else `"any"`.
@@ -65,6 +67,7 @@ class GridConfig:
     task: str = "link_prediction"
     forget: str = "edges"
     forget_file: str | Path | None = None
+    labels: tuple[int, ...] = ()
     metrics: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -78,6 +81,13 @@ class GridConfig:
             raise InvalidInputError(
                 f"Expected 'references' to be False, True or a number of at least 2 (got {self.references}): the noise "
                 "floor is the distance between two"
+            )
+        images = self.task == IMAGES
+        if images != self.recipe.of_images or (not images and self.recipe.batch_size is not None):
+            models = sorted(IMAGE_BACKBONES if images else BACKBONES)
+            raise InvalidInputError(
+                f"Expected a backbone among {models} for task '{self.task}', and 'batch_size' for images alone (got "
+                f"{self.recipe.backbone!r}, batch_size={self.recipe.batch_size})"
             )
         resolve_device(self.device)
         figures_of(self.task, self.metrics)
@@ -94,7 +104,7 @@ class GridConfig:
         region = self.region or ("in" if self.protocol == "inpo" else "any")
         size = self.protocol, self.ratio, self.count, region, self.by
         file = None if self.forget_file is None else str(self.forget_file)
-        return [Cell(str(self.dataset), *size, seed, self.task, self.forget, file) for seed in self.seeds]
+        return [Cell(str(self.dataset), *size, seed, self.task, self.forget, file, self.labels) for seed in self.seeds]
 
     def objection(self, method: Method) -> str:
         """Return why a method cannot do the problem, as far as its kind tells; empty where it can."""

@@ -8,15 +8,17 @@ from gunlearn.datasets.text_tables import plain, read_table
 from gunlearn.errors import InvalidInputError
 from gunlearn.requests.base import Request
 from gunlearn.requests.edges import ForgetEdges
+from gunlearn.requests.items import ForgetItems
 from gunlearn.requests.nodes import ForgetFeatures, ForgetNodes
 
 _HEADERS = {1: {"id", "ids", "node", "nodeid", "name"}, 2: {"source", "target", "src", "dst", "from", "to"}}
 
 
 def read_request(path: str | Path, forget: str) -> Request:
-    """Return the request for what a file lists: `"edges"` (two ids per line), `"nodes"` or `"features"` (one).
+    """Return the request for what a file lists: `"edges"` (two ids per line), `"nodes"`, `"features"`, `"items"` (one).
 
-    Ids are those of the graph's own file, `data.node_id`; the row numbers of a graph whose ids are 0, 1, ...
+    Ids are those of the graph's own file, `data.node_id`; the row numbers of a graph whose ids are 0, 1, ... Items are
+    named by row numbers, or by `data.item_id`.
 
     Args:
         path: delimited text, see `read_table`; a first line such as `id` or `source,target` is a header.
@@ -40,4 +42,6 @@ def read_request(path: str | Path, forget: str) -> Request:
     by_id = True if numbers else None
     if forget == "edges":
         return ForgetEdges(list(zip(*ids, strict=True)), by_id=by_id)
+    if forget == "items":
+        return ForgetItems(ids[0])
     return (ForgetFeatures if forget == "features" else ForgetNodes)(ids[0], by_id=by_id)

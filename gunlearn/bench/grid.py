@@ -23,7 +23,6 @@ from gunlearn.bench.workers import end_with
 from gunlearn.core.atomic import check_writable
 from gunlearn.core.owner_key import keyed_hash
 from gunlearn.core.printable import printable
-from gunlearn.datasets.catalogue import load
 from gunlearn.errors import DivergenceError, GunlearnError, InvalidInputError, UnsupportedMethodError
 from gunlearn.methods.base import Method
 from gunlearn.methods.door import run_method
@@ -124,10 +123,11 @@ def run_cell(
         device = resolve_device(config.device)
         # SAGE and GIN propagate features before they multiply: their layers gather rows, which CSR does not give.
         sparse = config.recipe.backbone not in ("sage", "gin")
-        data, request = cell.prepare(load(cell.dataset, config.root, sparse=sparse))
+        data, request = cell.prepare(cell.load(config.root, sparse, config.recipe.batch_size))
         data = data.to(device)
         store = RowStore(out / ROWS_FILE)
-        settings = [_FORMAT, versions()["gunlearn"], cell.settings(), data_hash(data), vars(config.recipe), device.type]
+        settings = [_FORMAT, versions()["gunlearn"], cell.settings(), data_hash(data)]
+        settings += [config.recipe.settings(), device.type]
         if cell.forget_file is not None:  # another content is another problem
             settings.append(request.resolve(data).request_hash)
         wanted: list[tuple[str, Method | None]] = [("original", None)]
@@ -199,11 +199,11 @@ class _Problem:
             "mode": mode,
             "num_forget": self.partition.num_forget,
             "num_retain": self.partition.num_retain,
-            "num_nodes": self.partition.data.num_nodes,
+            "num_nodes": getattr(self.partition.data, "num_nodes", None),
             **dict.fromkeys(row_names()),
             "base_seconds": self.base.seconds,
             "request_hash": self.partition.request_hash,
-            "recipe": dict(vars(self.recipe)),
+            "recipe": self.recipe.settings(),
             "options": {},
             "notes": {},
             "versions": versions(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from gunlearn.errors import InvalidInputError
 from gunlearn.requests.base import Request
 from gunlearn.requests.edges import ForgetEdges
 from gunlearn.requests.ids import number_to_draw
+from gunlearn.requests.items import ForgetItems, training_rows
 from gunlearn.requests.nodes import ForgetNodes, training_ids
 from gunlearn.requests.pair_keys import comparable_keys, is_among
 from gunlearn.requests.training_graph import TrainingGraph
@@ -89,14 +90,32 @@ def planted_edges(data: Data, cell: Cell) -> tuple[Data, Request]:
     return out, ForgetEdges(pairs, by_id=False)
 
 
-def whole_classes(data: Data, cell: Cell) -> tuple[Data, Request]:
-    """Leave the data as they are; the request names all training nodes of `count` classes, drawn under the seed."""
-    y, nodes = labels(data), training_ids(data, int(data.num_nodes))
+def whole_classes(data: Any, cell: Cell) -> tuple[Any, Request]:
+    """Leave the data as they are; the request names all training nodes or images of some classes.
+
+    These are the cell's `labels`, or `count` classes drawn under the seed.
+    """
+    images = cell.kind == "items"
+    y = data.y if images else labels(data)
+    nodes = training_rows(data).nonzero().view(-1) if images else training_ids(data, int(data.num_nodes))
     classes = y[nodes].unique()
+    if cell.labels:
+        absent = sorted(set(cell.labels) - set(classes.tolist()))
+        if absent or len(set(cell.labels)) >= classes.numel():
+            raise InvalidInputError(
+                f"Expected some of the classes {classes.tolist()} of the training items to forget (got "
+                f"{list(cell.labels)})"
+            )
+        return data, _of_classes(images, nodes, y, torch.tensor(cell.labels, device=y.device))
     if cell.count is None or cell.count >= classes.numel():
         raise InvalidInputError(f"Expected fewer classes than the {classes.numel()} there are (got {cell.count})")
     chosen = classes[torch.randperm(classes.numel(), generator=_generator(cell)).to(y.device)[: cell.count]]
-    return data, ForgetNodes(nodes[torch.isin(y[nodes], chosen)], by_id=False)
+    return data, _of_classes(images, nodes, y, chosen)
+
+
+def _of_classes(images: bool, nodes: Tensor, y: Tensor, chosen: Tensor) -> Request:
+    rows = nodes[torch.isin(y[nodes], chosen)]
+    return ForgetItems(rows) if images else ForgetNodes(rows, by_id=False)
 
 
 def _generator(cell: Cell) -> torch.Generator:
@@ -107,5 +126,5 @@ def _generator(cell: Cell) -> torch.Generator:
 HARD_REQUESTS = {
     "flipped_labels": HardRequest("nodes", ("node_classification",), flipped_labels),
     "planted_edges": HardRequest("edges", ("link_prediction", "node_classification"), planted_edges),
-    "classes": HardRequest("nodes", ("node_classification",), whole_classes),
+    "classes": HardRequest("nodes", ("node_classification", "image_classification"), whole_classes),
 }

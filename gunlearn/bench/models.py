@@ -22,6 +22,7 @@ from gunlearn.core.owner_key import keyed_hash
 from gunlearn.errors import CheckpointError, InvalidInputError
 from gunlearn.methods.any_task.retrain import Retrain
 from gunlearn.methods.door import run_method
+from gunlearn.nn.image_models import IMAGE_BACKBONES
 from gunlearn.nn.zoo import BACKBONES, MeanPooled, backbone
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
@@ -44,7 +45,9 @@ class Recipe:
         hidden_channels: size of the hidden layer.
         out_channels: size of the embeddings; under node or graph classification, the number of classes replaces it.
         num_layers: convolutions.
-        backbone: one of `gunlearn.nn.BACKBONES`.
+        backbone: one of `gunlearn.nn.BACKBONES`; of images one of `gunlearn.nn.IMAGE_BACKBONES`, whose `num_layers`
+            widths double up to `hidden_channels`.
+        batch_size: images per step; `None` reads all.
 
     Raises:
         InvalidInputError: an unknown backbone, or a number out of its range.
@@ -58,18 +61,32 @@ class Recipe:
     out_channels: int = 64
     num_layers: int = 2
     backbone: str = "gcn"
+    batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        if self.backbone not in BACKBONES:
-            raise InvalidInputError(f"Expected a backbone among {sorted(BACKBONES)} (got {self.backbone!r})")
-        for name in ("eval_every", "hidden_channels", "out_channels", "num_layers"):
+        known = {**BACKBONES, **IMAGE_BACKBONES}
+        if self.backbone not in known:
+            raise InvalidInputError(f"Expected a backbone among {sorted(known)} (got {self.backbone!r})")
+        for name in ("eval_every", "hidden_channels", "out_channels", "num_layers", "batch_size"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InvalidInputError(f"Expected '{name}' of at least 1 (got {getattr(self, name)})")
         self.arguments()
 
+    @property
+    def of_images(self) -> bool:
+        """Whether the model is one of images."""
+        return self.backbone in IMAGE_BACKBONES
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings as rows and names of models hold them."""
+        return {name: value for name, value in vars(self).items() if (name, value) != ("batch_size", None)}
+
     def model(self, data: Data, seed: int, task: str = "link_prediction") -> nn.Module:
         """Return a new model for a task on the data's device, its weights drawn under `seed`."""
         with isolated_rng(seed):
+            if self.of_images:
+                widths = [max(self.hidden_channels >> k, 1) for k in reversed(range(self.num_layers))]
+                return IMAGE_BACKBONES[self.backbone](data.x.size(1), int(data.y.max()) + 1, widths).to(data.x.device)
             classes = task.endswith("_classification") and data.get("y") is not None
             out_channels = int(data.y.max()) + 1 if classes else self.out_channels
             sizes = data.num_features, self.hidden_channels, out_channels, self.num_layers
@@ -117,7 +134,7 @@ class ModelStore:
         return self._kept(base.model, key, make)
 
     def _kept(self, model: nn.Module, key: list[Any], make: Callable[[], Result]) -> Result:
-        settings = [_FORMAT, key, vars(self.recipe), self.task.name, vars(self.task)]
+        settings = [_FORMAT, key, self.recipe.settings(), self.task.name, vars(self.task)]
         name = keyed_hash(json.dumps(settings, default=repr).encode(), "model", 20)
         # Keep the lock file: after its removal, new and waiting processes would lock different files.
         directory, lock = self.directory / name, self.directory / f".{name}.lock"

@@ -9,6 +9,7 @@ from typing import Any
 import tyro
 
 import gunlearn
+from gunlearn.cli.diffusion_command import Diffusion
 from gunlearn.cli.grid_command import Run
 from gunlearn.cli.influence import InfluenceCommand
 from gunlearn.cli.listings import Datasets, Estimators, FiguresCommand, Losses, Methods, Report
@@ -26,10 +27,14 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "datasets": Datasets,
     "losses": Losses,
     "llm": LLM,
+    "diffusion": Diffusion,
     "llm-methods": LLMMethods,
     "report": Report,
 }
-_DESCRIPTION = "Unlearning in graph neural networks and language models. 'gunlearn --version' tells the version."
+_DESCRIPTION = (
+    "Unlearning in graph neural networks, language models, image classifiers and diffusion models. "
+    "'gunlearn --version' tells the version."
+)
 __getattr__, __dir__ = lazy(__name__, {})
 
 

@@ -5,13 +5,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft import AutoPeftModelForCausalLM
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 import gunlearn.llm.model.bounded  # noqa: F401  # registers its adapter with peft
+from gunlearn.cli.devices import check_device
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.model.frozen import check_vocabulary
 from gunlearn.metrics.standing import check_retrained
@@ -25,12 +25,6 @@ __all__ = [
     "quiet",
     "rename",
 ]
-
-
-def check_device(device: str) -> None:
-    """Refuse CUDA where there is none."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InvalidInputError("Expected a CUDA device for --device cuda (got none)")
 
 
 def is_adapter(name: str) -> bool:

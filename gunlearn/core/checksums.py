@@ -20,9 +20,9 @@ _SIZE = 8 * _ROWS * _COLUMNS
 def print_of(value: Any) -> Any:
     """Return something that equals that of another value with the same content, and else differs.
 
-    Of tensors and arrays these are digests of the sums over rows and columns of tables of their words, so that moved
-    values and changed signs count as changed too. They tell an edit, not an attack: who changes the four corners of a
-    rectangle of such a table, and keeps all its sums, goes unseen.
+    Of tensors and arrays these are the sums over rows and columns of tables of their words, a sixtieth of their size,
+    so that moved values and changed signs count as changed too. They tell an edit, not an attack: who changes the four
+    corners of a rectangle of such a table, and keeps all its sums, goes unseen.
     """
     if isinstance(value, np.ndarray) and value.dtype != object:
         return _of_array(str(value.dtype), value)
@@ -51,16 +51,16 @@ def print_after(before: Any, value: Any, rows: Tensor) -> Any:
     return *before[:2], tuple(digests)
 
 
-def _of_array(kind: str, value: np.ndarray) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
+def _of_array(kind: str, value: np.ndarray) -> tuple[str, tuple[int, ...], tuple[bytes, ...]]:
     plain = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
     return kind, value.shape, tuple(_digest(plain[at : at + _SIZE]) for at in range(0, plain.size, _SIZE))
 
 
-def _digest(part: np.ndarray) -> int:
-    """Return a digest of `_SIZE` bytes, or of the last ones, which are fewer."""
+def _digest(part: np.ndarray) -> bytes:
+    """Return the sums of `_SIZE` bytes, or a hash of the last ones, which are fewer."""
     if part.size < _SIZE:
-        return int.from_bytes(hashlib.blake2b(part.tobytes(), digest_size=8).digest(), "little")
+        return hashlib.blake2b(part.tobytes(), digest_size=8).digest()
     table, sums = part.view(np.int64).reshape(_ROWS, _COLUMNS), np.empty(_ROWS + _COLUMNS, dtype=np.int64)
     np.add.reduce(table, axis=0, out=sums[:_COLUMNS])  # it is read twice, from the cache
     np.add.reduce(table, axis=1, out=sums[_COLUMNS:])
-    return int.from_bytes(hashlib.blake2b(sums.tobytes(), digest_size=8).digest(), "little")
+    return sums.tobytes()

@@ -24,6 +24,12 @@ def detached(data: Any) -> Any:
     return data
 
 
+def own_form(data: Any) -> Any:
+    """Return a table of items in the form that the caller's data have (a pair, a data set, a loader); others as is."""
+    back = getattr(data, "back", None)
+    return back(data) if callable(back) else data
+
+
 def private(data: Any) -> Any:
     """Return a copy of `data` that a caller's function may change in place: all tensors and collections are copied.
 

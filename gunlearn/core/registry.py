@@ -1,11 +1,13 @@
 """Registries: classes by name, imported on first use."""
 
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from importlib import import_module
 from typing import Any, Generic, TypeVar
 
 from gunlearn.core.options import check_options, did_you_mean, option_names
-from gunlearn.errors import InvalidInputError, MissingExtraError
+from gunlearn.core.plugins import Plugin, plugins, tell
+from gunlearn.errors import InvalidInputError, MissingExtraError, PluginError
 
 T = TypeVar("T")
 
@@ -13,10 +15,16 @@ T = TypeVar("T")
 class Registry(Mapping[str, type[T]], Generic[T]):
     """Classes by name. Objects are built from a string, `"name"` or `"name:variant"`.
 
+    Other packages add classes by entry points. Their names are read at the first lookup; their modules are imported
+    where a class is asked for. A class that cannot be used is left out of iteration, with a warning; asked for by name,
+    it raises `PluginError`.
+
     Args:
         kind: what is registered, for errors: `"method"`.
         homes: `"module:Class"` by name; the module is imported on first use.
         renamed: new names by old ones, for errors.
+        group: of the entry points; empty where other packages can add nothing.
+        base: `"module:Class"` that their classes derive from.
 
     Example:
         >>> orders = Registry("mapping", {"ordered": "collections:OrderedDict"})
@@ -24,40 +32,69 @@ class Registry(Mapping[str, type[T]], Generic[T]):
         'OrderedDict'
     """
 
-    def __init__(self, kind: str, homes: Mapping[str, str], renamed: Mapping[str, str] | None = None) -> None:
-        self.kind, self._homes, self._renamed = kind, homes, renamed or {}
+    def __init__(
+        self,
+        kind: str,
+        homes: Mapping[str, str],
+        renamed: Mapping[str, str] | None = None,
+        group: str = "",
+        base: str = "",
+    ) -> None:
+        self.kind, self._homes, self._renamed, self._group, self._base = kind, homes, renamed or {}, group, base
+
+    @cached_property
+    def _plugins(self) -> dict[str, Plugin]:
+        return plugins(self._group, self.kind, {*self._homes, *self._renamed})
+
+    def scan(self) -> None:
+        """Read the entry points again, of packages that were installed since."""
+        self.__dict__.pop("_plugins", None)
+
+    def origin(self, name: str) -> str:
+        """Return name and version of the package that added a class; empty for our own."""
+        return self._plugins[name].origin if name in self._plugins else ""
 
     def __getitem__(self, name: str) -> type[T]:
-        module, _, attribute = self._homes[name].partition(":")
-        return getattr(import_module(module), attribute)
+        if name in self._plugins:
+            return self._plugins[name].load(_loaded(self._base))
+        return _loaded(self._homes[name])
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._homes)
+        yield from self._homes
+        for name in list(self._plugins):
+            try:
+                _ = self[name]
+            except PluginError as error:
+                tell(str(error))
+            else:
+                yield name
 
     def __len__(self) -> int:
-        return len(self._homes)
+        return sum(1 for _ in self)
 
     def __contains__(self, name: object) -> bool:
         """Return whether the name is registered; imports nothing."""
-        return name in self._homes
+        if name not in self._homes and name not in self._plugins:
+            self.scan()
+        return name in self._homes or name in self._plugins
 
-    def importable(self) -> dict[str, type[T] | MissingExtraError]:
-        """Return the classes by name; where an extra is not installed, the error that names it."""
-        out: dict[str, type[T] | MissingExtraError] = {}
-        for name in self:
+    def importable(self) -> dict[str, type[T] | ImportError]:
+        """Return the classes by name; in place of one that cannot be had, the error that says why."""
+        out: dict[str, type[T] | ImportError] = {}
+        for name in (*self._homes, *self._plugins):
             try:
                 out[name] = self[name]
-            except MissingExtraError as error:
+            except (MissingExtraError, PluginError) as error:
                 out[name] = error
         return out
 
     def find(self, name: object) -> type[T]:
         """Return the class of that name, or raise InvalidInputError with the nearest known name."""
-        if not isinstance(name, str) or name not in self._homes:
-            instead = self._renamed.get(str(name))
-            hint = f"; it is called '{instead}' now" if instead else did_you_mean(name, self._homes)
+        if not isinstance(name, str) or name not in self:
+            instead, known = self._renamed.get(str(name)), sorted({*self._homes, *self._plugins})
+            hint = f"; it is called '{instead}' now" if instead else did_you_mean(name, known)
             article = "an" if self.kind[0] in "aeiou" else "a"
-            raise InvalidInputError(f"Expected {article} {self.kind} among {sorted(self._homes)} (got {name!r}){hint}")
+            raise InvalidInputError(f"Expected {article} {self.kind} among {known} (got {name!r}){hint}")
         return self[name]
 
     def variant(self, spec: str) -> tuple[type[T], dict[str, Any]]:
@@ -95,3 +132,9 @@ class Registry(Mapping[str, type[T]], Generic[T]):
         if unknown:
             hint = getattr(cls, "not_options", {}).get(unknown[0], did_you_mean(unknown[0], known))
             raise InvalidInputError(f"Expected options of '{name}' among {sorted(known)} (got {unknown}){hint}")
+
+
+def _loaded(home: str) -> Any:
+    """Import `"module:name"`."""
+    module, _, attribute = home.partition(":")
+    return getattr(import_module(module), attribute)

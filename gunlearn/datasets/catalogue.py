@@ -16,12 +16,14 @@ from gunlearn.datasets.embedded import digits, karate, lesmis
 from gunlearn.datasets.files import from_folder
 from gunlearn.datasets.frames import from_pandas, is_frame
 from gunlearn.datasets.graph_files import GRAPH_ENDINGS, from_graph_file
+from gunlearn.datasets.images import IMAGE_SETS, images_in
 from gunlearn.datasets.locate import find_raw, not_found
 from gunlearn.datasets.networkx_graphs import from_networkx
 from gunlearn.datasets.raw import downloaded, read_citation_npz, read_heterophilous, read_ogb_csv, read_planetoid
 from gunlearn.datasets.validate import validate
 from gunlearn.datasets.whole_graphs import shapes
 from gunlearn.errors import DatasetNotFoundError, GunlearnError, InvalidInputError, InvalidTypeError
+from gunlearn.tasks.items.tables import ItemTable
 
 PLANETOID_PARTS = ("x", "tx", "allx", "y", "ty", "ally", "graph", "test.index")
 
@@ -136,12 +138,15 @@ def available() -> list[Dataset]:
 
 
 def find(name: str) -> Dataset:
-    """Return the data set of a name, in upper or lower case."""
+    """Return the graph of a name, in upper or lower case."""
     by_lower = {known.lower(): row for known, row in DATASETS.items()}
     if name.lower() in by_lower:
         return by_lower[name.lower()]
-    close = difflib.get_close_matches(name.lower(), by_lower, n=1)
-    guess = f" Did you mean {by_lower[close[0]].name!r}?" if close else ""
+    names = {known.lower(): known for known in (*DATASETS, *(row.name for row in IMAGE_SETS.values()))}
+    close = difflib.get_close_matches(name.lower(), names, n=1)
+    guess = f" Did you mean {names[close[0]]!r}?" if close else ""
+    if name.lower() in IMAGE_SETS:
+        guess = f" {IMAGE_SETS[name.lower()].name!r} are images, for task 'image_classification'."
     raise DatasetNotFoundError(
         f"Expected a data set of {', '.join(DATASETS)}, or a folder with edges.csv (got {name!r}).{guess}"
     )
@@ -152,8 +157,9 @@ def load(
     root: str | PathLike[str] | None = None,
     download: bool = False,
     sparse: bool = False,
-) -> Data:
-    """Load a graph by name or from a folder, or check one in memory.
+    images: bool = False,
+) -> Any:
+    """Load a graph by name or from a folder, or check one in memory; or load images.
 
     A named graph has `x` `[num_nodes, num_features]` (float32) and `edge_index` `[2, num_edges]` (both directions, no
     self-loops, no duplicates, sorted by source, then target); `y` `[num_nodes]` where there are labels, and the public
@@ -172,6 +178,9 @@ def load(
         download: download missing raw files into the cache.
         sparse: return bag-of-words features that are mostly zeros as a CSR tensor, in a fraction of the memory. All of
             this package reads it, and so do models whose first layers are linear maps; others need `x.to_dense()`.
+        images: load images where a name stands for a graph too (`"digits"`). `"FashionMNIST"`, `"MNIST"` and a folder
+            of idx files are images in any case: a table with `x` `[num_images, 1, height, width]` in [0, 1], `y` and
+            the official test images in `test_mask`; `gunlearn.item_split` holds out validation images.
 
     Returns:
         A graph; ids of nodes other than 0, 1, ... are in `node_id`, by which requests name them.
@@ -190,6 +199,9 @@ def load(
         return from_networkx(name)
     if is_frame(name):
         return from_pandas(name)
+    pictures = _images(name, root, images)
+    if pictures is not None:
+        return pictures
     if not isinstance(name, (str, PathLike)):
         raise InvalidTypeError(f"Expected the name of a data set, a folder or a Data (got {type(name).__name__})")
     path = Path(name).expanduser()
@@ -210,3 +222,18 @@ def load(
         raise not_found(row.name, row.folder, row.files, root, remedy)
     with downloaded(row.source, row.pyg_name, row.folder, row.files) as raw:
         return row.read(raw, sparse)
+
+
+def _images(name: Any, root: str | PathLike[str] | None, asked: bool) -> ItemTable | None:
+    """Return the images that a name or a folder stands for; `None` for a graph."""
+    known = IMAGE_SETS.get(name.lower()) if isinstance(name, str) else None
+    if known is not None and (asked or known.name not in DATASETS):
+        return known.read(root)
+    folder = Path(name).expanduser() if isinstance(name, str | PathLike) else None
+    found = images_in(folder) if folder is not None and folder.is_dir() else None
+    if asked and found is None:
+        raise DatasetNotFoundError(
+            f"Expected images: {', '.join(row.name for row in IMAGE_SETS.values())}, or a folder of idx files such as "
+            f"train-images-idx3-ubyte.gz and train-labels-idx1-ubyte.gz (got {str(name)!r})"
+        )
+    return found

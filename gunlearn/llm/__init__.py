@@ -44,6 +44,7 @@ _HOMES = {
     "gunlearn.llm.model.bounded": ["BoundedConfig", "adapter_norms"],
     "gunlearn.llm.recipes.bandit": ["NeuralUCB"],
     "gunlearn.llm.recipes.direct_tokens": ["DTOTrainer", "dto"],
+    "gunlearn.llm.recipes.influence_ascent": ["InfluenceAscent"],
     "gunlearn.llm.recipes.methods": ["TokenMethod"],
     "gunlearn.llm.recipes.plan": ["Plan"],
     "gunlearn.llm.recipes.release": ["ReleaseResult", "ReleaseRound", "reveal_and_release"],

@@ -7,6 +7,7 @@ _HERE = "gunlearn.methods"
 _METHODS = {
     "retrain": f"{_HERE}.any_task.retrain:Retrain",
     "finetune": f"{_HERE}.any_task.baselines:FineTune",
+    "l1_sparse": f"{_HERE}.any_task.l1_sparse:L1Sparse",
     "continued_training": f"{_HERE}.any_task.continued_training:ContinuedTraining",
     "replay": f"{_HERE}.any_task.replay:Replay",
     "utu": f"{_HERE}.any_task.baselines:UtU",
@@ -21,6 +22,7 @@ _METHODS = {
     "scrub_r": f"{_HERE}.any_task.scrub:ScrubR",
     "imu": f"{_HERE}.any_task.imu:IMU",
     "random_label": f"{_HERE}.any_task.teachers:RandomLabel",
+    "salun": f"{_HERE}.any_task.teachers:SalUn",
     "bad_teacher": f"{_HERE}.any_task.teachers:BadTeacher",
     "d2dgn": f"{_HERE}.any_task.teachers:D2DGN",
     "ssd": f"{_HERE}.any_task.ssd:SSD",
@@ -49,10 +51,15 @@ _METHODS = {
     "pdu": "gunlearn.llm.recipes.methods:PDUMethod",
     "dto": "gunlearn.llm.recipes.methods:DTOMethod",
     "obliviate": "gunlearn.llm.recipes.methods:ObliviateMethod",
+    "esd": "gunlearn.diffusion.methods.esd:ESD",
+    "concept_ablation": "gunlearn.diffusion.methods.concept_ablation:ConceptAblation",
+    "selective_amnesia": "gunlearn.diffusion.methods.selective_amnesia:SelectiveAmnesia",
+    "uce": "gunlearn.diffusion.methods.uce:UCE",
+    "mace_refinement": "gunlearn.diffusion.methods.uce:MACERefinement",
 }
 _RENAMED = {"ga": "gradient_ascent", "npo_kl": "npo:kl", "idkdpo": "dpo"}
-#: Every method by its name.
-METHODS: Registry = Registry("method", _METHODS, _RENAMED)
+#: Every method by its name; other packages add theirs by entry points of the group `gunlearn.methods`.
+METHODS: Registry = Registry("method", _METHODS, _RENAMED, "gunlearn.methods", f"{_HERE}.base:Method")
 
 _HOMES = {
     "gunlearn.methods.any_task.baselines": ("OwnObjective",),

@@ -117,6 +117,15 @@ class Method(ABC):
                 got = " and ".join(f"'{kind}'" for kind in partition.forgets)
                 raise UnsupportedMethodError(f"Expected a request for {kinds} for {whose} (got {got})")
 
+    @classmethod
+    def check_registered(cls) -> None:
+        """Refuse a class of another package that `gunlearn.unlearn` could not build, or tables could not show."""
+        if not dataclasses.is_dataclass(cls) or not cls.summary:
+            raise InvalidInputError(f"Expected a dataclass with a 'summary' (got {cls.__name__} without)")
+        unknown = sorted({*filter(None, cls.needs.split(", "))} - set(NEEDS))
+        if unknown:
+            raise InvalidInputError(f"Expected 'needs' among {', '.join(NEEDS)} (got {', '.join(unknown)})")
+
     @abstractmethod
     def run(self, problem: Problem) -> Outcome:
         """Unlearn; called under the run's own random state."""

@@ -14,11 +14,11 @@ from gunlearn.errors import DivergenceError, InvalidTypeError
 from gunlearn.methods.base import Method, Outcome, Problem
 from gunlearn.methods.forgotten_before import check_forgotten_before
 from gunlearn.methods.gradient import freeze
-from gunlearn.methods.kept import check_kept
+from gunlearn.methods.kept import check_kept, spares_retained
 from gunlearn.requests.content import note_content
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
-from gunlearn.tasks.known_models import is_known, one_key_each, take_note_of
+from gunlearn.tasks.known_models import is_known, one_key_each, share_key, take_note_of
 from gunlearn.tasks.trial import private_copy, trial_pass
 from gunlearn.training.callbacks import Callback, TrainState, check_callbacks
 from gunlearn.training.result import Result
@@ -79,10 +79,12 @@ def run_method(
     note_content(partition)
     task.check_parts(model, partition)
     known = not method.runs_model and is_known(model, task, partition)
-    outputs = None if known else trial_pass(model, partition.retain_data, task).outputs
+    spared = spares_retained(method, partition)
+    tried = partition.forget_data if spared else partition.retain_data
+    outputs = None if known else trial_pass(model, tried, task).outputs
     why = task.check_request(model, partition, outputs, anew=method.state == "own")
     if not known:
-        given, task = task, task.fitted(outputs, partition.retain_data)
+        given, task = task, task.fitted(outputs, tried)
         if task is given and not why:
             take_note_of(model, task, partition)
     runner = task.runner(method)
@@ -95,6 +97,7 @@ def run_method(
         return result
     with isolated_rng(seed):
         original = freeze(private_copy(model, task))
+        share_key(model, original)
         fresh = None if method.state == "own" else task.forgotten_state(original, partition, seed)
         memory, watch = PeakMemory(device_of(model)), Stopwatch()
         fingerprint = ""
@@ -116,6 +119,8 @@ def run_method(
         outcome = method.run_with_fresh_state(problem)
         if not isinstance(outcome, Outcome):
             raise InvalidTypeError(f"Expected an Outcome from '{method.name}' (got {type(outcome).__name__})")
+        if method.state != "own":  # a new model has statistics of its own
+            outcome.notes |= task.settle(outcome.model, partition)
         state = outcome.state
         seconds = watch.seconds + (0.0 if state is None else state.seconds_before)
     for name, tensor in outcome.model.state_dict().items():
@@ -123,7 +128,9 @@ def run_method(
             raise DivergenceError(f"Expected finite weights from '{method.name}' (got NaN or infinity in '{name}')")
     told = {"why": " ".join(filter(None, [why, outcome.notes.get("why")]))} if why else {}
     notes = remark_unchanged({**outcome.notes, **told}, original, outcome.model, state, outcome.unchanged, fresh)
-    if state is not None and not notes.get("unchanged") and not outcome.proven:
+    if spared:
+        notes["retained"] = "no item was read: whether the rest is still known was not measured"
+    elif state is not None and not notes.get("unchanged") and not outcome.proven:
         collapsed = check_kept(method, task, partition.retain_data, original, outputs, outcome.model)
         notes |= {"collapsed": collapsed} if collapsed else {}
     return Result(

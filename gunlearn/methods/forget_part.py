@@ -1,12 +1,15 @@
 """The items of the forget part, and what a model predicts for them."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gunlearn.errors import EmptyForgetSetError, UnsupportedMethodError
 from gunlearn.losses import Prediction
+from gunlearn.losses.functional import sum_tokens
 from gunlearn.tasks.base import PartItems, Parts, Task
 
 
@@ -29,7 +32,8 @@ def forget_items(parts: Parts, method: str) -> Any:
     Raises:
         EmptyForgetSetError: there are none: what goes is nothing that the task has an item for.
     """
-    items = parts.sample(["forget"])["forget"]
+    unread = parts.unread("forget", None)
+    items = unread[0] if unread else parts.sample(["forget"])["forget"]
     if items.num_items == 0:
         raise no_forget_items(method)
     return items
@@ -37,10 +41,23 @@ def forget_items(parts: Parts, method: str) -> Any:
 
 def forget_pieces(task: Task, parts: Parts, size: int | None) -> list[Any]:
     """Return the forgotten items, `size` at a time where the task predicts each item alone."""
+    size = parts.usual_batch if size is None else size
+    unread = parts.unread("forget", size)
+    if unread:
+        return unread
     items = parts.sample(["forget"])["forget"]
     if size is None or task.shared_pass or not isinstance(items, PartItems):
         return [items]
     return [items.take(rows) for rows in torch.arange(items.num_items).split(size)]
+
+
+def forget_losses(task: Task, model: nn.Module, parts: Parts, size: int | None) -> list[Callable[[], Tensor]]:
+    """Return a function per piece of `forget_pieces` that computes its items' losses, `[k]` in nats."""
+
+    def losses(piece: Any) -> Tensor:
+        return -sum_tokens(task.predict(model, parts.data, piece).log_prob)
+
+    return [partial(losses, piece) for piece in forget_pieces(task, parts, size)]
 
 
 @torch.no_grad()

@@ -42,6 +42,8 @@ class FrozenStatistics(AbstractContextManager):
         model: whose layers.
     """
 
+    freezes_statistics = True
+
     def __init__(self, model: nn.Module) -> None:
         self.layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
         self.modes: list[bool] = []

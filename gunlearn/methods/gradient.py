@@ -17,6 +17,7 @@ from gunlearn.methods.freezing import FrozenStatistics, freeze, only
 from gunlearn.methods.gradient_options import GradientOptions
 from gunlearn.methods.minimise import minimise
 from gunlearn.tasks.base import Parts
+from gunlearn.training.callbacks import TrainState
 from gunlearn.training.optimizers import OptimizerSpec, SchedulerSpec
 from gunlearn.training.step import Change
 
@@ -28,9 +29,10 @@ class GradientMethod(GradientOptions):
     """Minimises an objective over the model's parameters, starting from the trained model.
 
     What a method may change, each by overriding one function: `objective` and `objective_at` (phases), `rate_at` (the
-    learning rate of a phase), `make_optimizer`, `make_scheduler`, `parts` (what is read), `teachers` (what predictions
-    are compared with), `given_logits` (in their place), `trainable` (what learns), `penalty` (what is added to
-    gradients), `surroundings` (the context of a pass), `adapt` (predictions before the losses, and a stop condition).
+    learning rate of a phase), `turn` (the batch of a part), `make_optimizer`, `make_scheduler`, `parts` (what is read),
+    `teachers` (what predictions are compared with), `given_logits` (in their place), `trainable` (what learns),
+    `penalty` (what is added to gradients), `surroundings` (the context of a pass), `adapt` (predictions before the
+    losses, and a stop condition).
     Its options are those of `gunlearn.methods.gradient_options.GradientOptions`.
     """
 
@@ -51,6 +53,10 @@ class GradientMethod(GradientOptions):
     def phase(self, step: int) -> str:
         """Return the name of the phase that a step belongs to, for methods that have some."""
         return ""
+
+    def turn(self, part: str, step: int) -> int:
+        """Return which batch of a part a step reads, for methods whose steps read one part at a time."""
+        return step
 
     def rate_at(self, step: int) -> float | None:
         """Return the learning rate of a step, for methods whose phases have their own; `None` leaves it."""
@@ -80,8 +86,11 @@ class GradientMethod(GradientOptions):
         """Return the parameters that learn; `None` for all that require a gradient."""
         return None
 
-    def penalty(self, model: nn.Module) -> Callable[[], None] | None:
-        """Return a function that adds a penalty's gradient to that of each step; recorded losses are without it."""
+    def penalty(self, model: nn.Module) -> Callable[[TrainState], None] | None:
+        """Return a function that adds a penalty's gradient to that of each step; recorded losses are without it.
+
+        It gets the state of the run, which says how far that is.
+        """
         return None
 
     def surroundings(self, problem: Problem) -> Callable[[nn.Module], AbstractContextManager]:

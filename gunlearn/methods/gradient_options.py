@@ -10,7 +10,7 @@ from typing import Any
 from gunlearn.core.checks import check_integer
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.losses import Loss, Objective, as_objective
-from gunlearn.methods.base import Method
+from gunlearn.methods.base import Method, check_interval
 from gunlearn.tasks.base import STOP_TARGETS, Task
 from gunlearn.tasks.sampling import BatchOptions
 from gunlearn.training.loop import TrainArguments
@@ -49,6 +49,9 @@ class GradientOptions(Method):
         optimizer_options: further arguments of the named optimiser, `{"momentum": 0.9}`.
         scheduler: a name of `torch.optim.lr_scheduler`, or a function from the optimiser to a scheduler.
         scheduler_options: arguments of the named scheduler.
+        saliency: share of the weights that learn, in (0, 1]: those with the largest gradient of the forgotten items'
+            loss on the trained model, SalUn's mask (arXiv 2310.12508); all others, and those without a gradient, stay
+            exactly as they are under any optimiser. `None` lets all learn.
     """
 
     epochs: int = 100
@@ -69,6 +72,7 @@ class GradientOptions(Method):
     optimizer_options: Mapping[str, Any] | None = None
     scheduler: SchedulerSpec | None = None
     scheduler_options: Mapping[str, Any] | None = None
+    saliency: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse bad options at construction, not at the first step."""
@@ -76,6 +80,8 @@ class GradientOptions(Method):
             check_integer("steps", self.steps, minimum=1)
         self.arguments()
         _ = self.reading
+        if self.saliency is not None:
+            check_interval(self, "in (0, 1]", "saliency")
         if self.message_graph not in ("retain", "full"):
             raise InvalidInputError(f"Expected 'message_graph' to be 'retain' or 'full' (got '{self.message_graph}')")
         objective = as_objective(self.objective())
@@ -117,9 +123,10 @@ class GradientOptions(Method):
 
     @property
     def label(self) -> str:
-        """Return the mode, where there is one, and the stop criterion, where it is not the usual one."""
+        """Return the mode, where there is one, the mask and the stop criterion, where they are not the usual ones."""
         mode = getattr(self, "mode", "default")
-        return mode if self.until == "end" else f"{mode} until {self.until}"
+        masked = "" if self.saliency == type(self).saliency else f" saliency {self.saliency}"
+        return mode + masked if self.until == "end" else f"{mode}{masked} until {self.until}"
 
     def supports(self, task: Task, partition: Any) -> None:
         super().supports(task, partition)

@@ -50,6 +50,11 @@ def check_kept(method: Method, task: Task, data: Any, original: nn.Module, outpu
     return collapse(found[0], found[1], method.name, _reads_retained(method))
 
 
+def spares_retained(method: Method, partition: Any) -> bool:
+    """Return whether no retained item may be read: a data set loads each of them, and the method needs none."""
+    return hasattr(getattr(partition.data, "x", None), "dataset") and not _reads_retained(method)
+
+
 def _reads_retained(method: Method) -> bool:
     objective = getattr(method, "objective", None)
     if objective is None:

@@ -14,8 +14,10 @@ from gunlearn.losses import as_objective
 from gunlearn.methods.base import Outcome, Problem
 from gunlearn.methods.forget_part import no_forget_items
 from gunlearn.methods.freezing import FrozenStatistics
+from gunlearn.methods.saliency import hold_others
 from gunlearn.nn.kernels.shared_product import shared_product
 from gunlearn.tasks.base import Parts
+from gunlearn.tasks.items.statistics import batch_norm_layers
 from gunlearn.training.callbacks import Callback, TrainState
 from gunlearn.training.feeding import Feed
 from gunlearn.training.loop import fit
@@ -39,8 +41,9 @@ def minimise(method: GradientMethod, problem: Problem) -> Outcome:
         raise no_forget_items(method.name)
     change, stop = method.adapt(problem, parts)
     surroundings = method.surroundings(problem)
-    if parts.joint and not method.overrides("surroundings"):
+    if parts.moves_statistics(objective.parts) and not method.overrides("surroundings"):
         surroundings = FrozenStatistics  # else what is forgotten would enter the statistics of what stays
+    held = hold_others(method, problem)
     given = method.given_logits(problem)
     original = {name: problem.reference for name in objective.reference_parts if name not in given}
     references = _references(method, problem, original | method.teachers(problem), parts, surroundings)
@@ -52,7 +55,7 @@ def minimise(method: GradientMethod, problem: Problem) -> Outcome:
     )
     around = surroundings(problem.model)  # around training passes alone: callbacks see the plain model
     whole = method.accumulate or method.until != "end"
-    feed = Feed(problem.model, problem.task, parts, objective.parts, method.reading, around, whole)
+    feed = Feed(problem.model, problem.task, parts, objective.parts, method.reading, around, whole, method.turn)
     phased = method.overrides("objective_at")
     objective_at = method.objective_at if phased else lambda step: objective
     validate = None if method.eval_every is None else _validation(problem)
@@ -73,8 +76,15 @@ def minimise(method: GradientMethod, problem: Problem) -> Outcome:
             scheduler_options=method.scheduler_options,
             steps_per_epoch=feed.steps_per_epoch,
             penalty=method.penalty(problem.model),
+            held=held,
         )
-    return Outcome(problem.model, state, {**method.notes(problem, parts), "graph": feed.reader.note})
+    notes = {**method.notes(problem, parts), "graph": feed.reader.note}
+    if held is not None:
+        notes["salient"] = held.moving_share
+    if batch_norm_layers(problem.model):
+        what = "frozen" if getattr(around, "freezes_statistics", False) else "moved by the retained data that was read"
+        notes["statistics"] = f"of batch normalisation: {what}"
+    return Outcome(problem.model, state, notes)
 
 
 def _references(

@@ -55,6 +55,14 @@ class Settings:
         return out
 
 
+_SALUN = "SalUn's for CIFAR-10; its alpha is 3.1 for means over pixels"
+_LATENT = {"lr": 1e-5, "batch_size": 32, "epochs": 5, "max_grad_norm": 1.0}
+
+
+def _latent(source: str = _OURS, **options: Any) -> Settings:
+    return Settings({**_LATENT, **options}, source=source)
+
+
 def _rows(source: str = _OPEN_UNLEARNING, adapter_lr: float | None = None, **options: Any) -> Settings:
     schedule = (32, 1.0) if source == _OPEN_UNLEARNING else (None, 0.0)
     return Settings({**_ROWS, **options}, adapter_lr, source, *schedule)
@@ -79,7 +87,16 @@ PUBLISHED: dict[str, dict[str, Settings]] = {
         "pdu": _rows(),
         "dto": _rows(_OURS),
         "obliviate": _rows(_PAPER, 3e-4, lr=3e-5, epochs=4),
-    }
+    },
+    "denoising": {
+        "gradient_ascent": _latent(),
+        "graddiff": _latent(),
+        "npo": _latent("beta of DUO (arXiv 2407.21035), 500", beta=500.0),
+        "random_label": _latent(_SALUN, lr=1e-4, retain_weight=3.1),
+        "esd": _latent("learning rate of the authors' script"),
+        "concept_ablation": _latent("learning rate of the authors' code"),
+        "selective_amnesia": _latent("the paper's for CIFAR-10", lr=1e-4, penalty_weight=10.0),
+    },
 }
 
 

@@ -26,8 +26,15 @@ _FIGURES = {
     "test_f1": f"{_HERE}.yes_or_no:HeldOutF1",
     "retain_acc": f"{_HERE}.own_labels:RetainAccuracy",
     "forget_acc": f"{_HERE}.own_labels:ForgetAccuracy",
+    "nearest_acc": f"{_HERE}.near_classes:NearestAccuracy",
+    "rest_acc": f"{_HERE}.near_classes:RestAccuracy",
     "mia_auc": f"{_HERE}.ranking:MembershipAUC",
+    "mia_acc": f"{_HERE}.basic_attack:BasicAttack",
     "mia_item_auc": f"{_HERE}.item_membership:ItemMembershipAUC",
+    "ic_err": f"{_HERE}.confusion:ConfusionError",
+    "ic_err_retain": f"{_HERE}.confusion:RetainConfusionError",
+    "fgt_err": f"{_HERE}.confusion:ConfusedItems",
+    "fgt_err_retain": f"{_HERE}.confusion:RetainConfusedItems",
     "relearn_steps": f"{_HERE}.relearning:RelearnSteps",
     "js_forget": f"{_HERE}.divergence:ForgetDivergence",
     "js_test": f"{_HERE}.divergence:HeldOutDivergence",
@@ -35,6 +42,17 @@ _FIGURES = {
     "js_floor_forget": f"{_HERE}.divergence:ForgetFloor",
     "js_floor_test": f"{_HERE}.divergence:HeldOutFloor",
     "js_floor_retain": f"{_HERE}.divergence:RetainFloor",
+    "alignment_forget": f"{_HERE}.prediction_alignment:ForgetAlignment",
+    "alignment_test": f"{_HERE}.prediction_alignment:HeldOutAlignment",
+    "alignment_retain": f"{_HERE}.prediction_alignment:RetainAlignment",
+    "alignment_floor_forget": f"{_HERE}.prediction_alignment:ForgetAlignmentFloor",
+    "alignment_floor_test": f"{_HERE}.prediction_alignment:HeldOutAlignmentFloor",
+    "alignment_floor_retain": f"{_HERE}.prediction_alignment:RetainAlignmentFloor",
+    "gain_forget": f"{_HERE}.prediction_alignment:ForgetGain",
+    "gain_low_forget": f"{_HERE}.prediction_alignment:ForgetGainLow",
+    "gain_high_forget": f"{_HERE}.prediction_alignment:ForgetGainHigh",
+    "gain_test": f"{_HERE}.prediction_alignment:HeldOutGain",
+    "gain_retain": f"{_HERE}.prediction_alignment:RetainGain",
     "seconds": f"{_HERE}.run_cost:Seconds",
     "seconds_per_epoch": f"{_HERE}.run_cost:SecondsPerEpoch",
     "epochs": f"{_HERE}.run_cost:Epochs",
@@ -59,7 +77,9 @@ _EVALUATORS = {
     "image_classification": f"{_HERE}.item_evaluators:ItemEvaluator",
 }
 #: Figures by name, in the order of rows and columns.
-FIGURES: Registry[Figure] = Registry("figure", _FIGURES)
+FIGURES: Registry[Figure] = Registry("figure", _FIGURES, group="gunlearn.figures", base=f"{_HERE}.base:Figure")
+#: Names of the figures of functional alignment, which are measured where `metrics` names them.
+ALIGNMENT = tuple(name for name, home in _FIGURES.items() if ".prediction_alignment:" in home)
 #: Evaluators by the name of the task.
 EVALUATORS: Registry[Evaluator] = Registry("task to evaluate", _EVALUATORS)
 
@@ -70,10 +90,23 @@ _HOMES = {
         "StepTerms",
         "Supplier",
         "align",
+        "bernoulli_alignment",
+        "bernoulli_kl",
         "categorical_alignment",
         "categorical_kl",
     ),
     "gunlearn.metrics.base": ("Figure", "figures_of"),
+    "gunlearn.metrics.lira": ("UnlearningLiRA", "unlearning_lira"),
+    "gunlearn.metrics.frechet": ("frechet_distance", "gaussian_frechet_distance"),
+    "gunlearn.metrics.judged": (
+        "JudgedScores",
+        "mean_confusion",
+        "feature_closeness",
+        "judged_scores",
+        "nearest_classes",
+    ),
+    "gunlearn.metrics.near_classes": ("near_classes",),
+    "gunlearn.metrics.prediction_alignment": ("prediction_standing",),
     "gunlearn.metrics.problem": ("Evaluator", "evaluator", "headline", "row_names"),
     "gunlearn.metrics.ranking": ("forget_separation", "separation"),
     "gunlearn.metrics.standing": ("Standing", "standings"),
@@ -85,5 +118,5 @@ for _home in (*_FIGURES.values(), *_EVALUATORS.values()):
     if _name not in _HOMES.get(_module, ()):
         _HOMES[_module] = (*_HOMES.get(_module, ()), _name)
 
-__all__ = sorted(["EVALUATORS", "FIGURES", *(name for names in _HOMES.values() for name in names)])
+__all__ = sorted(["ALIGNMENT", "EVALUATORS", "FIGURES", *(name for names in _HOMES.values() for name in names)])
 __getattr__, __dir__ = lazy(__name__, _HOMES)

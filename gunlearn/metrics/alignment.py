@@ -5,11 +5,13 @@ r"""Functional alignment: the divergence between the outputs (texts, images, cla
 for prompts `x`, the model `p` to judge and a model `q` retrained without the forgotten data. Lower is better; 0: the
 models agree on `X`. Reconstructed from descriptions of FADE (`arXiv:2510.12981 <https://arxiv.org/abs/2510.12981>`_),
 whose normalisation and decoding are unknown. A `Supplier` draws and scores samples: for texts
-`gunlearn.llm.metrics.TextAlignment`; a diffusion model supplies the Gaussian divergence of each step.
+`gunlearn.llm.metrics.TextAlignment`. Classifiers and models of edges need no samples:
+`gunlearn.metrics.prediction_alignment`.
 """
 
 import math
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,6 +24,7 @@ from gunlearn.losses.divergences import kl_divergence
 
 KL_ESTIMATORS = ("rao_blackwell", "monte_carlo")
 PER = ("sequence", "token")
+MOST_DRAWN = 2**22  # items that a bootstrap draws at a time
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ class Alignment:
         precision: mean :math:`KL_x(p \| q)`, in nats: large where the model produces what the other finds unlikely.
         recall: mean :math:`KL_x(q \| p)`, in nats: large where the model misses what the other produces.
         items: `precision + recall` of each prompt, `[num_prompts]` in float64.
-        interval: bootstrap interval of `value` over prompts; `None` with one prompt.
+        interval: bootstrap interval of `value` over prompts; `None` with one prompt, or where none was asked for.
         error: standard error of `value` over samples of these prompts; `None` with one sample.
         truncated: share of samples that were cut off; `value` compares what comes before the cut.
         estimator: `"rao_blackwell"` or `"monte_carlo"`, or `"closed_form"` without samples.
@@ -162,21 +165,42 @@ def categorical_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     return kl_divergence(log_p, log_q, "reverse", bernoulli=False).clamp_min(0)  # rounding can go below 0
 
 
-def categorical_alignment(log_p: Tensor, log_q: Tensor, confidence: float = 0.95, seed: int = 0) -> Alignment:
-    """Return the alignment of two classifiers in closed form, without samples.
+def bernoulli_kl(logit_p: Tensor, logit_q: Tensor) -> Tensor:
+    r"""Return the exact divergence of yes and no, `[num_items]` in nats, from the logits of "yes" `[num_items]`.
+
+    Raises:
+        InvalidInputError: shapes differ.
+    """
+    return kl_divergence(logit_p, logit_q, "reverse", bernoulli=True).clamp_min(0)
+
+
+def categorical_alignment(log_p: Tensor, log_q: Tensor, confidence: float | None = 0.95, seed: int = 0) -> Alignment:
+    """Return the alignment of two classifiers in closed form, without samples: each samples the label of every item.
 
     Args:
         log_p: log-probabilities (or logits) of the model to judge, `[num_items, num_classes]`.
         log_q: the same of the retrained one.
-        confidence: of the bootstrap interval over items.
+        confidence: of the bootstrap interval over items; `None` for no interval.
         seed: of the bootstrap.
 
     Raises:
         InvalidInputError: shapes differ, or NaN.
     """
-    forth, back = (categorical_kl(a, b).reshape(-1, 1, 1) for a, b in ((log_p, log_q), (log_q, log_p)))
-    every = torch.ones_like(forth, dtype=torch.bool)
-    return align(StepTerms(forth, every), StepTerms(back, every), "closed_form", confidence=confidence, seed=seed)
+    return _closed_form(categorical_kl(log_p, log_q), categorical_kl(log_q, log_p), confidence, seed)
+
+
+def bernoulli_alignment(logit_p: Tensor, logit_q: Tensor, confidence: float | None = 0.95, seed: int = 0) -> Alignment:
+    """Return the alignment of two models of pairs in closed form: each samples whether a pair is an edge.
+
+    Arguments and errors are those of `categorical_alignment`, with the logit of each pair, `[num_items]`.
+    """
+    return _closed_form(bernoulli_kl(logit_p, logit_q), bernoulli_kl(logit_q, logit_p), confidence, seed)
+
+
+def _closed_form(forth: Tensor, back: Tensor, confidence: float | None, seed: int) -> Alignment:
+    halves = [half.reshape(-1, 1, 1) for half in (forth, back)]
+    precision, recall = (StepTerms(half, torch.ones_like(half, dtype=torch.bool)) for half in halves)
+    return align(precision, recall, "closed_form", confidence=confidence, seed=seed)
 
 
 def align(
@@ -185,7 +209,7 @@ def align(
     estimator: str = "rao_blackwell",
     per: str = "sequence",
     sampler: Sampler | None = None,
-    confidence: float = 0.95,
+    confidence: float | None = 0.95,
     seed: int = 0,
 ) -> Alignment:
     r"""Return the alignment of two models from the terms of both directions.
@@ -199,7 +223,7 @@ def align(
         estimator: kept in the result.
         per: `"sequence"`, or `"token"` to divide each sample by its length (a rate, no divergence).
         sampler: kept too.
-        confidence: of the bootstrap interval over prompts.
+        confidence: of the bootstrap interval over prompts; `None` for no interval.
         seed: of the bootstrap.
 
     Raises:
@@ -223,7 +247,7 @@ def align(
         precision=float(halves[0].mean()),
         recall=float(halves[1].mean()),
         items=both.mean(1),
-        interval=bootstrap(both.mean(1), confidence, seed=seed),
+        interval=None if confidence is None else bootstrap(both.mean(1), confidence, seed=seed),
         error=error,
         truncated=(precision.truncated + recall.truncated) / 2,
         estimator=estimator,
@@ -241,13 +265,53 @@ def bootstrap(items: Tensor, confidence: float = 0.95, draws: int = 1000, seed: 
         draws: number of means.
         seed: of the draws; the global random state does not change.
     """
-    if not 0 < confidence < 1:
-        raise InvalidInputError(f"Expected 'confidence' between 0 and 1 (got {confidence})")
+    _check_confidence(confidence)
     if items.numel() < 2:
         return None
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randint(items.numel(), (draws, items.numel()), generator=generator)
-    means = items.cpu()[chosen].mean(1).sort().values
-    outside = (1 - confidence) / 2
-    low, high = math.floor(outside * (draws - 1)), math.ceil((1 - outside) * (draws - 1))
-    return float(means[low]), float(means[high])
+    means = torch.cat([*_means(items.cpu()[None], draws, seed)], dim=1)[0]
+    return _percentiles(means, confidence)
+
+
+def gain_interval(
+    items: Tensor, original: Tensor, confidence: float = 0.95, draws: int = 1000, seed: int = 0
+) -> tuple[float, float] | None:
+    """Return the percentile interval of `1 - mean(items) / mean(original)`: both means are of the same drawn items.
+
+    Args:
+        items: alignment of each item under the model to judge, `[num_items]`.
+        original: the same under the untouched model.
+        confidence: see `bootstrap`.
+        draws: number of gains.
+        seed: of the draws; the global random state does not change.
+
+    Returns:
+        `None` with fewer than two items, or where a drawn ratio is undefined (0 / 0, or both means infinite).
+    """
+    _check_confidence(confidence)
+    if items.shape != original.shape:
+        raise InvalidInputError(f"Expected the same items (got {tuple(items.shape)} and {tuple(original.shape)})")
+    if items.numel() < 2:
+        return None
+    both = torch.stack([items.cpu(), original.cpu()])
+    gains = torch.cat([1 - means[0] / means[1] for means in _means(both, draws, seed)])
+    return None if bool(gains.isnan().any()) else _percentiles(gains, confidence)
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise InvalidInputError(f"Expected 'confidence' between 0 and 1 (got {confidence})")
+
+
+def _means(values: Tensor, draws: int, seed: int) -> Iterator[Tensor]:
+    """Yield means `[rows, k]` over columns of `values` `[rows, num_items]` drawn with replacement, `draws` in all."""
+    generator, number = torch.Generator().manual_seed(seed), values.size(1)
+    step = max(1, MOST_DRAWN // number)
+    for start in range(0, draws, step):
+        chosen = torch.randint(number, (min(step, draws - start), number), generator=generator)
+        yield values[:, chosen].mean(-1)
+
+
+def _percentiles(values: Tensor, confidence: float) -> tuple[float, float]:
+    values, outside = values.sort().values, (1 - confidence) / 2
+    last = values.numel() - 1
+    return float(values[math.floor(outside * last)]), float(values[math.ceil((1 - outside) * last)])

@@ -61,6 +61,21 @@ class Figure(ABC):
         if "legend" not in vars(cls) and cls.__doc__:
             cls.legend = cls.__doc__.partition("\n")[0]
 
+    @classmethod
+    def check_registered(cls) -> None:
+        """Refuse a class of another package that `gunlearn.evaluate` could not use."""
+        cls().check_texts()
+
+    def check_texts(self) -> None:
+        """Raise `InvalidInputError` for a figure that tables could not show."""
+        if not self.name or not self.legend or self.better not in BETTER:
+            raise InvalidInputError(
+                f"Expected a figure with a 'name', a 'legend' and 'better' among {BETTER} "
+                f"(got {type(self).__name__} with {self.name!r}, {self.legend!r} and {self.better!r})"
+            )
+        if self.name in ENTRIES:
+            raise InvalidInputError(f"Expected a name that nothing else in a row has (got '{self.name}')")
+
     @abstractmethod
     def compute(self, view: Any) -> float | None:
         """Return the figure of a `ModelView`, or of a `TextView` for texts; `None` where it is not defined."""
@@ -103,12 +118,8 @@ def figures_of(task: str, metrics: str | Figure | Iterable[str | Figure] = ()) -
             raise InvalidInputError(f"Expected figures of '{task}' in 'metrics' (got '{name}', of {', '.join(tasks)})")
         if isinstance(figure, str):
             continue
-        if not name or not figure.legend or figure.better not in BETTER:
-            raise InvalidInputError(
-                f"Expected a figure with a 'name', a 'legend' and 'better' among {BETTER} "
-                f"(got {type(figure).__name__} with {name!r}, {figure.legend!r} and {figure.better!r})"
-            )
-        if name in found or name in ENTRIES:
+        figure.check_texts()
+        if name in found:
             raise InvalidInputError(f"Expected a name that nothing else in a row has (got '{name}')")
         found[name] = figure
     return found

@@ -1,7 +1,7 @@
 """Evaluators of classifiers, and of independent items (images, rows of an array)."""
 
 import math
-from dataclasses import dataclass
+import warnings
 from typing import Any, ClassVar
 
 import torch
@@ -10,18 +10,8 @@ from torch import Tensor, nn
 from gunlearn.losses import Prediction
 from gunlearn.metrics.problem import Evaluator, logits_of
 from gunlearn.metrics.view import ModelView
-from gunlearn.tasks.items.arrays import ArrayItems
-from gunlearn.tasks.items.tables import rows_at
-
-BATCH = 1024  # items that are loaded at a time
-
-
-@dataclass(frozen=True)
-class TableRows:
-    """Rows `index` `[num_items]` of a table of items, not yet loaded."""
-
-    data: Any
-    index: Tensor
+from gunlearn.tasks.items.array_parts import TableRows
+from gunlearn.tasks.items.columns import Column
 
 
 class CategoricalEvaluator(Evaluator):
@@ -57,16 +47,16 @@ class ItemEvaluator(CategoricalEvaluator):
 
     def item_sets(self) -> dict[str, tuple[Any | None, Any]]:
         data = self.partition.data
+        if isinstance(data.x, Column) and data.x.draws():
+            warnings.warn(
+                "items differ when they are read again: a transform of the data set draws (augmentation). Figures are "
+                "of one draw, the same for all models; make the figures' data set without it",
+                stacklevel=6,
+            )
         masks = {"forget": self.partition.forget_mask, "retain": self.partition.retain_mask}
         masks["test"] = data.test_mask if "test_mask" in data else torch.zeros_like(masks["forget"])
         rows = {part: TableRows(data, mask.nonzero().view(-1)) for part, mask in masks.items()}
         return {part: (items if items.index.numel() else None, data) for part, items in rows.items()}
 
     def decode(self, model: nn.Module, outputs: Any, items: TableRows) -> Prediction:
-        batches = (ArrayItems(*rows_at(items.data, index)) for index in items.index.split(BATCH))
-        found = [(self.task.decode(model, outputs, batch), batch.y) for batch in batches]
-        return Prediction(
-            log_prob=torch.cat([prediction.log_prob for prediction, _ in found]),
-            logits=torch.cat([logits_of(prediction) for prediction, _ in found]),
-            label=torch.cat([y for _, y in found]),
-        )
+        return items.decode(self.task, model, outputs)

@@ -20,6 +20,12 @@ from gunlearn.tasks.base import Task
 if TYPE_CHECKING:
     from gunlearn.training.result import Result
 
+#: Functions that evaluate models of other tasks.
+_ELSEWHERE = {
+    "causal_lm": "gunlearn.llm.metrics.evaluate_language_models",
+    "denoising": "gunlearn.diffusion.metrics.evaluate_denoisers",
+}
+
 
 class Evaluator(ABC):
     """An unlearning problem: items to predict, and models retrained without the forgotten data.
@@ -54,8 +60,9 @@ class Evaluator(ABC):
         metrics: Iterable[str | Figure] = (),
     ) -> None:
         self.task, self.partition, self.seed = task, partition, seed
-        self.figures = figures_of(task.name, metrics)
+        self.figures = figures_of(task.measured_as or task.name, metrics)
         self.original: nn.Module | None = None
+        self._untouched: ModelView | None = None
         self.items = self.item_sets()
         self.refer_to(references)
 
@@ -65,6 +72,15 @@ class Evaluator(ABC):
         for view in self.references:
             _ = view.predictions
         check_predictions(self.references, None)
+
+    @property
+    def untouched(self) -> ModelView | None:
+        """The view of the original model on the data that all others read; `None` where it is not known."""
+        if self.original is None:
+            return None
+        if self._untouched is None or self._untouched.model is not self.original:
+            self._untouched = self.view(self.original)
+        return self._untouched
 
     @abstractmethod
     def item_sets(self) -> dict[str, tuple[Any | None, Any]]:
@@ -124,11 +140,14 @@ def evaluator(
     metrics: Iterable[str | Figure] = (),
 ) -> Evaluator:
     """Return the `Evaluator` of a task, or raise UnsupportedMethodError where there is none."""
-    if task.name not in EVALUATORS:
-        where = "; see gunlearn.llm.metrics.evaluate_language_models" if task.name == "causal_lm" else ""
+    name = task.measured_as or task.name
+    if name not in EVALUATORS:
+        where = f"; see {_ELSEWHERE[name]}" if name in _ELSEWHERE else ""
+        if not type(task).__module__.startswith("gunlearn."):
+            where = f"; set '{type(task).__name__}.measured_as' to one of them whose predictions are alike"
         known = ", ".join(EVALUATORS)
-        raise UnsupportedMethodError(f"Expected a task among {known} to evaluate (got '{task.name}'){where}")
-    return EVALUATORS[task.name](task, partition, references, seed=seed, metrics=metrics)
+        raise UnsupportedMethodError(f"Expected a task among {known} to evaluate (got '{name}'){where}")
+    return EVALUATORS[name](task, partition, references, seed=seed, metrics=metrics)
 
 
 def headline(task: str | None) -> tuple[Figure, Figure]:

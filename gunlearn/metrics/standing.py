@@ -1,16 +1,17 @@
 """Alignment of models with retrained ones, its noise floor, and the gain over the untouched model."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gunlearn.core.digest import same_weights
 from gunlearn.errors import InvalidInputError
-from gunlearn.metrics.alignment import Alignment, StepTerms, Supplier, align, bootstrap
+from gunlearn.metrics.alignment import Alignment, StepTerms, Supplier, align, bootstrap, gain_interval
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +24,8 @@ class Standing:
         interval: bootstrap interval of `value` over prompts; `None` with one prompt.
         floor: mean alignment of the references with each other; `None` with one.
         original: mean alignment of the untouched model; `None` without it.
+        gain_interval: bootstrap interval of `gain` over prompts, of which both models answer the same; `None` with one
+            prompt, or without the untouched model.
     """
 
     alignments: tuple[Alignment, ...]
@@ -30,6 +33,27 @@ class Standing:
     interval: tuple[float, float] | None
     floor: float | None
     original: float | None
+    gain_interval: tuple[float, float] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        alignments: Sequence[Alignment],
+        floor: float | None,
+        before: Sequence[Alignment],
+        confidence: float | None = 0.95,
+        seed: int = 0,
+    ) -> "Standing":
+        """Return the standing of a model from its alignments with each reference, and those of the untouched one.
+
+        Without `confidence` there are no intervals.
+        """
+        items, interval, gains = _items(alignments), None, None
+        if confidence is not None:
+            interval = bootstrap(items, confidence, seed=seed)
+            gains = gain_interval(items, _items(before), confidence, seed=seed) if before else None
+        original = _mean(before) if before else None
+        return cls(tuple(alignments), _mean(alignments), interval, floor, original, gains)
 
     @property
     def precision(self) -> float:
@@ -48,8 +72,13 @@ class Standing:
 
     @property
     def gain(self) -> float | None:
-        """`1 - value / original`; above 0 the model is nearer to the retrained ones than the untouched model is."""
-        return None if not self.original else 1 - self.value / self.original
+        """`1 - value / original`; above 0 the model is nearer to the retrained ones than the untouched model is.
+
+        `None` without the untouched model, and where it agrees with the retrained ones or is infinitely far from them.
+        """
+        if not self.original or math.isinf(self.original):
+            return None
+        return 1 - self.value / self.original
 
 
 def check_retrained(references: Sequence[Any], others: Mapping[str, Any]) -> None:
@@ -123,14 +152,18 @@ def standings(
         alignments = against(model)
         if not alignments:
             raise InvalidInputError(f"Expected a retrained model to compare '{name}' with (got none)")
-        interval = bootstrap(torch.stack([a.items for a in alignments]).mean(0), confidence, seed=seed)
-        out[name] = Standing(alignments, _mean(alignments), interval, floor, _mean(before) if before else None)
+        out[name] = Standing.of(alignments, floor, before, confidence, seed)
     return out
 
 
 def _alike(model: Any, reference: Any) -> bool:
     both = isinstance(model, nn.Module) and isinstance(reference, nn.Module)
     return model is reference or (both and same_weights(model, reference))
+
+
+def _items(alignments: Sequence[Alignment]) -> Tensor:
+    """Return the mean over the references of each prompt, `[num_prompts]`."""
+    return torch.stack([a.items for a in alignments]).mean(0)
 
 
 def _mean(alignments: Sequence[Alignment], name: str = "value") -> float:

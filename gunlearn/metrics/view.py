@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from functools import cached_property
@@ -14,6 +15,7 @@ from gunlearn.core.digest import tensor_digests
 from gunlearn.core.modes import evaluating
 from gunlearn.errors import InvalidInputError, InvalidTypeError
 from gunlearn.losses import Prediction
+from gunlearn.metrics import FIGURES
 from gunlearn.metrics.resemblance import copied, suspicion, untouched
 
 if TYPE_CHECKING:
@@ -104,8 +106,19 @@ class ModelView:
         return all(bool(torch.isfinite(p).all()) for p in both if p is not None)
 
     def __getitem__(self, name: str) -> float | None:
-        """Return a figure by its name; InvalidTypeError where it is no number, InvalidInputError where it is NaN."""
-        value = self.problem.figures[name].compute(self)
+        """Return a figure by its name; InvalidTypeError where it is no number, InvalidInputError where it is NaN.
+
+        One of another package that fails is `None`, with a warning: it may not even have been asked for.
+        """
+        try:
+            value = self.problem.figures[name].compute(self)
+        except Exception as error:
+            package = FIGURES.origin(name)
+            if not package:
+                raise
+            got = f"{type(error).__name__}: {error}"
+            warnings.warn(f"The figure '{name}' of the package {package} is left out: {got}", stacklevel=2)
+            return None
         if value is not None and not isinstance(value, int | float):
             raise InvalidTypeError(f"Expected figure '{name}' to be a number or None (got {type(value).__name__})")
         if value is not None and value != value:
@@ -129,7 +142,7 @@ class ModelView:
         return {
             **({} if self.result is None else {name: getattr(self.result, name) for name in run}),
             **({} if self.result is None else {"unchanged": untouched(self), "suspicious": suspicion(self)}),
-            "task": self.task.name,
+            "task": self.task.measured_as or self.task.name,
             "references": len(self.problem.references),
             **self.figures(),
             "hist_forget": None if forget is None else histogram(forget),

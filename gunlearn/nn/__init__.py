@@ -5,6 +5,7 @@ from gunlearn.core.lazy import lazy
 _HOMES = {
     "gunlearn.nn.attach.contexts": ("after_layer", "removed_edges", "scaled_messages"),
     "gunlearn.nn.attach.message_layers": ("message_passing_layers",),
+    "gunlearn.nn.image_models": ("IMAGE_BACKBONES", "SmallCNN", "SmallResNet"),
     "gunlearn.nn.zoo": ("BACKBONES", "GCN", "backbone"),
     "gunlearn.nn.kernels.bag_of_words": ("sparse_features",),
     "gunlearn.nn.kernels.edge_scores": ("EdgePattern", "gather_inner_product"),

@@ -11,6 +11,7 @@ _HOMES = {
         "study_title",
     ),
     "gunlearn.report.listing": ("estimators_table", "figures_table", "losses_table", "methods_table"),
+    "gunlearn.report.picture_grid": ("denoiser_report",),
     "gunlearn.report.table": ("markdown_table", "rich_table", "text_table"),
 }
 

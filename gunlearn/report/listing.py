@@ -7,8 +7,8 @@ from typing import Any
 
 from gunlearn.attribution import ESTIMATORS
 from gunlearn.core.registry import Registry
-from gunlearn.datasets.catalogue import available
-from gunlearn.errors import MissingExtraError
+from gunlearn.datasets.catalogue import DATASETS, available
+from gunlearn.datasets.images import IMAGE_SETS
 from gunlearn.losses import LOSSES
 from gunlearn.methods import METHODS
 from gunlearn.metrics import FIGURES
@@ -31,7 +31,7 @@ _COLUMNS: dict[str, dict[str, Callable[[Any], str]]] = {
         "paper": lambda cls: cls.paper or "baseline",
     },
     "figure": {
-        "column": lambda cls: f"{cls.heading} (on demand)" if cls.optional else cls.heading or "-",
+        "column": lambda cls: (cls.heading or "-") + (" (on demand)" if cls.optional else ""),
         "what it is": lambda cls: cls.legend,
         "tasks": lambda cls: ", ".join(cls.tasks) or "any but texts",
         "better": lambda cls: _BETTER.get(cls.better, cls.better),
@@ -56,22 +56,29 @@ _COLUMNS: dict[str, dict[str, Callable[[Any], str]]] = {
 
 
 def listing(kind: str) -> tuple[list[str], list[list[str]]]:
-    """Return headings, and a row per class of a kind; where its extra is missing, the row says what to install."""
+    """Return headings, and a row per class of a kind; where its extra is missing, the row says what to install.
+
+    Names of other packages' classes come with the package: `theirs (toy 0.1)`.
+    """
     classes, columns, body = _CLASSES[kind], _COLUMNS[kind], []
     for name, cls in (classes.importable() if isinstance(classes, Registry) else classes).items():
-        missing = isinstance(cls, MissingExtraError)
+        missing = isinstance(cls, ImportError)
         shown = [str(cls), *["-"] * (len(columns) - 1)] if missing else [read(cls) for read in columns.values()]
-        body.append([name, *shown])
+        package = classes.origin(name) if isinstance(classes, Registry) and not missing else ""
+        body.append([f"{name} ({package})" if package else name, *shown])
     return [kind, *columns], body
 
 
 def datasets_listing(root: str | PathLike[str] | None = None) -> tuple[list[str], list[list[str]]]:
     """Return headings, and a row per named data set that says whether its files are at hand."""
-    head = ["data set", "nodes", "directed edges", "source", "at hand"]
+    head = ["data set", "nodes or images", "directed edges", "source", "at hand"]
     rows = []
     for row in available():
         at_hand = "embedded" if row.embedded else "yes" if row.offline(root) else "no: ROOT/" + "/".join(row.folder)
         rows.append([row.name, str(row.nodes), "-" if row.edges is None else str(row.edges), row.source, at_hand])
+    for images in (one for one in IMAGE_SETS.values() if one.name not in DATASETS):
+        at_hand = "yes" if images.offline(root) else f"no: ROOT/{images.name}/raw"
+        rows.append([images.name, str(images.images), "-", images.source, at_hand])
     return head, rows
 
 

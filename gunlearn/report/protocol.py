@@ -15,6 +15,7 @@ _THINGS = {
     "planted_edges": ("planted edge", "planted edges"),
     "classes": ("node of a class that goes as a whole", "nodes of classes that go as a whole"),
     "items": ("item", "items"),
+    "image_classes": ("image of a class that goes as a whole", "images of classes that go as a whole"),
 }
 _ITEMS = {
     "edges": "forgotten edges",
@@ -22,6 +23,7 @@ _ITEMS = {
     "features": "nodes whose features were forgotten",
     "graphs": "forgotten graphs",
     "items": "forgotten items",
+    "image_classes": "forgotten images",
 }
 _ORDER = {"degree": "those of the highest degree first", "influence": "those first that move the model's outputs most"}
 
@@ -30,6 +32,8 @@ def problem_title(row: Mapping[str, Any]) -> str:
     """Return data set, task, request and settings other than the default of a row, in words."""
     kind, ratio = row.get("forget", "edges"), row.get("ratio")
     share = f"{row.get('count')} {kind}" if ratio is None else f"ratio {ratio} of {kind}"
+    if row.get("labels"):
+        share = f"{kind} {_listed(row['labels'])}"
     parts = [str(row.get("dataset")), row.get("task", "link_prediction").replace("_", " "), f"{share} forgotten"]
     if kind == "edges":
         parts.append(f"region {row.get('region')}")
@@ -40,7 +44,7 @@ def problem_title(row: Mapping[str, Any]) -> str:
 
 def forgotten_items(row: Mapping[str, Any]) -> str:
     """Return what the figures of forgetting are measured on, in the words of the request: nodes, edges, graphs."""
-    kind, links = row.get("forget") or "items", row.get("task") == "link_prediction"
+    kind, links = _kind(row), row.get("task") == "link_prediction"
     nodes = kind not in ("edges", "planted_edges", "items", "graphs")
     if links and nodes:
         return f"edges of the {_ITEMS.get(kind, 'forgotten nodes')}"
@@ -90,7 +94,7 @@ def _reading(row: Mapping[str, Any]) -> str:
 
 def _request(rows: Sequence[Row]) -> str:
     first = rows[0]
-    kind, number = first.get("forget") or "items", _listed(row.get("num_forget") for row in rows)
+    kind, number = _kind(first), _listed(row.get("num_forget") for row in rows)
     one, several = _THINGS.get(kind, (kind, kind))
     what = f"{number} {one if number == '1' else several} forgotten"
     where = f" on {first['dataset']}" if first.get("dataset") else ""
@@ -103,6 +107,12 @@ def _request(rows: Sequence[Row]) -> str:
     parts += [_ORDER[first["by"]]] if first.get("by") in _ORDER else []
     parts += [f"protocol '{first['protocol']}'"] if first.get("protocol") not in (None, "random") else []
     return f"{task.capitalize()}{where}: {', '.join([what, *parts])}."
+
+
+def _kind(row: Mapping[str, Any]) -> str:
+    """Return the kind of what was forgotten; classes are of nodes, but of images under their task."""
+    kind = row.get("forget") or "items"
+    return "image_classes" if kind == "classes" and row.get("task") == "image_classification" else kind
 
 
 def _listed(values: Iterable[Any]) -> str:

@@ -174,7 +174,7 @@ def evaluate(
             _try(r.model, result, task)
     check_references([r.model for r in retrained], result.original)
     problem.refer_to([r.model for r in retrained])
-    kept = None if result.original is None or not retrained else problem.view(result.original)
+    kept = problem.untouched if retrained else None
     check_predictions(problem.references, kept)
     near = noisy_copies(
         [r.model for r in retrained], {"the result": result.model, "the original model": result.original}

@@ -47,7 +47,7 @@ def without_entries_of(data: Data, retain: Data, forgotten: Forgotten) -> None:
             edges and a diagonal: it was derived from the whole graph, so that what stays would depend on what is
             forgotten.
     """
-    if not (bool(forgotten.edges.any()) or forgotten.nodes.numel()):
+    if not (forgotten.columns.numel() or forgotten.nodes.numel()):
         return
     size = forgotten.graph.num_nodes
     for name in data.keys():  # noqa: SIM118 - iterating a Data yields pairs
@@ -65,14 +65,14 @@ def without_entries_of(data: Data, retain: Data, forgotten: Forgotten) -> None:
 def _without(name: str, value: Any, forgotten: Forgotten, dense: bool) -> Any:
     row, col, weight = _dense_entries(value) if dense else matrix_entries(value)
     graph, off = forgotten.graph, row != col
-    entries, edges = torch.stack([row.long(), col.long()]).to(forgotten.edges.device), graph.edge_index
+    entries, edges = torch.stack([row.long(), col.long()]).to(forgotten.columns.device), graph.edge_index
     for first in [1, 0] if name.endswith("_t") else [0, 1]:  # PyG's `adj_t` is transposed
         pairs = entries[[first, 1 - first]]
         if bool(forgotten.is_edge(pairs[:, off.to(pairs.device)]).all()):
             break
     else:
         if dense and name not in _NAMES:
-            _warn_of_values(name, value, edges[:, forgotten.edges])
+            _warn_of_values(name, value, edges[:, forgotten.columns])
             return value
         raise InvalidRequestError(
             f"Expected the {'dense' if dense else 'sparse'} attribute '{name}' to hold the edges of 'data.edge_index' "

@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from gunlearn.core.sorting import places
 from gunlearn.errors import InvalidRequestError
 from gunlearn.requests.adjacency import is_adjacency, without_entries_of
 from gunlearn.requests.blanks import blanked
 from gunlearn.requests.compressed import compressed_without
 from gunlearn.requests.edge_positions import edge_pointers, is_changed, position_lists, renumbered, unclear_positions
-from gunlearn.requests.entries import select_entries
+from gunlearn.requests.entries import entries_without, select_entries
 from gunlearn.requests.features import features_without
 from gunlearn.requests.forgotten import Forgotten
 from gunlearn.requests.list_names import numbers_other_things
@@ -57,13 +58,13 @@ def data_without(graph: TrainingGraph, selection: Selection) -> Data:
     if selection.graphs.numel():
         _blank(retain, selection.graphs, [name for name in ("y", *MASKS) if _per_graph(data, name)])
     if selection.features or (selection.nodes.numel() and data.get("x") is not None):
-        retain.x = features_without(_features(retain), selection, data.get("node_type"))
+        retain.x = features_without(_features(retain), selection, data.get("node_type"), graph.copy_of_features)
     return retain
 
 
 def _without_edges(graph: TrainingGraph, selection: Selection) -> tuple[Data, set[str]]:
     """Return the data without edges, and the names of lists of pairs, nodes and edges."""
-    data, forget_mask, forgotten = graph.data, selection.edges, Forgotten(graph, selection)
+    data, forgotten = graph.data, Forgotten(graph, selection)
     retain = copy.copy(data)
     # Fixed, because PyG may infer the number of nodes from edge_index, which has fewer edges now.
     retain.num_nodes = graph.num_nodes
@@ -89,13 +90,13 @@ def _without_edges(graph: TrainingGraph, selection: Selection) -> tuple[Data, se
         and not runs_along_a_list(name, graph.num_columns, found)
     ]
     for name in per_edge:
-        kept_values = select_entries(data[name], ~forget_mask, data.__cat_dim__(name, data[name]))
-        positions_of = edge_pointers(name, data[name], graph.edge_index, ~forget_mask)
+        kept_values = select_entries(data[name], forgotten.kept, data.__cat_dim__(name, data[name]))
+        positions_of = edge_pointers(name, data[name], graph.edge_index, forgotten.kept)
         retain[name] = kept_values if positions_of is None else positions_of
     for name, value in compressed.items():
         if value is not data[name]:
             retain[name] = value
-    retain.edge_index = select_entries(graph.edge_index, ~forget_mask, 1)
+    retain.edge_index = entries_without(graph.edge_index, selection.columns, 1)
 
     # After the loop above: an edge_label as long as edge_index goes with edge_label_index all the same.
     as_lists = [*found, *(NamedList(name, ids[None], 0) for name, ids in positions.items())]
@@ -109,7 +110,7 @@ def _without_edges(graph: TrainingGraph, selection: Selection) -> tuple[Data, se
     forgotten.reading = readings.pop() if len(readings) == 1 else None
     for one in lists:
         if one.name in positions:
-            new, kept = renumbered(data[one.name], positions[one.name], ~forget_mask)
+            new, kept = renumbered(data[one.name], positions[one.name], forgotten.kept)
             if is_changed(data[one.name], new):
                 retain[one.name] = new
         else:
@@ -159,7 +160,7 @@ def _graphs_without(value: Any, selection: Selection, forgotten: Forgotten) -> t
     x, own = forgotten.graph.data.get("x"), value.get("x")
     same = isinstance(x, Tensor) and isinstance(own, Tensor) and own.shape == x.shape
     features = selection.features if same else ()
-    return data_without(TrainingGraph(value), Selection(gone, selection.nodes, features)), True
+    return data_without(TrainingGraph(value), Selection(places(gone), selection.nodes, features)), True
 
 
 def _blank_nodes(graph: TrainingGraph, retain: Data, nodes: Tensor, listed: set[str]) -> None:

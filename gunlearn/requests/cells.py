@@ -53,7 +53,7 @@ def cells_go(ids: Tensor, forgotten: Forgotten) -> Tensor:
     Neighbours are all nodes of at most four, else one node and the next, and the first and each other.
     """
     gone, size = forgotten.ends_go(ids), ids.size(0)
-    if not bool(forgotten.edges.any()):
+    if not forgotten.columns.numel():
         return gone
     ends = [(i, j) for i in range(size) for j in range(i + 1, size) if size <= 4 or i == 0 or j == i + 1]
     one, other = (ids[[pair[side] for pair in ends]].flatten() for side in (0, 1))
@@ -66,7 +66,7 @@ def warn_of_hyperedges(node: Tensor, hyperedge: Tensor, forgotten: Forgotten, la
     """Warn of hyperedges that join both ends of an edge that goes; entries `[k]` of nodes and of hyperedges."""
     inside = (node >= 0) & (node < forgotten.graph.num_nodes) & (hyperedge >= 0)
     node, hyperedge = node[inside], hyperedge[inside]
-    row, col = (end.to(node.device) for end in forgotten.graph.edge_index[:, forgotten.edges])
+    row, col = (end.to(node.device) for end in forgotten.graph.edge_index[:, forgotten.columns])
     if not node.numel() or not row.numel():
         return
     order, count = node.argsort(), torch.bincount(node, minlength=forgotten.graph.num_nodes)

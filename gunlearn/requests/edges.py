@@ -12,7 +12,7 @@ from gunlearn.errors import EmptyForgetSetError, InvalidRequestError
 from gunlearn.requests.draw import REGIONS, draw_edges
 from gunlearn.requests.ids import RequestByArguments, check_in_range, check_unique, show_columns, skipped
 from gunlearn.requests.names import Names, check_numbering, rows_by_name
-from gunlearn.requests.selection import Selection, mask_of
+from gunlearn.requests.selection import Selection
 from gunlearn.requests.training_graph import TrainingGraph
 
 _OF_DRAWS = ("region", "protocol", "by")
@@ -118,7 +118,7 @@ class ForgetEdges(RequestByArguments):
             columns = ids.unique().to(graph.edge_index.device)
         else:
             return Selection.of(graph, graph.columns_of(draw_edges(self, graph, scores)), skipped=told)
-        return Selection.of(graph, mask_of(graph, graph.with_copies(columns)), skipped=told)
+        return Selection(graph.with_copies(columns), skipped=told)
 
     def _rows(self, graph: TrainingGraph) -> tuple[Tensor, int]:
         """Return the named pairs as row numbers, `[2, F]`, and how many were skipped."""

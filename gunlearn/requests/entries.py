@@ -18,10 +18,7 @@ _APART = 256
 def select_entries(value: Any, keep: Tensor, dim: int) -> Any:
     """Return the entries of a tensor, array, list, tuple or set where `keep` is true."""
     if isinstance(value, Tensor):
-        gone, plain = places(~keep), value.layout == torch.strided and not value.requires_grad
-        if plain and gone.numel() and _APART * gone.numel() <= keep.numel():
-            return _between(value, gone.tolist(), dim % value.dim())
-        return value.index_select(dim, places(keep).to(value.device))
+        return entries_without(value, places(~keep), dim)
     if isinstance(value, np.ndarray):
         return np.compress(keep.cpu().numpy(), value, axis=dim)
     if isinstance(value, (list, tuple)) and dim == 1:
@@ -29,6 +26,15 @@ def select_entries(value: Any, keep: Tensor, dim: int) -> Any:
     if isinstance(value, (list, tuple, set, frozenset)):
         return type(value)(entry for entry, kept in zip(value, keep.tolist(), strict=True) if kept)
     return value[keep]
+
+
+def entries_without(value: Tensor, gone: Tensor, dim: int) -> Tensor:
+    """Return the entries of a tensor but those at some places `[k]`, which are ascending and distinct."""
+    size, plain = value.size(dim), value.layout == torch.strided and not value.requires_grad
+    if plain and gone.numel() and _APART * gone.numel() <= size:
+        return _between(value, gone.tolist(), dim % value.dim())
+    keep = torch.ones(size, dtype=torch.bool, device=gone.device).index_fill_(0, gone, False)
+    return value.index_select(dim, places(keep).to(value.device))
 
 
 def _between(value: Tensor, gone: list[int], dim: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -12,8 +13,15 @@ from gunlearn.errors import InvalidRequestError
 from gunlearn.requests.selection import Selection
 
 
-def features_without(x: Tensor, selection: Selection, node_type: Tensor | None = None) -> Tensor:
+def features_without(
+    x: Tensor,
+    selection: Selection,
+    node_type: Tensor | None = None,
+    copy: Callable[[Tensor], Tensor] = large_copy,
+) -> Tensor:
     """Return a copy of dense or CSR features `[num_nodes, ...]` without those that a selection forgets.
+
+    `copy` makes it where they are dense.
 
     Ids of nodes stay: see `ids_in`, and `row_numbers` for those beside features. A warning says where zeros may be read
     as a category of their own.
@@ -22,7 +30,7 @@ def features_without(x: Tensor, selection: Selection, node_type: Tensor | None =
         InvalidRequestError: features are to be forgotten where there are only ids.
     """
     blocks = ((selection.nodes, None), *selection.features) if selection.nodes.numel() else selection.features
-    out = without_features(x, blocks)
+    out = without_features(x, blocks, copy)
     if x.is_complex() or x.dtype == torch.bool or x.layout != torch.strided:
         return out
     if x.is_floating_point():
@@ -84,13 +92,15 @@ def row_numbers(x: Tensor) -> list[int]:
     return [c for c in likely.nonzero().view(-1).tolist() if torch.equal(x[:, c], (places + x[0, c]).to(x.dtype))]
 
 
-def without_features(x: Tensor, blocks: tuple[tuple[Tensor, Tensor | None], ...]) -> Tensor:
+def without_features(
+    x: Tensor, blocks: tuple[tuple[Tensor, Tensor | None], ...], copy: Callable[[Tensor], Tensor] = large_copy
+) -> Tensor:
     """Return a copy of dense or CSR features `[num_nodes, num_features]` without blocks of entries.
 
     A block is node ids `[k]` and columns `[c]`, `None` for all columns.
     """
     if x.layout == torch.strided:
-        x = large_copy(x)
+        x = copy(x)
         for nodes, columns in blocks:
             x[nodes if columns is None else (nodes[:, None], columns[None, :])] = 0
         return x

@@ -20,16 +20,24 @@ class Forgotten:
 
     Attributes:
         graph: the whole graph.
-        edges: mask `[E]` of the columns of `edge_index` that go.
-        columns: these columns, ascending `[k]`.
+        columns: the columns of `edge_index` that go, ascending `[k]`.
         nodes: ids of the nodes that go.
         reading: the columns of triples that are the ends, where another list of the same data has shown it.
     """
 
     def __init__(self, graph: TrainingGraph, selection: Selection) -> None:
-        self.graph, self.edges, self.nodes = graph, selection.edges, selection.nodes
-        self.columns = selection.columns
+        self.graph, self.columns, self.nodes = graph, selection.columns, selection.nodes
         self.reading: tuple[int, int] | None = None
+
+    @cached_property
+    def edges(self) -> Tensor:
+        """The mask `[E]` of the columns that go."""
+        return self.graph.mask_of(self.columns)
+
+    @cached_property
+    def kept(self) -> Tensor:
+        """The mask `[E]` of the columns that stay."""
+        return ~self.edges
 
     @cached_property
     def key(self) -> Tensor:
@@ -58,7 +66,7 @@ class Forgotten:
         pairs are edges of one relation lose them with that relation's edge, and so do pairs whose `relation` (of all,
         or of each `[k]`) is given.
         """
-        key, device = self.graph.ordered_key(ids), self.edges.device
+        key, device = self.graph.ordered_key(ids), self.columns.device
         gone = is_among(key, self.gone_key)
         if not bool(gone.any()):
             return gone.to(ids.device), False
@@ -67,12 +75,12 @@ class Forgotten:
         stays, able = torch.zeros_like(gone), []
         if self.graph.edge_type is not None:  # else all columns of a pair go
             place = gone.nonzero().view(-1)
-            stays[place] = is_among(key[place], self.key[~self.edges])
+            stays[place] = is_among(key[place], self.key[self.kept])
         if bool(stays.any()) and not of_any:
             able = self._relations_of(key, relation)
             if len(able) == 1:
                 mine = self.graph.edge_type == able[0]
-                gone, stays = (is_among(key, self.key[mine & which]) for which in (self.edges, ~self.edges))
+                gone, stays = (is_among(key, self.key[mine & which]) for which in (self.edges, self.kept))
         return (gone & ~stays).to(ids.device), len(able) > 1
 
     def _triples_go(self, key: Tensor, relation: Tensor) -> Tensor:
@@ -80,7 +88,7 @@ class Forgotten:
         kinds = 0 if graph.edge_type is None else graph.edge_type
         both, mine = self.key * graph.num_relations + kinds, key * graph.num_relations + relation
         mine = torch.where(key < 0, -1, mine)
-        return is_among(mine, both[self.edges]) & ~is_among(mine, both[~self.edges])
+        return is_among(mine, both[self.edges]) & ~is_among(mine, both[self.kept])
 
     def _relations_of(self, key: Tensor, said: int | None) -> list[int]:
         """Return the relations whose edges all pairs of a list are."""

@@ -1,7 +1,8 @@
-"""Requests to forget independent items: rows of an array, named one by one, by a mask, or drawn."""
+"""Requests to forget independent items: rows of an array, named one by one, by class, by a mask, or drawn."""
 
 import copy
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, NoReturn
 
 import numpy as np
@@ -10,10 +11,12 @@ from torch import Tensor
 
 from gunlearn.core.detached import detached
 from gunlearn.core.digest import content_hash
-from gunlearn.errors import InvalidRequestError, InvalidTypeError
+from gunlearn.errors import EmptyForgetSetError, InvalidRequestError, InvalidTypeError
 from gunlearn.requests.base import Request
 from gunlearn.requests.entries import select_entries
-from gunlearn.requests.ids import RequestByIds, trainable_mask
+from gunlearn.requests.ids import RequestByIds, check_unique, skipped, trainable_mask
+from gunlearn.requests.item_choice import BY_LABEL, checked_labels, rows_of_files, rows_with_label
+from gunlearn.requests.names import Names
 from gunlearn.requests.partition import ids_hash
 from gunlearn.requests.training_graph import TrainingGraph
 
@@ -53,6 +56,11 @@ class ItemPartition:
         """Number of remaining training items."""
         return int(self.retain_mask.sum())
 
+    @property
+    def forget_data(self) -> Any:
+        """Return a shallow copy of `data` with the forgotten rows alone."""
+        return _without_rows(self.data, ~self.forget_mask)
+
     def describe(self) -> str:
         """Return one line for logs and reports."""
         noun = "item" if self.num_forget == 1 else "items"
@@ -66,23 +74,73 @@ class ItemPartition:
 class ForgetItems(RequestByIds):
     """Forget training rows of `data.x` and `data.y`, where items are independent (images, texts).
 
-    Exactly one of `index`, `mask`, `ratio` and `count` says which. All rows must be training rows.
+    Exactly one of `index`, `mask`, `label`, `labels`, `where`, `ratio` and `count` says which, but that `ratio` or
+    `count` beside classes draws among their items. All rows must be training rows.
 
     Args:
-        index: row numbers, `[F]`.
+        index: row numbers, `[F]`; or names, texts of `data.item_id` (files of a data set that says them).
         mask: boolean `[num_items]`.
         ratio: draw `int(ratio * num_training_items)` rows, 0 < ratio < 1.
         count: draw this many rows.
         seed: of the draw; the global random state does not change.
-        missing: `"ignore"` skips rows that are named twice; `"error"` refuses them.
+        missing: `"ignore"` skips rows that are named twice and names that no item has; `"error"` refuses them.
+        label: a class: all its training rows. Held-out rows of the class stay, for figures.
+        labels: several classes.
+        where: a function of a class: of each class for which it returns True.
 
     Raises:
         EmptyForgetSetError: nothing is named.
         InvalidRequestError: any other wrong argument.
+
+    Example:
+        >>> ForgetItems(label=3)
+        ForgetItems(label=3)
+        >>> ForgetItems(labels=[3, 8], count=50, seed=1)
+        ForgetItems(count=50, seed=1, labels=(3, 8))
     """
+
+    _: KW_ONLY
+    label: int | None = None
+    labels: Any = None
+    where: Callable[[int], bool] | None = None
 
     kind = "items"
     noun: ClassVar[str] = "item"
+    by_id: ClassVar[bool | None] = None  # texts are names, integers row numbers
+
+    def __post_init__(self) -> None:
+        given = [name for name in BY_LABEL if getattr(self, name) is not None]
+        if not given:
+            self.check_arguments(("index", "mask", "ratio", "count"))
+            return
+        beside = [name for name in ("index", "mask") if getattr(self, name) is not None]
+        drawn = [name for name in ("ratio", "count") if getattr(self, name) is not None]
+        if len(given) > 1 or beside or len(drawn) > 1:
+            raise InvalidRequestError(
+                f"Expected one of {', '.join(BY_LABEL)}, alone or with 'ratio' or 'count' (got "
+                f"{', '.join([*given, *beside, *drawn])})"
+            )
+        if drawn or self.missing != "error":
+            self.check_arguments(("ratio", "count"))
+        object.__setattr__(self, given[0], checked_labels(given[0], getattr(self, given[0])))
+
+    def _rows(self, data: Any, train: Tensor) -> tuple[Tensor, str]:
+        """Return the rows that are named or drawn, and which named ones were skipped, in words."""
+        if isinstance(self.index, Names):
+            rows, missing = rows_of_files(data, self.index, self.missing)
+            if self.missing == "error":
+                check_unique(rows, self.noun)
+            if not rows.numel():
+                raise EmptyForgetSetError(f"Expected an item that data.item_id names (got none of {len(self.index)})")
+            kept = rows.unique()
+            return kept, skipped(len(self.index), self.noun, missing, rows.numel() - kept.numel())
+        by_label = [name for name in BY_LABEL if getattr(self, name) is not None]
+        candidates = train.nonzero().view(-1)
+        if by_label:
+            candidates = rows_with_label(data, train, by_label[0], getattr(self, by_label[0]))
+            if self.ratio is None and self.count is None:
+                return candidates, ""
+        return self.ids(train.numel(), candidates)
 
     def resolve(self, data: Any, scores: Any = None) -> ItemPartition:  # type: ignore[override]  # items have no edges
         """Split the items of `data` into what to forget and what to retain; `scores` are not read.
@@ -97,7 +155,7 @@ class ForgetItems(RequestByIds):
         """
         data = detached(data)
         train = training_rows(data)
-        rows, told = self.ids(train.numel(), train.nonzero().view(-1))
+        rows, told = self._rows(data, train)
         rows = rows.to(train.device)
         held_out = rows[~train[rows]]
         if held_out.numel():

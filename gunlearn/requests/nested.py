@@ -59,7 +59,7 @@ def _dict_without(name: str, parts: dict[str, Any], keys: dict[str, Any], forgot
     new, outer = dict(parts), f"{name}_"
     changed = False
     by_type = [k for k in parts if _names_types(keys[k], forgotten)]
-    if by_type and any(integers(outer + k, parts[k]) is not None for k in by_type) and bool(forgotten.edges.any()):
+    if by_type and any(integers(outer + k, parts[k]) is not None for k in by_type) and forgotten.columns.numel():
         warnings.warn(
             f"'{label}' holds lists by types of nodes, whose ids may be counted within each type, and stays as it "
             "is; make it anew from the retained edges",

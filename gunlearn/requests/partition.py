@@ -28,7 +28,7 @@ class Partition:
         data: the caller's own object; never changed.
         kind: the kind of the request.
         forgets: kinds of things that the request names, among `"edges"`, `"nodes"`, `"features"`, `"graphs"`.
-        forget_mask: boolean `[E]` over the columns of `data.edge_index`, both directions and every copy, those of
+        forget_columns: columns of `data.edge_index` that go, ascending `[k]`: both directions and every copy, those of
             forgotten nodes included.
         forget_edge_index: `[2, num_forget]`, one column per forgotten edge in order of first occurrence; row <= col if
             undirected.
@@ -46,7 +46,7 @@ class Partition:
     data: Data
     kind: str
     forgets: tuple[str, ...]
-    forget_mask: Tensor
+    forget_columns: Tensor
     forget_edge_index: Tensor
     forget_nodes: Tensor
     forget_features: tuple[tuple[Tensor, Tensor | None], ...]
@@ -70,7 +70,7 @@ class Partition:
             data=graph.data,
             kind=kind,
             forgets=forgets,
-            forget_mask=selection.edges,
+            forget_columns=columns,
             forget_edge_index=graph.ends(keys)[:, first.argsort()],
             forget_nodes=selection.nodes,
             forget_features=selection.features,
@@ -81,6 +81,11 @@ class Partition:
             skipped=selection.skipped,
             graph=graph,
         )
+
+    @cached_property
+    def forget_mask(self) -> Tensor:
+        """Mask `[E]` of `forget_columns`."""
+        return self.graph.mask_of(self.forget_columns)
 
     @cached_property
     def retain_edge_index(self) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,14 +17,14 @@ class Selection:
     """Edges, nodes, feature entries and graphs to forget; `|` unites selections.
 
     Args:
-        edges: boolean `[E]` over the columns of `data.edge_index`; one column of an edge is enough.
+        columns: columns of `data.edge_index`, ascending and distinct `[k]`; one column of an edge is enough.
         nodes: ids `[k]` of nodes to forget with their features, labels and edges.
         features: blocks of feature entries: node ids `[k]` and columns `[c]` (`None` for all columns).
         graphs: ids `[k]` of whole graphs of a batch (`data.batch`).
         skipped: named things that were skipped, in words; see `missing` of the requests.
     """
 
-    edges: Tensor
+    columns: Tensor
     nodes: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
     features: tuple[tuple[Tensor, Tensor | None], ...] = ()
     graphs: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
@@ -33,17 +32,12 @@ class Selection:
 
     @classmethod
     def of(cls, graph: TrainingGraph, edges: Tensor | None = None, **parts: Any) -> Selection:
-        """Return a selection from a graph, by default of no edges."""
-        return cls(mask_of(graph, graph.edge_index[0, :0]) if edges is None else edges, **parts)
-
-    @cached_property
-    def columns(self) -> Tensor:
-        """The columns where `edges` is true, ascending `[k]`."""
-        return places(self.edges)
+        """Return a selection from a graph; `edges` is a mask `[E]` of its columns, by default of none."""
+        return cls(graph.edge_index[0, :0] if edges is None else places(edges), **parts)
 
     def __or__(self, other: Selection) -> Selection:
         return Selection(
-            self.edges | other.edges,
+            torch.cat([self.columns, other.columns]).unique(),
             torch.cat([self.nodes, other.nodes.to(self.nodes.device)]).unique(),
             (*self.features, *other.features),
             torch.cat([self.graphs, other.graphs.to(self.graphs.device)]).unique(),
@@ -84,14 +78,7 @@ class Selection:
             ids = ids[~torch.isin(ids, nodes)]
             if ids.numel():
                 merged.append((ids, blocks[key][1]))
-        edges = mask_of(graph, gone)
-        return replace(self, edges=edges, nodes=nodes, features=tuple(merged), graphs=graphs)
-
-
-def mask_of(graph: TrainingGraph, columns: Tensor) -> Tensor:
-    """Return the mask `[E]` of some columns `[k]` of a graph's `edge_index`."""
-    none = torch.zeros(graph.num_columns, dtype=torch.bool, device=graph.edge_index.device)
-    return none.index_fill_(0, columns, True)
+        return replace(self, columns=gone, nodes=nodes, features=tuple(merged), graphs=graphs)
 
 
 def k_hop_mask(edge_index: Tensor, start: Tensor, num_nodes: int, num_hops: int, both_ways: bool = True) -> Tensor:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
 from gunlearn.core.detached import detached
+from gunlearn.core.large_pages import large_copy
+from gunlearn.core.shared_pages import can_share
 from gunlearn.core.sorting import places, unique, unique_inverse
 from gunlearn.errors import InvalidRequestError, InvalidTypeError
 from gunlearn.requests.pair_index import PairIndex
 from gunlearn.requests.pair_keys import MAX_NUM_NODES, is_among, pair_key
 from gunlearn.requests.prepared import facts_of, hand_on, memory_of
+from gunlearn.requests.shared_features import SharedFeatures
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
@@ -181,6 +185,11 @@ class TrainingGraph:
         key = self.ordered_key(edge_index)
         return torch.minimum(key, self.ordered_key(edge_index.flip(0))) if self.is_undirected else key
 
+    def mask_of(self, columns: Tensor) -> Tensor:
+        """Return the mask `[E]` of some columns `[k]`."""
+        none = torch.zeros(self.num_columns, dtype=torch.bool, device=self.edge_index.device)
+        return none.index_fill_(0, columns, True)
+
     def columns_of(self, edges: Tensor) -> Tensor:
         """Return the mask `[E]` of all columns of the `edges` (numbers, `[n]`)."""
         none = torch.zeros(self.num_edges, dtype=torch.bool, device=self.edge_index.device)
@@ -214,8 +223,20 @@ class TrainingGraph:
         """
         if facts_of(self.data) is None:
             return
-        index = None if self.index is None else self.index.without(columns, self.edge_index)
-        hand_on(self.data, retain, rows, {"checked": None} | ({} if index is None else {"index": index}))
+        features: SharedFeatures | None = self._memory.get("features")
+        left = {
+            "index": None if self.index is None else self.index.without(columns, self.edge_index),
+            "features": None if features is None else features.after(rows),
+        }
+        known = {name: value for name, value in left.items() if value is not None}
+        hand_on(self.data, retain, rows, {"checked": None} | known)
+
+    def copy_of_features(self, x: Tensor) -> Tensor:
+        """Return a copy of dense features, which may be written to; those of prepared data share their memory."""
+        if facts_of(self.data) is not None and x is self.data.get("x") and can_share(x):
+            with suppress(OSError):  # no memory or no file is left for it
+                return self._once("features", lambda: SharedFeatures.of(x)).copy(x)
+        return large_copy(x)
 
     def is_edge(self, edge_index: Tensor) -> Tensor:
         """Return which pairs `[2, k]` are edges in this direction, of any relation, boolean `[k]`."""

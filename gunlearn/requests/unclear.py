@@ -25,7 +25,7 @@ def warn_of_unclear(
         others: attributes that are known to be something else.
         unclear: integers that may be positions of edges.
     """
-    edges, nodes = bool(forgotten.edges.any()), forgotten.nodes
+    edges, nodes = bool(forgotten.columns.numel()), forgotten.nodes
     for name in unclear if edges else ():
         warnings.warn(
             f"'data.{name}' may list columns of edge_index, whose numbers change when edges go, and stays; name "

@@ -4,7 +4,10 @@ from gunlearn.core.lazy import lazy
 
 _HOMES = {
     "gunlearn.tasks.base": ("Parts", "Task"),
-    "gunlearn.tasks.items.arrays": ("ArrayParts", "ImageClassification"),
+    "gunlearn.tasks.items.array_parts": ("ArrayParts",),
+    "gunlearn.tasks.items.arrays": ("ImageClassification",),
+    "gunlearn.tasks.items.item_splits": ("item_split",),
+    "gunlearn.tasks.items.tables": ("item_table",),
     "gunlearn.tasks.graph.base": ("GraphTask",),
     "gunlearn.tasks.graph.graph_classification": ("GraphClassification",),
     "gunlearn.tasks.graph.regression": ("GraphRegression", "NodeRegression"),

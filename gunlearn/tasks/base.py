@@ -36,6 +36,7 @@ class Task(ABC):
     name: ClassVar[str]
     summary: ClassVar[str]
     requests: ClassVar[tuple[str, ...]] = ()  # kinds of request that name items of this task, empty for any
+    measured_as: ClassVar[str] = ""  # the task whose figures it takes, for a task of another package
 
     def encode(self, model: nn.Module, data: Data) -> Any:
         """Run one pass over `data`, shared by every part; return `None` where there is nothing to share."""
@@ -164,6 +165,10 @@ class Task(ABC):
         """Return remarks on how the model ran, for the result."""
         return {}
 
+    def settle(self, model: nn.Module, partition: Any) -> dict[str, Any]:
+        """Finish a model that a method returned, in place, and return notes on what was done: nothing, by default."""
+        return {}
+
     def trial_items(self, data: Any) -> Any | None:
         """Return a few items that the trial pass predicts, see `gunlearn.tasks.trial`; `None` for none."""
         return None
@@ -204,6 +209,16 @@ class Task(ABC):
 
     def warn_of_derived(self, data: Any, edges: bool, features: bool) -> None:  # noqa: B027 - most have none
         """Warn of parts of the data that were computed from what is taken out: edges, or features and nodes."""
+
+    #: The task says itself what a forgotten item is learned as, see `relabelled`.
+    relabels: ClassVar[bool] = False
+
+    def relabelled(self, parts: Parts, model: nn.Module) -> Parts | None:
+        """Return parts whose forgotten items are to be learned as something else; `None` where labels are classes.
+
+        `model` is the one that learns. Called once per run, which draws what that is.
+        """
+        return None
 
     def fitted(self, outputs: Any, data: Any) -> Task:
         """Return the task with what its likelihood takes from the model before unlearning (the scale of a regression).

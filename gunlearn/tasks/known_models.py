@@ -59,6 +59,13 @@ def model_key(model: nn.Module, task: Task) -> str:
     return key
 
 
+def share_key(model: nn.Module, copy: nn.Module) -> None:
+    """Give a private copy of a model, which computes the same, the model's key inside `one_key_each`."""
+    model, kept = getattr(model, "_orig_mod", model), _KEYS.get()
+    if kept is not None and id(model) in kept:
+        kept[id(copy)] = copy, kept[id(model)][1]
+
+
 def is_known(model: nn.Module, task: Task, partition: Any) -> bool:
     """Return whether the trial pass of an earlier request shows all that one of this request would show.
 
@@ -98,9 +105,10 @@ def lonely_ends(partition: Any) -> Tensor:
     graph, nodes = partition.graph, partition.forget_edge_index.unique()
     if graph.index is None:
         return torch.ones(2, dtype=torch.bool)
-    lonely, gone = [], partition.forget_mask
-    for columns, at in (graph.index.leaving(nodes), graph.index.arriving(nodes)):
+    lonely, gone = [], partition.forget_columns
+    for ends in (graph.index.leaving, graph.index.arriving)[: 2 if graph.index.one_way else 1]:
+        columns, at = ends(nodes)
         had = torch.bincount(at, minlength=nodes.numel())
-        lost = torch.bincount(at[gone[columns]], minlength=nodes.numel())
+        lost = torch.bincount(at[torch.isin(columns, gone)], minlength=nodes.numel())
         lonely.append(((had > 0) & (had == lost)).any())
-    return torch.stack(lonely).cpu()
+    return torch.stack(lonely).expand(2).cpu()  # in an undirected graph both are one

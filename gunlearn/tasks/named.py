@@ -21,7 +21,10 @@ TASKS: Registry[Task] = Registry(
         "graph_multilabel": "gunlearn.tasks.graph.multilabel:GraphMultilabel",
         "image_classification": "gunlearn.tasks.items.arrays:ImageClassification",
         "causal_lm": "gunlearn.llm.training.causal_lm:CausalLM",
+        "denoising": "gunlearn.diffusion.denoising:Denoising",
     },
+    group="gunlearn.tasks",
+    base="gunlearn.tasks.base:Task",
 )
 
 
@@ -40,13 +43,15 @@ def as_task(task: str | Task, call: Callable[..., Any] | None = None, decode: Ca
     """Return a task from its name, or the task itself; with the caller's way to call a model, see `Task.called`.
 
     Raises:
-        InvalidInputError: an unknown name.
-        MissingExtraError: `"causal_lm"` without transformers.
+        InvalidInputError: an unknown name, or `"denoising"`, which needs a scheduler.
+        MissingExtraError: `"causal_lm"` without transformers, `"denoising"` without diffusers.
+        PluginError: the task of another package that cannot be loaded.
     """
     if isinstance(task, Task):
         return task.called(call, decode)
     if not isinstance(task, str) or task not in TASKS:
+        known = sorted(TASKS)
         raise InvalidInputError(
-            f"Expected a task among {sorted(TASKS)} or a Task object (got {task!r}){did_you_mean(task, TASKS)}"
+            f"Expected a task among {known} or a Task object (got {task!r}){did_you_mean(task, known)}"
         )
     return TASKS[task]().called(call, decode)

@@ -71,6 +71,7 @@ class Parts(ABC):
         outside: the parts that may hold items that `retained` lacks.
         apart: steps that read forgotten items alone read the original part of `data` alone. Dropout then draws other
             numbers than over all of `data`, which is why it is not the rule.
+        usual_batch: items that a step reads where nothing else says how many, as a loader does; `None` for all.
         draws: by part, the function that says which items a step reads; `None` where items can only be read all at
             once.
     """
@@ -81,6 +82,7 @@ class Parts(ABC):
     retained: Data | None = None
     outside: ClassVar[tuple[str, ...]] = ("forget",)
     apart: ClassVar[bool] = False
+    usual_batch: int | None = None
     draws: dict[str, Draw] | None = None
 
     @abstractmethod
@@ -90,6 +92,14 @@ class Parts(ABC):
     def count(self, name: str) -> int:
         """Return the number of items of a part."""
         return self.sample([name])[name].num_items
+
+    def unread(self, name: str, size: int | None) -> list[Any]:
+        """Return the items of a part, `size` at a time, for `Task.predict` to load; none where they are at hand."""
+        return []
+
+    def moves_statistics(self, names: Collection[str]) -> bool:
+        """Return whether steps that read these parts would bring forgotten items into running statistics."""
+        return self.joint
 
     def strata(self) -> Tensor:
         """Return the stratum of each retained item for `StratifiedSampler`, integers `[num_retained]`.

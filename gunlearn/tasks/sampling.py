@@ -30,17 +30,20 @@ class BatchOptions:
     num_neighbors: tuple[int, ...] | None = None
     retain_samples: int | None = None
     subgraph: str = "auto"
+    forget_batch_size: int | None = None
 
     def __post_init__(self) -> None:
         for name, known in (("sampler", SAMPLERS), ("subgraph", SUBGRAPH)):
             if getattr(self, name) not in known:
                 raise InvalidInputError(f"Expected '{name}' among {known} (got {getattr(self, name)!r})")
-        for name in ("batch_size", "retain_samples"):
+        for name in ("batch_size", "retain_samples", "forget_batch_size"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise InvalidInputError(f"Expected '{name}' to be an integer >= 1 or None (got {value!r})")
         if self.batch_size is not None and self.retain_samples is not None:
             raise InvalidInputError("Expected either 'batch_size' or 'retain_samples' (got both)")
+        if self.forget_batch_size is not None and self.batch_size is None:
+            raise InvalidInputError("Expected 'batch_size' beside 'forget_batch_size' (got None)")
         if self.sampler != "k_hop" and self.batch_size is None:
             raise InvalidInputError(f"Expected 'batch_size' for sampler='{self.sampler}' (got None)")
         if (self.num_neighbors is not None) != (self.sampler == "neighbor"):

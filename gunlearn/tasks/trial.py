@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -142,7 +143,7 @@ def private_copy(model: nn.Module, task: Task) -> nn.Module:
     their history.
     """
     try:
-        model = copy.deepcopy(model, _without_history(model))
+        model = copy.deepcopy(model, _copied_otherwise(model))
     except (RuntimeError, TypeError) as error:
         packed = [
             name for name, value in model.named_buffers() if value.layout not in (torch.strided, torch.sparse_coo)
@@ -159,7 +160,12 @@ def private_copy(model: nn.Module, task: Task) -> nn.Module:
     return task.adopt(model)
 
 
-def _without_history(model: nn.Module) -> dict[int, Any]:
-    """Return the memo of `deepcopy` with copies of the tensors that it refuses."""
-    left = [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]
-    return {id(value): value.detach().clone() for value in left if not value.is_leaf}
+def _copied_otherwise(model: nn.Module) -> dict[int, Any]:
+    """Return the memo of `deepcopy` with copies of the tensors that it refuses, and of what takes it most of its time.
+
+    That is the empty dictionaries of hooks, of which each module has a dozen and more.
+    """
+    values = [value for module in model.modules() for value in vars(module).values()]
+    hooks = {id(value): OrderedDict[Any, Any]() for value in values if type(value) is OrderedDict and not value}
+    left = {id(value): value.detach().clone() for value in values if isinstance(value, Tensor) and not value.is_leaf}
+    return hooks | left

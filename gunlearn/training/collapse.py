@@ -9,7 +9,8 @@ from gunlearn.losses import Prediction
 
 #: Collapsed is a mean loss of more than so many times that of a guess and of the model before; ...
 TIMES = 10.0
-#: ... or, with the accuracy of chance, of at least the first share of a guess's where it was below the second before.
+#: ... or, with the accuracy of chance (numbers have none), of at least the first share of a guess's where it was below
+#: the second before.
 GUESSES, KNEW = 0.99, 0.5
 #: Refused is a mean loss beyond the first number of nats, where it was below the second or that of a guess.
 ABSURD, SOUND = 100.0, 10.0
@@ -77,7 +78,7 @@ def collapse(before: Knowledge, after: Knowledge, method: str, refuse: bool) -> 
 
 
 def _at_chance(before: Knowledge, after: Knowledge) -> bool:
-    if before.accuracy is None or after.accuracy is None:
-        return False
+    if before.accuracy is None or after.accuracy is None:  # numbers: as far off as a guess
+        return True
     clearly = before.accuracy > before.chance + 0.3 * (1 - before.chance)
     return clearly and after.accuracy <= 1.05 * after.chance

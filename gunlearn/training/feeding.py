@@ -1,7 +1,8 @@
 """The items of each step: all of every part, or batches of it."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.tasks.base import Parts, Task
+from gunlearn.tasks.items.statistics import check_batches
 from gunlearn.tasks.sampling import BatchOptions, ShuffledBatches, StratifiedSampler
 from gunlearn.training.callbacks import Callback, TrainState
 from gunlearn.training.processes import processes
@@ -19,8 +21,9 @@ class Feed(Callback):
 
     With `batch_size` each part is read in batches of its own random permutation. A pass is over the retained items if
     the objective reads any, else over the forgotten ones; the shorter part starts again meanwhile. With `whole_forget`
-    each step reads all forgotten items, in pieces of `batch_size` whose gradients are accumulated. The other arguments
-    are those of `Task.reader`.
+    each step reads all forgotten items, in pieces of `batch_size` whose gradients are accumulated. `turn` says which
+    batch of a part a step reads; by default all parts go on at each step. The other arguments are those of
+    `Task.reader`.
 
     Attributes:
         steps_per_epoch: steps of one pass.
@@ -40,13 +43,19 @@ class Feed(Callback):
         options: BatchOptions,
         around: AbstractContextManager | None = None,
         whole_forget: bool = False,
+        turn: Callable[[str, int], int] | None = None,
     ) -> None:
+        if options.batch_size is None and options.retain_samples is None and parts.usual_batch is not None:
+            options = replace(options, batch_size=parts.usual_batch)
+        self.turn = turn
         self.task, self.names, self.options = task, tuple(names), options
         self.draws: dict[str, ShuffledBatches] = {}
         self.step = 0
         self.chunk: Tensor | None = None
         self.pieces_of = options.batch_size if whole_forget and not task.shared_pass else None
         self._limit(parts, whole_forget)
+        if not task.shared_pass and not getattr(around, "freezes_statistics", False):
+            check_batches(model, parts, self.names, options.batch_size)
         self.reader = task.reader(model, parts, self.names, options, around)
         self.parts = self.reader.parts
         if self.reader.batches is not None:
@@ -72,15 +81,15 @@ class Feed(Callback):
         if retained:
             self.draws["retain"] = ShuffledBatches(parts.strata().numel(), size, seed)
         if "forget" in self.names and not whole_forget:
-            self.draws["forget"] = ShuffledBatches(parts.count("forget"), size, seed + 1)
+            self.draws["forget"] = ShuffledBatches(parts.count("forget"), options.forget_batch_size or size, seed + 1)
         for name, draw in self.draws.items():
             if draw.num_batches > 1:
                 parts.limit(draw, name)
 
     def on_step_begin(self, args: Any, state: TrainState, control: Any, **kwargs: Any) -> None:
         self.step = state.step
-        for draw in self.draws.values():
-            draw.step = state.step
+        for name, draw in self.draws.items():
+            draw.step = state.step if self.turn is None else self.turn(name, state.step)
 
     def sample(self) -> dict[str, Any]:
         """Return the items of every part for one step."""

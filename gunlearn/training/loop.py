@@ -8,6 +8,7 @@ from torch import nn
 from gunlearn.errors import InvalidInputError
 from gunlearn.training.arguments import TrainArguments
 from gunlearn.training.callbacks import Callback, TrainState
+from gunlearn.training.held_weights import HeldWeights
 from gunlearn.training.one_run import LoopRun, Step
 from gunlearn.training.optimizers import OptimizerSpec, SchedulerSpec, make_optimizer, make_scheduler
 
@@ -27,7 +28,8 @@ def fit(
     scheduler: SchedulerSpec | None = None,
     scheduler_options: Mapping[str, Any] | None = None,
     steps_per_epoch: int = 1,
-    penalty: Callable[[], None] | None = None,
+    penalty: Callable[[TrainState], None] | None = None,
+    held: HeldWeights | None = None,
 ) -> TrainState:
     """Minimise what `step` returns over the parameters of `model`, in place; return the final state.
 
@@ -47,7 +49,8 @@ def fit(
         scheduler: a name of `torch.optim.lr_scheduler`, or a function from the optimiser to one; stepped at each step.
         scheduler_options: arguments of the named scheduler.
         steps_per_epoch: optimiser steps of one pass over the items.
-        penalty: called after each step's backward pass, to add to the gradients.
+        penalty: called with the run's state after each step's backward pass, to add to the gradients.
+        held: weights that stay as they are.
 
     Raises:
         DivergenceError: the loss or a parameter is NaN or infinite.
@@ -61,7 +64,9 @@ def fit(
         raise InvalidInputError("Expected a model with trainable parameters (got none that require grad)")
     stepper = make_optimizer(optimizer, parameters, args.lr, args.weight_decay, optimizer_options, list(named))
     schedule = make_scheduler(scheduler, stepper, scheduler_options)
-    run = LoopRun(model, step, args, callbacks, validate, stop, stepper, schedule, steps_per_epoch, penalty, parameters)
+    run = LoopRun(
+        model, step, args, callbacks, validate, stop, stepper, schedule, steps_per_epoch, penalty, parameters, held
+    )
     run.resume()
     run.train()
     return run.finish()

@@ -19,6 +19,7 @@ from gunlearn.seed import isolated_rng
 from gunlearn.training.arguments import TrainArguments
 from gunlearn.training.callbacks import Callback, TrainControl, TrainState, stateful
 from gunlearn.training.checkpoint import delete_checkpoint, load_checkpoint, save_checkpoint
+from gunlearn.training.held_weights import HeldWeights
 from gunlearn.training.optimizer_step import finite_record, summed, take_step
 from gunlearn.training.processes import processes
 
@@ -39,8 +40,9 @@ class LoopRun:
     optimizer: Any
     scheduler: Any
     steps_per_epoch: int
-    penalty: Callable[[], None] | None
+    penalty: Callable[[TrainState], None] | None
     parameters: list[nn.Parameter]
+    held: HeldWeights | None = None
 
     def __post_init__(self) -> None:
         args, per_epoch = self.args, self.steps_per_epoch
@@ -103,6 +105,8 @@ class LoopRun:
         self.model.train()
         self.together.turn = state.step << 16  # no step uses so many
         record = take_step(self.optimizer, self.gradients, state.step)
+        if self.held is not None:
+            self.held.restore()
         if self.scheduler is not None:
             self.scheduler.step()
         state.step += 1
@@ -127,7 +131,9 @@ class LoopRun:
         """Compute the gradients of a step; return the objective's value."""
         value = self.together.average(summed(self.step(), backward=True), self.parameters)
         if self.penalty is not None:
-            self.penalty()
+            self.penalty(self.state)
+        if self.held is not None:
+            self.held.clear_gradients()
         if self.args.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.args.max_grad_norm)
         return value

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gunlearn.core.detached import private
+from gunlearn.core.detached import own_form, private
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 
 _REMEDY = "train on the first argument of train(data, seed)"
@@ -32,7 +32,7 @@ def trained_by(train: Callable[[Any, int], nn.Module], data: Any, seed: int, bef
         UserWarning: it read none of the attributes in which the graph differs from `before`.
     """
     given, read = _watched(private(data))
-    model = train(given, seed)
+    model = train(own_form(given), seed)
     if not isinstance(model, nn.Module):
         raise UnsupportedModelError(f"Expected 'train' to return a torch module (got {type(model).__name__})")
     if read is None:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from gunlearn.core.atomic import checksum, write_files
 from gunlearn.core.behaviour import code_of, differences, settings_of
+from gunlearn.core.detached import own_form
 from gunlearn.core.owner_key import check_key_outside
 from gunlearn.errors import CheckpointError, InvalidTypeError, UnsupportedModelError
 from gunlearn.training.training_state import FILE, TrainingState
@@ -73,8 +74,7 @@ class Result:
     def data(self) -> Any:
         """Return the caller's data without the forgotten items; `None` for a loaded result."""
         retained = None if self.partition is None else self.partition.retain_data
-        back = getattr(retained, "back", None)  # a table of items, converted from the caller's data
-        return retained if back is None else back(retained)
+        return own_form(retained)
 
     @property
     def unchanged(self) -> bool:

@@ -9,10 +9,10 @@ from torch import nn
 
 from gunlearn.attribution import ESTIMATORS, Estimator
 from gunlearn.errors import GunlearnError, InvalidInputError, UnsupportedModelError
+from gunlearn.testing import data_snapshot, equal, model_snapshot, random_snapshot
 from tests.attribution import cases
 from tests.attribution.cases import CASES, MODELS, fresh, karate, scores, some_items, trained, usual
 from tests.attribution.removal import directed, held_out
-from tests.methods.test_method_contract import data_snapshot, equal, rng_snapshot, snapshot
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # a few epochs are no training
 per_case = pytest.mark.parametrize("case", CASES, ids=str)
@@ -82,9 +82,9 @@ def no_op(*args):
 @per_case
 def test_nothing_of_the_callers_is_touched(case):
     model, data = hostile("sage"), karate()
-    before = snapshot(model), data_snapshot(data), rng_snapshot()
+    before = model_snapshot(model), data_snapshot(data), random_snapshot()
     scores(case, model, data)
-    assert equal(before, (snapshot(model), data_snapshot(data), rng_snapshot()))
+    assert equal(before, (model_snapshot(model), data_snapshot(data), random_snapshot()))
 
 
 class Breaks(nn.Module):
@@ -110,12 +110,12 @@ def test_nothing_is_left_behind_after_a_failure(case, at, monkeypatch):
     model, data = Breaks(trained("gcn")), karate()
     monkeypatch.setattr(Breaks, "calls", 0)
     monkeypatch.setattr(Breaks, "at", at)
-    before = snapshot(model), data_snapshot(data), rng_snapshot()
+    before = model_snapshot(model), data_snapshot(data), random_snapshot()
     try:
         scores(case, model, data)
     except (RuntimeError, GunlearnError):
         assert Breaks.calls >= at
-    assert equal(before, (snapshot(model), data_snapshot(data), rng_snapshot()))
+    assert equal(before, (model_snapshot(model), data_snapshot(data), random_snapshot()))
     monkeypatch.setattr(Breaks, "at", 0)
     close(scores(case, model, data), usual(case, "gcn"))  # and the next call knows nothing of it
 

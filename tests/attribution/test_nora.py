@@ -16,7 +16,7 @@ from torch_geometric.nn import GATConv, GCNConv, GINConv, SAGEConv
 from gunlearn.attribution import inpo_edge_scores, min_max, nora
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError, UnsupportedModelError
 from gunlearn.nn import GCN, plain_path
-from tests.methods.test_method_contract import data_snapshot, equal, rng_snapshot, snapshot
+from gunlearn.testing import data_snapshot, equal, model_snapshot, random_snapshot
 
 NUM_NODES = 14
 LAYERS = {
@@ -250,15 +250,15 @@ def test_leaves_no_trace():
     model.drop.eval()  # a user who froze one module
     for p in model.parameters():  # gradients left over from the official code's estimate reach the first step
         p.grad = torch.full_like(p, 3.0)
-    before = snapshot(model), data_snapshot(data), rng_snapshot()
+    before = model_snapshot(model), data_snapshot(data), random_snapshot()
     first = nora(model, data)
-    assert equal(before, (snapshot(model), data_snapshot(data), rng_snapshot()))  # batch norm too
+    assert equal(before, (model_snapshot(model), data_snapshot(data), random_snapshot()))  # batch norm too
     assert not first.requires_grad
     assert torch.equal(nora(model, data), first)  # deterministic: random layers are off
 
-    always, state = Restless(always=True).double(), rng_snapshot()
+    always, state = Restless(always=True).double(), random_snapshot()
     nora(always, data)
-    assert equal(rng_snapshot(), state)
+    assert equal(random_snapshot(), state)
 
 
 def test_leaves_no_trace_when_the_model_fails():

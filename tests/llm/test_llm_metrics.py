@@ -232,6 +232,9 @@ def test_table_of_all_metrics():
         assert found.of(name)["mia_reference"] == pytest.approx(membership_auc(*sides))  # never against itself
     assert before["forget_quality"] < 0.05 < after["forget_quality"]
     assert before["forget_alignment_gain"] == 0 < 0.3 < after["forget_alignment_gain"]
+    assert before["forget_alignment_gain_low"] == before["forget_alignment_gain_high"] == 0
+    low, high = (after[f"forget_alignment_gain_{end}"] for end in ("low", "high"))
+    assert low < after["forget_alignment_gain"] < high
     assert after["forget_alignment"] == after["forget_alignment_floor"]  # is itself one of two retrained ones
     assert before["forget_alignment_low"] < before["forget_alignment"] < before["forget_alignment_high"]
     assert "retain_alignment" not in after

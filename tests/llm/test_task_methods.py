@@ -11,6 +11,7 @@ from torch_geometric.data import Data
 import gunlearn as gu
 from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedMethodError, UnsupportedModelError
 from gunlearn.llm import CausalLM, PartCollator
+from gunlearn.llm.model.token_prediction import rows as rows_at
 from tests.llm import facts
 from tests.llm.training import FORGET, RETAIN, adapted
 
@@ -116,6 +117,26 @@ def test_sequences_weighted_by_influence() -> None:
                if not torch.equal(a, b)]  # fmt: skip
     assert changed == ["lm_head.weight"]
     assert facts.value_prob(result.model, FORGET) < facts.value_prob(problem()[0], FORGET)
+
+
+@pytest.mark.parametrize("method", ["graddiff", "scrub"])  # a Trainer's and the loop's
+def test_weights_beside_the_salient_ones_stay_bit_by_bit(method: str) -> None:
+    model, data = problem()
+    rows = rows_at(data, torch.arange(len(FORGET)))
+    loss = -CausalLM(("log_prob",)).decode(model, None, rows).log_prob.sum()
+    grads = torch.autograd.grad(loss, list(model.parameters()))
+    size = torch.cat([g.abs().flatten() for g in grads])
+    least = size.sort(descending=True).values[size.numel() // 4 - 1]
+    options = {"epochs": 2, "lr": 1e-3, "optimizer": "adamw", "weight_decay": 0.1}
+    result = unlearn(method, saliency=0.25, **options)
+    pairs = zip(result.model.parameters(), model.parameters(), grads, strict=True)
+    # Sums of batches and of all rows round otherwise: entries near the threshold may be on either side.
+    moved = [(a != b, g.abs()) for a, b, g in pairs]
+    assert not any(change[size < 0.999 * least].any() for change, size in moved)
+    assert torch.cat([change[size > 1.001 * least] for change, size in moved]).float().mean() > 0.9
+    assert result.notes["salient"] == pytest.approx(0.25, abs=1e-3)
+    free = unlearn(method, **options)  # control
+    assert all((a != b).float().mean() > 0.5 for a, b in zip(free.model.parameters(), model.parameters(), strict=True))
 
 
 def test_models_without_a_way_to_new_weights_are_refused() -> None:

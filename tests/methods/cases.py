@@ -3,7 +3,6 @@
 import copy
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,56 +16,13 @@ import gunlearn as gu
 from gunlearn.methods import METHODS, fit_linear_head
 from gunlearn.nn import LinearHead
 from gunlearn.seed import isolated_rng
-
-
-@dataclass(frozen=True)
-class MethodCase:
-    """A method with options that make it short.
-
-    Args:
-        method: its name.
-        variant: one of its variants.
-        options: what to run it with.
-        trains: it takes optimiser steps, so it can diverge, be killed and resumed.
-        random: it draws random numbers even where the model has no dropout.
-        from_scratch: it starts from new weights.
-        moves: it changes the weights without optimiser steps.
-        task: what the model is taken to predict.
-        learns: the parts that it learns from; none where it learns from what layers return.
-        reads_forgotten: the forgotten edges pass messages while it learns.
-        validates: it looks at validation items.
-        chooses: it may return another epoch than the last.
-        head: the linear head that it takes, where it takes no other model.
-        bad: options that it refuses.
-    """
-
-    method: str
-    variant: str = "default"
-    options: dict[str, Any] = field(default_factory=dict)
-    trains: bool = True
-    random: bool = True
-    from_scratch: bool = False
-    moves: bool = False
-    task: str = "link_prediction"
-    learns: tuple[str, ...] = ("forget", "retain")
-    reads_forgotten: bool = False
-    validates: bool = False
-    chooses: bool = False
-    head: str = ""
-    bad: tuple[dict[str, Any], ...] = ()
-
-    @property
-    def spec(self) -> str:
-        return f"{self.method}:{self.variant}"
-
-    def __str__(self) -> str:
-        return self.spec
-
+from gunlearn.testing import MethodCase
 
 IN_CHANNELS, HIDDEN, OUT = 8, 12, 6
 RETAIN, FORGET = ("retain",), ("forget",)
 NAN = float("nan")
 WEIGHTS = ({"retain_weight": -0.5}, {"retain_weight": NAN}, {"kl_weight": -0.5}, {"kl_weight": NAN})
+WHOLE = {"epochs": 2, "max_steps": 1, "min_steps": 1, "batch_size": 10**6, "forget_batch_size": 10**6}
 BETAS = ({"beta": 0.0}, {"beta": -1.0}, {"beta": NAN})
 
 CASES = [
@@ -76,6 +32,8 @@ CASES = [
     ),
     MethodCase("auto", trains=False, random=False, options={"budget": 0.005}, bad=({"budget": 0},)),
     MethodCase("finetune", options={"epochs": 4}, learns=RETAIN),
+    MethodCase("l1_sparse", options={"epochs": 4}, learns=RETAIN, bad=({"l1": -1.0}, {"l1": NAN}, {"mode": "x"})),
+    MethodCase("l1_sparse", "paper", {"epochs": 4}, learns=RETAIN),
     MethodCase(
         "continued_training", options={"epochs": 4}, learns=(*RETAIN, *FORGET), validates=True,
         bad=(
@@ -119,6 +77,13 @@ CASES = [
     ),
     MethodCase("scrub", "paper", {"epochs": 4, "max_steps": 1, "min_steps": 1}),
     MethodCase("scrub", "paper_large", {"epochs": 4, "max_steps": 1, "min_steps": 1}),
+    *(  # two of the authors' epochs of two steps each
+        MethodCase(name, mode, WHOLE, passes=2, validates=name == "scrub_r", chooses=name == "scrub_r")
+        for name, mode in (
+            ("scrub", "small"), ("scrub", "large"), ("scrub", "ic_small"), ("scrub", "ic_large"), ("scrub", "mia"),
+            ("scrub_r", "mia"),
+        )
+    ),
     MethodCase(
         "scrub_r", options={"epochs": 4, "max_steps": 1, "min_steps": 1}, validates=True, chooses=True,
         bad=({"tie_break": "middle"},),
@@ -126,11 +91,15 @@ CASES = [
     MethodCase(
         "imu", options={"epochs": 4}, random=False, learns=FORGET,
         bad=(
-            {"mode": "x"}, {"scope": "tail"}, {"top": 0.0}, {"cap": 1.5}, {"damping": 0.0}, {"l1": -1.0}, {"probes": 0},
+            {"mode": "x"}, {"scope": "tail"}, {"refresh": "often"}, {"refresh": 0}, {"refresh": True},
+            {"top": 0.0}, {"cap": 1.5}, {"damping": 0.0}, {"l1": -1.0}, {"probes": 0},
         ),
     ),
     MethodCase("imu", "paper", {"epochs": 4}, random=False, learns=FORGET),
     MethodCase("random_label", options={"epochs": 4}, bad=WEIGHTS[:2]),
+    MethodCase(
+        "salun", options={"epochs": 4}, bad=(*WEIGHTS[:2], {"saliency": 0.0}, {"saliency": 1.5}, {"saliency": None}),
+    ),
     MethodCase("bad_teacher", options={"epochs": 4}, bad=(WEIGHTS[0], {"temperature": 0.0})),
     MethodCase(
         "d2dgn", options={"epochs": 4, "eval_every": 2}, from_scratch=True, validates=True,

@@ -44,6 +44,7 @@ CHANGES = {
     "optimizer": Change("sgd"),
     "optimizer_options": Change({"momentum": 0.9}, {"optimizer": "sgd", "lr": 0.1}),
     "scheduler": Change(lambda optimizer: torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.1)),
+    "saliency": Change(0.3),
     "scheduler_options": Change({"gamma": 0.1}, {"scheduler": "ExponentialLR", "scheduler_options": {"gamma": 0.9}}),
 }
 # What each method refuses. Of links and nodes it can be told, of an objective and its phases at once.

@@ -19,7 +19,7 @@ from gunlearn.methods.shards.grapheraser import ShardEnsemble, fit_weights, shar
 from gunlearn.methods.shards.partitioning import assign, balanced_kmeans, capacity, label_propagation
 from gunlearn.seed import isolated_rng
 from tests.methods.cases import MODELS, SHARD_CASES, make_data, run, same_weights, trained_model
-from tests.methods.test_method_contract import check_untouched
+from tests.methods.test_method_contract import contract_of
 
 TASK = gu.NodeClassification()
 SHORT = {"num_shards": 4, "shard_epochs": 15, "eval_every": 15}
@@ -259,7 +259,7 @@ def test_the_contract(case: Any, name: str, tmp_path: Any) -> None:
         for seed in (1, 1, 2):
             results.append(run(case, model, data, seed=seed, **{**SHORT, "shard_epochs": 3, "eval_every": 3}))
 
-    check_untouched(case, name, run_it)
+    contract_of(case, name).untouched(run_it)
     one, again, other = results
     assert same_weights(one.model, again.model)
     assert not same_weights(one.model, other.model)

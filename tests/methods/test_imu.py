@@ -1,19 +1,31 @@
 """IMU: influences of forgotten items against dense gradients, their weights, and what moves."""
 
+import copy
+import itertools
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
+from torch.utils.data import Dataset
 
+import gunlearn as gu
+from gunlearn.attribution.training.gradients import last_layer
 from gunlearn.curvature.fisher import fisher_diagonal
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
+from gunlearn.losses import Prediction
 from gunlearn.methods import IMU, GradientAscentMethod, run_method
 from gunlearn.methods.any_task import imu
-from gunlearn.methods.any_task.imu import head_influence, item_weights
-from tests.methods.forgetting import IMAGES, digits, on_digits, threes
+from gunlearn.methods.any_task.head_influence import forgotten_influence, head_influence
+from gunlearn.methods.any_task.imu import item_weights
+from gunlearn.tasks.items.array_parts import ArrayItems
+from tests.methods.cases import same_weights
+from tests.methods.forgetting import IMAGES, digits, figures, on_digits, threes
+from tests.training.callbacks import On
 
 
 def head_problem(seed: int = 0, items: int = 9) -> tuple[np.ndarray, np.ndarray, nn.Linear]:
@@ -148,6 +160,145 @@ def test_weights_come_from_the_trained_model() -> None:
     histories = [on_digits(IMU(epochs=1, probes=None), seed=seed).history[0]["loss"] for seed in (1, 2)]
     assert histories[0] == histories[1]
     assert histories[0] != on_digits(GradientAscentMethod(epochs=1)).history[0]["loss"]
+
+
+def measured(model: nn.Module, probes: int | None = 1) -> Tensor:
+    """Influences of the threes under a model, as a run computes them."""
+    problem = type("Problem", (), {"task": IMAGES, "model": model})()
+    return forgotten_influence(problem, IMAGES.parts(threes()), last_layer(model), 40, 0.01, probes)
+
+
+class Rounded(nn.Module):
+    """The digits' model, whose logits are no longer the head's outputs."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x) - 1e-9
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_linear_head_needs_no_autograd(bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The closed form, taken where the head's outputs are the logits, equals the gradients of torch."""
+    model = nn.Sequential(*copy.deepcopy(digits()[0])[:2], nn.Linear(48, 10, bias=bias)).double()
+    data = digits()[1]
+    rows = threes().forget_mask
+
+    class Doubled(type(IMAGES)):
+        def decode(self, model: nn.Module, outputs: None, items: ArrayItems) -> Prediction:
+            return super().decode(model, outputs, ArrayItems(items.x.double(), items.y, items.fixed))
+
+    monkeypatch.setattr("tests.methods.test_imu.IMAGES", Doubled())
+    loss = nn.functional.cross_entropy(model(data.x[rows].double()), data.y[rows], reduction="none")
+    head = last_layer(model)
+    g = torch.stack([parameters_to_vector(torch.autograd.grad(v, head, retain_graph=True)) for v in loss])
+    by_hand = -g @ (g.mean(0) / (g.square().mean(0) + 0.01))
+    torch.testing.assert_close(measured(model), by_hand, rtol=1e-6, atol=1e-12)
+    # Control: another path, with one probe, is an estimate.
+    assert not torch.allclose(measured(Rounded(model)), by_hand, rtol=1e-2)
+    torch.testing.assert_close(measured(Rounded(model), None), by_hand, rtol=1e-6, atol=1e-12)
+
+
+def test_what_influences_keep_to() -> None:
+    """The order of items does not matter, twins weigh the same, and damping divides."""
+    h, y, head = head_problem(items=12)
+    h[7], y[7] = h[2], y[2]
+    order = np.random.default_rng(0).permutation(12)
+
+    def found(rows: np.ndarray, damping: float = 0.01) -> np.ndarray:
+        return head_influence([lambda: losses(h[rows], y[rows], head)], list(head.parameters()), damping).numpy()
+
+    plain = found(np.arange(12))
+    np.testing.assert_allclose(found(order), plain[order], rtol=1e-9)
+    assert plain[7] == pytest.approx(plain[2], rel=1e-12)
+    assert item_weights(torch.from_numpy(plain))[7] == pytest.approx(float(item_weights(torch.from_numpy(plain))[2]))
+    large = [found(np.arange(12), damping) for damping in (1e6, 1e7)]
+    np.testing.assert_allclose(large[0], 10 * large[1], rtol=1e-4)
+    assert not np.allclose(plain, 10 * found(np.arange(12), 0.1), rtol=0.1)  # control: not for small damping
+
+
+@pytest.mark.parametrize(("refresh", "batch_size"), [("once", 40), ("epoch", 40), (3, 40), (2, None)])
+def test_when_weights_are_computed_anew(
+    refresh: str | int, batch_size: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Tensor] = []
+    monkeypatch.setattr(imu, "item_weights", lambda *args: seen.append(item_weights(*args)) or seen[-1])
+    steps = -(-threes().num_forget // 40)
+    result = on_digits(IMU(epochs=2, refresh=refresh, batch_size=batch_size))
+    expected = {"once": 1, "epoch": 2}.get(refresh) or -(-len(result.history) // refresh)
+    assert len(seen) == expected
+    assert len(result.history) == (2 * steps if batch_size else 2)
+    assert result.config["refresh"] == refresh
+    assert all(not torch.equal(a, b) for a, b in itertools.pairwise(seen))
+
+
+def test_weights_of_a_resumed_run(tmp_path: Path) -> None:
+    """A run that was killed between two refreshments goes on with the weights that it had."""
+
+    def stop(state: Any, **_: Any) -> None:
+        if state.step == 5:
+            raise KeyboardInterrupt
+
+    given = (digits()[0], threes(), IMAGES)
+    method = IMU(epochs=8, refresh=4)
+    save = On(step_end=lambda control, state, **_: setattr(control, "should_save", state.step == 5))
+    whole = run_method(method, *given, callbacks=[save])
+    with pytest.raises(KeyboardInterrupt):
+        run_method(method, *given, callbacks=[save, On(save=stop)], checkpoint_dir=tmp_path)
+    again = run_method(method, *given, callbacks=[save], checkpoint_dir=tmp_path)
+    assert same_weights(again.model, whole.model)
+
+
+class Guarded(Dataset):
+    """The digits as a data set that breaks where a retained item is read."""
+
+    def __init__(self) -> None:
+        self.x, self.labels = digits()[1].x[:1000], digits()[1].y[:1000]
+        self.read: set[int] = set()
+
+    def __len__(self) -> int:
+        return 1000
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        if self.labels[index] != 3:
+            raise RuntimeError(f"item {index} is retained")
+        self.read.add(index)
+        return self.x[index], int(self.labels[index])
+
+
+@pytest.mark.parametrize("options", [{}, {"scope": "all", "batch_size": 16}, {"refresh": "epoch", "l1": 0.1}])
+def test_no_retained_item_of_a_data_set_is_loaded(options: dict[str, Any]) -> None:
+    model, data = digits()
+    rows = (data.y[:1000] == 3).nonzero().view(-1)
+    dataset = Guarded()
+    found = gu.unlearn(model, dataset, gu.ForgetItems(rows), "imu", IMAGES, epochs=2, **options)
+    assert dataset.read == set(rows.tolist())
+    assert "no item was read" in found.notes["retained"]
+    for other in ("finetune", "scrub"):  # control
+        with pytest.raises(RuntimeError, match="is retained"):
+            gu.unlearn(model, dataset, gu.ForgetItems(rows), other, IMAGES, epochs=2)
+
+
+def test_it_takes_fewer_steps_than_plain_ascent_to_forget_as_much() -> None:
+    """Both on the head alone, by the same optimiser, until hardly any forgotten item is right."""
+    model, data = digits()
+    frozen = copy.deepcopy(model)
+    for parameter in frozen[:-1].parameters():
+        parameter.requires_grad_(False)
+    rows, steps, kept = threes().forget_mask, [], []
+    for method, start in (("imu", model), ("gradient_ascent", frozen)):
+
+        def stop(model: nn.Module, control: Any, **_: Any) -> None:
+            control.should_training_stop = figures(model.eval(), data, rows)[0] <= 0.02
+
+        options = {"optimizer": "sgd", "lr": 1e-2, "epochs": 2000, "callbacks": [On(epoch_end=stop)]}
+        result = gu.unlearn(start, data, gu.ForgetItems(mask=rows), method, IMAGES, **options)
+        steps.append(result.epochs)
+        kept.append(figures(result.model, data, threes().retain_mask)[0])
+    assert steps[0] <= steps[1] / 2
+    assert kept[0] >= kept[1] - 0.03
 
 
 @pytest.mark.parametrize("trained", [True, False])

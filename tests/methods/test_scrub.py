@@ -1,6 +1,7 @@
 """SCRUB: the phases' losses, the direction of the ascent, the rewind, and a class of digits forgotten."""
 
 import copy
+import warnings
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import gunlearn as gu
 from gunlearn.errors import UnsupportedMethodError
 from gunlearn.losses import Prediction
 from gunlearn.methods import Scrub, ScrubR, run_method
-from gunlearn.methods.any_task.scrub import _direction
+from gunlearn.methods.any_task.scrub_warnings import direction
 from gunlearn.methods.gradient import FrozenStatistics
 from tests.methods.cases import fresh_model, make_data, same_weights, weights
 from tests.methods.forgetting import IMAGES, digits, on_digits, on_karate, threes
@@ -55,6 +56,68 @@ def test_which_phase_when() -> None:
     assert Scrub(ascent_first=False).objective_at(0).labels == ("distillation(forget)",)
 
 
+def batches_of(method: Scrub) -> list[tuple[str, int]]:
+    """The part that each step reads, and how many of its items, as the loop hands them out."""
+    seen: list[tuple[str, int]] = []
+
+    class Watched(type(IMAGES)):
+        def decode(self, model: nn.Module, outputs: None, items: Any) -> Prediction:
+            if model.training:
+                seen.append(("f" if bool((items.y == 3).all()) else "r", len(items.y)))
+                rows.append(items.x)
+            return super().decode(model, outputs, items)
+
+    rows: list[torch.Tensor] = []
+    run_method(method, digits()[0], threes(), Watched())
+    for letter, mask in (("f", threes().forget_mask), ("r", threes().retain_mask)):  # each epoch reads each item once
+        read = [x for (part, _), x in zip(seen, rows, strict=True) if part == letter]
+        epochs = method.max_epochs if letter == "f" else method.epochs
+        whole = digits()[1].x[mask].repeat(epochs, 1)
+        assert torch.equal(torch.cat(read).sort(0).values, whole.sort(0).values)
+    return seen
+
+
+def test_a_notebooks_epochs() -> None:
+    """A pass over the forget set in its batches, then one over the retained data in theirs; the rest only minimise."""
+    forget, retain = int(threes().forget_mask.sum()), int(threes().retain_mask.sum())
+    away, back = -(-forget // 16), -(-retain // 200)
+    seen = batches_of(Scrub(mode="mia", epochs=3, max_epochs=2, batch_size=200))
+    assert "".join(part for part, _ in seen) == 2 * (away * "f" + back * "r") + back * "r"
+    assert {size for part, size in seen if part == "f"} == {16, forget % 16 or 16}
+
+
+def test_a_notebooks_rates() -> None:
+    """`epoch > m` in the authors' loop: the rate falls after epoch m, by ten each time."""
+    rates: list[float] = []
+    watch = On(step_begin=lambda optimizer, **_: rates.append(optimizer.param_groups[0]["lr"]))
+    options = {"batch_size": 500, "forget_batch_size": 100, "max_epochs": 3}
+    result = run_method(Scrub(mode="small", **options), digits()[0], threes(), IMAGES, callbacks=[watch])
+    away, back = -(-threes().num_forget // 100), -(-threes().num_retain // 500)
+    per_epoch = [away * (epoch <= 3) + back for epoch in range(1, 11)]
+    expected = [5e-4 * 0.1 ** sum(e > m for m in (5, 8, 9)) for e, n in enumerate(per_epoch, 1) for _ in range(n)]
+    assert rates == pytest.approx(expected)
+    assert result.history[-1]["step"] == sum(per_epoch)
+
+
+@pytest.mark.filterwarnings("ignore:'scrub_r' takes")
+def test_candidates_of_a_notebook_are_its_epochs() -> None:
+    options = {"epochs": 4, "max_epochs": 1, "forget_batch_size": 20, "batch_size": 300, "lr": 1e-2}
+    result = on_digits(ScrubR(mode="mia", tie_break="earliest", **options))
+    assert result.notes["chosen"] <= 4
+    assert result.notes["candidates"] <= 5
+
+
+def test_too_few_steps_away_are_told() -> None:
+    with pytest.warns(UserWarning, match=r"takes 4 steps away.*'max_epochs'"):
+        on_digits(Scrub(max_epochs=1, max_steps=4, epochs=10))
+    with pytest.warns(UserWarning, match="takes 6 steps away"):  # 3 epochs of one batch would do with smaller ones
+        on_digits(Scrub(mode="small", forget_batch_size=64, epochs=4, batch_size=500))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        on_digits(Scrub(epochs=40))  # the default takes 15
+        on_digits(Scrub(mode="small", forget_batch_size=16, epochs=4, batch_size=500))
+
+
 def test_no_label_of_the_forget_set_is_read() -> None:
     model, data = digits()
     rows = threes().forget_mask.nonzero().view(-1)
@@ -77,7 +140,7 @@ def test_the_wrong_direction_is_noticed() -> None:
         other = copy.deepcopy(model).eval()
         other[-1].weight.data *= factor
         other[-1].bias.data *= factor
-        return _direction(problem, other, parts, 4.0, None)
+        return direction(problem, other, parts, 4.0, None)
 
     with pytest.warns(UserWarning, match="more certain"):
         wrong = scaled(3.0)

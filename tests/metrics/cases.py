@@ -24,6 +24,7 @@ class FigureCase:
         column: tables have a column of it.
         references: retrained models that it needs.
         low: the smallest value that it can have.
+        whole_classes: it is `None` unless all items of a class are forgotten, as in none of these problems.
     """
 
     figure: str
@@ -31,6 +32,7 @@ class FigureCase:
     column: bool = True
     references: int = 0
     low: float = 0.0
+    whole_classes: bool = False
 
     def __str__(self) -> str:
         return self.figure
@@ -50,8 +52,15 @@ CASES = [
     FigureCase("test_f1"),
     FigureCase("retain_acc", column=False),
     FigureCase("forget_acc"),
+    FigureCase("nearest_acc", whole_classes=True),
+    FigureCase("rest_acc", whole_classes=True),
     FigureCase("mia_auc"),
+    FigureCase("mia_acc"),
     FigureCase("mia_item_auc", references=1),
+    FigureCase("ic_err"),
+    FigureCase("ic_err_retain"),
+    FigureCase("fgt_err", math.inf),
+    FigureCase("fgt_err_retain", math.inf),
     FigureCase("relearn_steps", 300),
     FigureCase("js_forget", math.log(2), references=1),
     FigureCase("js_test", math.log(2), references=1),
@@ -59,6 +68,17 @@ CASES = [
     FigureCase("js_floor_forget", math.log(2), column=False, references=2),
     FigureCase("js_floor_test", math.log(2), column=False, references=2),
     FigureCase("js_floor_retain", math.log(2), column=False, references=2),
+    FigureCase("alignment_forget", math.inf, references=1),
+    FigureCase("alignment_test", math.inf, references=1),
+    FigureCase("alignment_retain", math.inf, references=1),
+    FigureCase("alignment_floor_forget", math.inf, column=False, references=2),
+    FigureCase("alignment_floor_test", math.inf, column=False, references=2),
+    FigureCase("alignment_floor_retain", math.inf, column=False, references=2),
+    FigureCase("gain_forget", references=1, low=-math.inf),
+    FigureCase("gain_low_forget", references=1, low=-math.inf),
+    FigureCase("gain_high_forget", references=1, low=-math.inf),
+    FigureCase("gain_test", references=1, low=-math.inf),
+    FigureCase("gain_retain", references=1, low=-math.inf),
     FigureCase("seconds", math.inf),
     FigureCase("seconds_per_epoch", math.inf, column=False),
     FigureCase("epochs", math.inf, column=False),

@@ -130,7 +130,7 @@ def test_independent_items(monkeypatch):
     data.test_mask = torch.arange(90) >= 60
     partition = gu.ForgetItems(count=12, seed=1).resolve(data)
     model, a, b = (nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)).train() for _ in range(3))
-    monkeypatch.setattr("gunlearn.metrics.item_evaluators.BATCH", 7)
+    monkeypatch.setattr("gunlearn.tasks.items.array_parts.ROWS_READ", 7)
     row = evaluator(gu.ImageClassification(), partition, [a, b]).row(model)
     assert model.training
     with torch.no_grad():

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch_geometric.data import Data
 
-from gunlearn import ForgetEdges, ForgetFeatures, ForgetGraphs, ForgetItems, ForgetNodes, ForgetSubgraph
+from gunlearn import ForgetEdges, ForgetFeatures, ForgetGraphs, ForgetNodes, ForgetSubgraph
 from gunlearn.errors import EmptyForgetSetError, InvalidRequestError
 
 NAMES = ["alice", "bob", "carol", "dan", "eve"]
@@ -101,7 +101,6 @@ def test_rows_are_rows_where_ids_give_no_edge():
         lambda: ForgetEdges([("alice", "bob", "carol")]),
         lambda: ForgetEdges(edge_ids=[1], by_id=True),
         lambda: ForgetGraphs(["a"]),
-        lambda: ForgetItems(["a"]),
     ],
 )
 def test_names_that_make_no_request(build):

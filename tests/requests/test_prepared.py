@@ -245,3 +245,75 @@ def test_what_one_thread_trusts_another_checks():
             other.submit(gu.ForgetNodes([5]).resolve, data).result()
     with pytest.raises(ChangedDataError):
         registry.memory_of(data)
+
+
+def _wide() -> Data:
+    """A graph whose features are large enough to share their memory."""
+    data = _graph()
+    data.x = torch.rand(int(data.num_nodes), 2**21 // int(data.num_nodes), generator=torch.Generator().manual_seed(0))
+    return data
+
+
+def test_features_are_copied_once_for_all_requests(monkeypatch):
+    data = _wide()
+    ready, kept = gu.prepare(data), data.x.clone()
+    first = gu.ForgetNodes([1]).resolve(ready).retain_data
+
+    def no_copy(*_: object) -> None:
+        raise AssertionError
+
+    for name in ("gunlearn.requests.training_graph.large_copy", "gunlearn.requests.shared_features.Image"):
+        monkeypatch.setattr(name, no_copy)
+    second = gu.ForgetFeatures([2], columns=[0, 3]).resolve(first).retain_data
+    second = gu.ForgetEdges(second.edge_index[:, [0]]).resolve(second).retain_data
+    third = gu.ForgetNodes([3]).resolve(second).retain_data
+    other = gu.ForgetNodes([4]).resolve(ready).retain_data
+    expected = kept.clone()
+    expected[4] = 0
+    assert other.x.equal(expected)
+    expected = kept.clone()
+    expected[[1, 3]], expected[2, [0, 3]] = 0, 0
+    assert third.x.equal(expected)
+    assert data.x.equal(kept)
+    third.x[:] = 5  # the caller's to write on
+    assert int((second.x == 0).sum()) == kept.size(1) + 2
+    assert first.x[5].equal(kept[5])
+
+
+def test_where_no_file_is_left_features_are_copied(monkeypatch):
+    def none_left(_: object) -> None:
+        raise OSError("Too many open files")
+
+    monkeypatch.setattr("gunlearn.core.shared_pages.Image.copy", none_left)
+    data = gu.prepare(_wide())
+    left = gu.ForgetNodes([1]).resolve(data).retain_data
+    assert not left.x[1].any()
+    assert left.x[2].equal(data.x[2])
+
+
+def test_a_tenth_of_the_rows_makes_the_memory_anew():
+    data = gu.prepare(_wide())
+    size = int(data.num_nodes)
+    left = gu.ForgetFeatures([*range(size // 5)]).resolve(data).retain_data
+    assert "features" not in registry.memory_of(left)
+    again = gu.ForgetFeatures([size - 1]).resolve(left).retain_data
+    assert registry.memory_of(again)["features"].rows.tolist() == [size - 1]
+    assert int((again.x.sum(1) == 0).sum()) == size // 5 + 1
+
+
+@pytest.mark.parametrize("kind", ["nodes", "edges", "features"])
+def test_no_mask_as_long_as_the_graph_is_made(kind, monkeypatch):
+    data = _graph()
+    del data.edge_weight  # an attribute of the edges is read by a mask
+    data = gu.prepare(data)
+    pair = data.edge_index[:, [0]]
+
+    def no_mask(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("gunlearn.requests.training_graph.TrainingGraph.mask_of", no_mask)
+    request = {"nodes": gu.ForgetNodes([5]), "edges": gu.ForgetEdges(pair), "features": gu.ForgetFeatures([5])}[kind]
+    part = request.resolve(data)
+    monkeypatch.undo()
+    assert part.forget_mask.nonzero().view(-1).tolist() == part.forget_columns.tolist()
+    assert part.retain_data.edge_index.equal(data.edge_index[:, ~part.forget_mask])

@@ -2,8 +2,6 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,31 +9,7 @@ from torch_geometric.data import Data
 from torch_geometric.utils import to_undirected
 
 import gunlearn as gu
-from gunlearn.seed import isolated_rng
-
-
-@dataclass(frozen=True)
-class TaskCase:
-    """A small problem of a task.
-
-    Args:
-        task: its name.
-        data: what to learn.
-        request: what to forget of it.
-        model: a new model.
-    """
-
-    task: str
-    data: Callable[[], Any]
-    request: gu.Request
-    model: Callable[[], nn.Module]
-
-    def __str__(self) -> str:
-        return self.task
-
-    def models(self, count: int) -> list[nn.Module]:
-        with isolated_rng(7):
-            return [self.model() for _ in range(count)]
+from gunlearn.testing import TaskCase
 
 
 def _table() -> Data:
@@ -81,6 +55,28 @@ def _texts() -> Data:
     return Data(x=ids, y=ids.clone(), attention_mask=torch.ones_like(ids))
 
 
+def _images() -> tuple[Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    return torch.randn(12, 1, 4, 4, generator=draw), torch.arange(12) % 3
+
+
+class Denoiser(nn.Module):
+    """A convolution, shifted by the class and the step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.shift = nn.Conv2d(1, 1, 3, padding=1), nn.Embedding(4, 1)
+
+    def forward(self, sample: Tensor, timestep: Tensor, class_labels: Tensor) -> Tensor:
+        return self.conv(sample) + (self.shift(class_labels) + timestep.view(-1, 1) / 100).view(-1, 1, 1, 1)
+
+
+def _denoising() -> gu.Task:
+    from gunlearn.diffusion import Denoising, NoiseSchedule
+
+    return Denoising(NoiseSchedule(torch.linspace(0.99, 0.01, 20)), null=3)
+
+
 def _language_model() -> nn.Module:
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -114,6 +110,7 @@ CASES = [
     ),
     TaskCase("image_classification", _table, gu.ForgetItems(count=8), lambda: nn.Linear(4, 2)),
     TaskCase("causal_lm", _texts, gu.ForgetItems(count=3), _language_model),
+    TaskCase("denoising", _images, gu.ForgetItems(count=4), Denoiser, _denoising),
 ]  # fmt: skip
 
 

@@ -81,7 +81,7 @@ def test_training_never_sees_held_out_rows():
     assert task.validation_items(data) is None
     data.val_mask, data.test_mask = (row >= 15) & (row < 18), row >= 18
     assert rows(task.training_parts(data).sample(["retain"])["retain"]) == list(range(15))
-    assert rows(task.validation_items(data)) == [15, 16, 17]
+    assert task.validation_items(data).index.tolist() == [15, 16, 17]
     data.train_mask = row < 9
     parts = task.training_parts(data)
     assert rows(parts.sample(["retain"])["retain"]) == list(range(9))

@@ -70,7 +70,8 @@ def evaluate_language_models(
     """Measure models on forgotten and retained rows, and compare them with retrained ones.
 
     Returns per model the figures of `"causal_lm"` (`gunlearn figures` lists them; all but `nll`) as `forget_prob`,
-    `retain_prob`, ..., and `*_alignment` with `_low`, `_high`, `_precision`, `_recall`, `_floor`, `_excess`, `_gain`;
+    `retain_prob`, ..., and `*_alignment` with `_low`, `_high`, `_precision`, `_recall`, `_floor`, `_excess`, `_gain`,
+    `_gain_low`, `_gain_high`;
     `forget_quality`; `mia_*`; `model_utility`. A retrained model is compared with the other retrained ones.
 
     Leaves out alignment and forget quality without `references`, gain without `original`, floor and excess with one
@@ -164,6 +165,7 @@ def _alignment(stem: str, at: Standing) -> dict[str, float]:
     figures: dict[str, float | None] = {"": at.value, "_precision": at.precision, "_recall": at.recall}
     figures |= dict(zip(("_low", "_high"), at.interval or (), strict=False))
     figures |= {"_floor": at.floor, "_excess": at.excess, "_gain": at.gain}
+    figures |= dict(zip(("_gain_low", "_gain_high"), at.gain_interval or (), strict=False))
     return {f"{stem}{name}": value for name, value in figures.items() if value is not None}
 
 

@@ -20,7 +20,7 @@ from gunlearn.losses import Prediction
 from gunlearn.losses.reduction import full_precision
 from gunlearn.requests.ids import trainable_mask
 from gunlearn.tasks.base import Task, View
-from gunlearn.tasks.items.arrays import ArrayParts
+from gunlearn.tasks.items.array_parts import ArrayParts
 from gunlearn.tasks.items.tables import ItemTable
 
 if TYPE_CHECKING:

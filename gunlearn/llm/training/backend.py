@@ -28,6 +28,7 @@ from gunlearn.llm.training.progress import StepBar
 from gunlearn.llm.training.run_parts import plan_of as plan_of  # re-exported
 from gunlearn.llm.training.run_parts import run_parts
 from gunlearn.llm.training.run_record import differences_from_published, run_config, run_record
+from gunlearn.llm.training.salient_weights import hold_in_trainer
 from gunlearn.llm.training.trainer import UnlearnTrainer
 from gunlearn.llm.training.views import base_of
 from gunlearn.losses import as_objective
@@ -121,6 +122,9 @@ class TrainerBackend:
             _check_batch(trainer)
             if parts.plan.attach is not None:
                 parts.plan.attach(trainer)
+            held = None
+            if method.saliency is not None:
+                held = hold_in_trainer(trainer, parts.forget, method.saliency, batch_size)
             before = measure()
             trainer.train()
             steps = trainer.state.global_step
@@ -150,7 +154,8 @@ class TrainerBackend:
             seconds=time.perf_counter() - start,
             history=[entry for entry in trainer.state.log_history if "loss" in entry],
             notes=({} if source is None else {"settings_of": source.source, "otherwise": "; ".join(otherwise)})
-            | ({"collapsed": collapsed} if collapsed else {}),
+            | ({"collapsed": collapsed} if collapsed else {})
+            | ({} if held is None else {"salient": held.moving_share}),
             partition=partition,
             task=task,
             original=None if self.in_place else model,

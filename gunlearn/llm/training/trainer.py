@@ -27,6 +27,7 @@ from gunlearn.llm.training.trainer_setup import (
 from gunlearn.llm.training.views import answer_mask, base_of, view_of
 from gunlearn.losses import Loss, Objective, Prediction, as_objective
 from gunlearn.seed import isolated_rng
+from gunlearn.training.held_weights import HeldWeights
 
 _ByPart = dict[str, Prediction]
 
@@ -131,6 +132,7 @@ class UnlearnTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self.add_callback(EpochCallback(rows))
         self.step_terms: list[dict[str, Tensor]] = []  # values of each loss, by micro-batch of the present step
+        self.held: HeldWeights | None = None
         self._terms: dict[str, Tensor] = {}  # sums since the last log
         self._steps = 0
         if self.reference is not None:
@@ -175,6 +177,13 @@ class UnlearnTrainer(Trainer):
         if counts is not None:
             total = total * self.accelerator.num_processes  # gradients are averaged over processes, counts are sums
         return total
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Add a micro-batch's gradients, without those of held weights."""
+        loss = super().training_step(*args, **kwargs)
+        if self.held is not None:
+            self.held.clear_gradients()
+        return loss
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
         """Return the micro-batches of one step, and each term's count over all of them, which its mean divides by."""

@@ -11,13 +11,14 @@ from gunlearn.methods.gradient import GradientMethod
 class UtU(Method):
     """Unlink to unlearn (arXiv 2402.10695): keep the weights, remove what is forgotten from the graph.
 
-    The paper unlinks edges; nodes go with their edges, and features become zeros. The weights keep what they memorised.
+    The paper unlinks edges; nodes go with their edges, and features become zeros. Independent items, which no model
+    reads but its own training, just go. The weights keep what they memorised.
     """
 
     name = "utu"
     summary = "keep the weights, unlink what is forgotten"
     paper = "arXiv 2402.10695"
-    requests = ("edges", "nodes", "features", "graphs")
+    requests = ("edges", "nodes", "features", "graphs", "items")
     runs_model = False
     cost = "none"
 

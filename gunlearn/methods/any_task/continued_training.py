@@ -115,6 +115,8 @@ class ContinuedTraining(GradientMethod):
         given = [name for name in ("at_most", "budget") if getattr(self, name) is not None]
         check_interval(self, "in (0, 1]", "shrink", *given)
         check_interval(self, ">= 0", "unseen_weight")
+        if self.saliency is not None and self.shrink < 1:
+            raise InvalidInputError("Expected 'saliency', which holds weights, or 'shrink' below 1 (got both)")
         check_interval(self, "in [0, 1)", "teacher_share")
         if self.teacher_share:
             self._check_teacher()

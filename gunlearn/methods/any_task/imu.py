@@ -1,26 +1,24 @@
 """IMU: gradient ascent weighted by each forgotten item's influence (arXiv 2508.01620)."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from functools import partial, reduce
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from gunlearn.attribution.training.gradients import last_layer
-from gunlearn.core.checks import check_choice
-from gunlearn.curvature.fisher import check_probes, fisher_diagonal
-from gunlearn.curvature.training_loss import second_order
-from gunlearn.errors import InvalidInputError, UnsupportedModelError
+from gunlearn.core.checks import check_choice, check_integer
+from gunlearn.curvature.fisher import check_probes
+from gunlearn.errors import InvalidInputError
 from gunlearn.losses import GradientAscent, Objective, Prediction, as_objective
-from gunlearn.losses.functional import sum_tokens
 from gunlearn.losses.influence_weights import item_weights
-from gunlearn.methods.base import BY_MODE, Problem, check_interval, fill_in
-from gunlearn.methods.forget_part import forget_pieces
+from gunlearn.methods.any_task.head_influence import forgotten_influence
+from gunlearn.methods.any_task.l1_sparse import add_l1
+from gunlearn.methods.base import BY_MODE, Outcome, Problem, check_interval, fill_in
 from gunlearn.methods.gradient import FrozenStatistics, GradientMethod
 from gunlearn.tasks.base import Parts
+from gunlearn.training.callbacks import StatefulCallback, TrainState
 from gunlearn.training.optimizers import OptimizerSpec
 from gunlearn.training.step import Change
 
@@ -43,8 +41,9 @@ class IMU(GradientMethod):
 
     with `q` a quantile of all :math:`\sqrt{|I|}` (of those of the items with :math:`I_i < 0`, where most items have no
     influence and that quantile is 0); what is minimised is :math:`-\sum_i w_i \ell_i / \sum_i w_i`. Weights
-    are computed once, on the model as it was trained, in evaluation mode, and do not depend on how items are grouped
-    into steps. Nothing holds the retained data in place: forgetting random items this way costs more than a class.
+    are computed in evaluation mode, once, on the model as it was trained (see `refresh`), and do not depend on how
+    items are grouped into steps. Nothing holds the retained data in place: forgetting random items this way costs more
+    than a class. Of a data set no retained item is read, not even to see whether it is still known.
 
     `mode="paper"` adds what the authors' code has besides: the most influential tenth alone, an L1 penalty on the head
     (its subgradient is added to the gradient, the recorded loss is without), and SGD with momentum 0.9, weight decay
@@ -54,11 +53,14 @@ class IMU(GradientMethod):
         mode: `"default"` or `"paper"`; fills in every option that is `None`.
         scope: what is trained, the `"head"` (the trained module that is defined last) or `"all"`. Weights go by the
             head in both.
+        refresh: when weights are computed: `"once"`, on the trained model, at the beginning of each `"epoch"`, or every
+            so many steps.
         top: share of the items with :math:`I_i < 0` that take part, those of the largest :math:`|I_i|`.
         cap: the quantile that `q` is.
         damping: :math:`\lambda`.
         l1: weight of the L1 penalty on the head.
-        probes: random sign vectors that `F` is estimated with, see `importance.fisher_diagonal`; `None` is exact.
+        probes: random sign vectors that `F` is estimated with where it has no closed form, see `fisher_diagonal`;
+            `None` is exact. It has one where the head is an `nn.Linear` whose outputs are the items' logits.
     """
 
     mode: str = "default"
@@ -67,6 +69,7 @@ class IMU(GradientMethod):
     weight_decay: float = BY_MODE
     optimizer: OptimizerSpec = BY_MODE
     scope: str = "head"
+    refresh: str | int = "once"
     top: float = BY_MODE
     cap: float = 0.93
     damping: float = 0.01
@@ -82,6 +85,8 @@ class IMU(GradientMethod):
     def __post_init__(self) -> None:
         fill_in(self, _MODES)
         check_choice("scope", self.scope, ("head", "all"))
+        if self.refresh not in ("once", "epoch"):
+            check_refresh(self.refresh)
         check_interval(self, "in (0, 1]", "top", "cap")
         check_interval(self, "> 0", "damping")
         check_interval(self, ">= 0", "l1")
@@ -101,32 +106,39 @@ class IMU(GradientMethod):
             raise InvalidInputError("Expected a model with trainable parameters (got none that require grad)")
         return last_layer(model) if self.scope == "head" else None
 
-    def penalty(self, model: nn.Module) -> Callable[[], None] | None:
+    def kept(self) -> "KeptWeights | None":
+        """Return what says when weights are computed anew; `None` for never."""
+        return None
+
+    def run(self, problem: Problem) -> Outcome:
+        if self.refresh == "once":
+            return super().run(problem)
+        keeper = KeptWeights(self.refresh)
+        own = _Run(**vars(self), keeper=keeper)
+        return super(IMU, own).run(replace(problem, callbacks=[*problem.callbacks, keeper]))
+
+    def penalty(self, model: nn.Module) -> Callable[[TrainState], None] | None:
         """Return a function that adds the L1 penalty's subgradient on the head; influences are of the plain loss."""
         head = last_layer(model)
-
-        def add() -> None:
-            for parameter in head:
-                if parameter.grad is not None:
-                    parameter.grad.add_(parameter.detach().sign(), alpha=self.l1)
-
-        return add if self.l1 else None
+        return (lambda state: add_l1(head, self.l1)) if self.l1 else None
 
     def adapt(self, problem: Problem, parts: Parts) -> tuple[Change, Callable[[], bool] | None]:
         """Weigh the forgotten items, with the mean 1."""
         change, stop = super().adapt(problem, parts)
-        model = problem.model.eval()
-        pieces = [
-            partial(_losses, problem, parts, piece) for piece in forget_pieces(problem.task, parts, self.batch_size)
-        ]
-        with second_order(model):
-            influence = head_influence(pieces, last_layer(model), self.damping, self.probes)
-        weight = item_weights(influence, self.top, self.cap)
-        weight = weight / weight.mean()
+        kept, whole = self.kept(), self.parts(problem, ("forget",))  # steps may read some items at a time
+
+        def weights() -> Tensor:
+            head = last_layer(problem.model)
+            influence = forgotten_influence(problem, whole, head, self.batch_size, self.damping, self.probes)
+            weight = item_weights(influence, self.top, self.cap)
+            return weight / weight.mean()
+
+        if kept is None:
+            first = weights()
 
         def weigh(predictions: dict[str, Prediction], rows: Callable[[Tensor], Tensor]) -> dict[str, Prediction]:
             forget = change(predictions, rows)["forget"]
-            own = rows(weight)
+            own = rows(first if kept is None else kept.updated(weights))
             return {
                 **predictions,
                 "forget": forget.replace(weight=own if forget.weight is None else own * forget.weight),
@@ -135,60 +147,53 @@ class IMU(GradientMethod):
         return weigh, stop
 
 
-def _losses(problem: Problem, parts: Parts, items: Any) -> Tensor:
-    return -sum_tokens(problem.task.predict(problem.model, parts.data, items).log_prob)
+@dataclass(frozen=True)
+class _Run(IMU):
+    """One run, with what says when its weights are computed anew."""
+
+    keeper: Any = None
+
+    def kept(self) -> "KeptWeights | None":
+        return self.keeper
+
+    def config(self) -> dict[str, Any]:
+        return {name: value for name, value in super().config().items() if name != "keeper"}
 
 
-def head_influence(
-    pieces: Sequence[Callable[[], Tensor]], head: list[nn.Parameter], damping: float, probes: int | None = None
-) -> Tensor:
-    r"""Return the influence :math:`-g_i^T F^{-1} \bar g` of each item on the mean loss of all, `[num_items]`.
-
-    One backward pass through a backward pass gives all products of a piece, whatever the number of its items.
+class KeptWeights(StatefulCallback):
+    """The weights of the forgotten items, computed anew where they are due.
 
     Args:
-        pieces: functions that return the losses of some of the items `[k]`, on the graph of computations. They are
-            called twice where there are several, so that one piece is in memory at a time.
-        head: the parameters that gradients are taken of.
-        damping: added to the mean squared gradients, positive.
-        probes: see `importance.fisher_diagonal`.
+        refresh: `"epoch"`, or a number of steps.
     """
-    kept = [_Pulled(losses(), head) for losses in pieces] if len(pieces) == 1 else None
 
-    def pulled() -> Iterable[_Pulled]:
-        return kept or (_Pulled(losses(), head) for losses in pieces)
+    draws_nothing = True
 
-    moments = [one.moments(probes) for one in pulled()]
-    count = sum(size for size, _, _ in moments)
-    sums = [reduce(torch.add, [s[k] for _, s, _ in moments]) for k in range(len(head))]
-    squares = [reduce(torch.add, [f[k] * (size / count) for size, _, f in moments]) for k in range(len(head))]
-    direction = [s / count / (f + damping) for s, f in zip(sums, squares, strict=True)]
-    return torch.cat([one.products(direction) for one in pulled()])
+    def __init__(self, refresh: str | int) -> None:
+        self.refresh, self.due = refresh, True
+        self.weight: Tensor | None = None
+
+    def on_epoch_begin(self, args: Any, state: TrainState, control: Any, **kwargs: Any) -> None:
+        self.due |= self.refresh == "epoch"
+
+    def on_step_begin(self, args: Any, state: TrainState, control: Any, **kwargs: Any) -> None:
+        self.due |= not isinstance(self.refresh, str) and state.step % self.refresh == 0
+
+    def updated(self, compute: Callable[[], Tensor]) -> Tensor:
+        """Return the weights, computed now if they are due."""
+        if self.due or self.weight is None:
+            self.weight, self.due = compute(), False
+        return self.weight
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"weight": self.weight}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.weight, self.due = state["weight"], False
 
 
-class _Pulled:
-    """The gradient of the sum of weighted losses, still a function of the weights, which are one each."""
-
-    def __init__(self, losses: Tensor, head: list[nn.Parameter]) -> None:
-        self.losses, self.head, self.dummy = losses, head, torch.ones_like(losses, requires_grad=True)
-        pull: Sequence[Tensor | None] = [None]
-        if losses.requires_grad:
-            pull = torch.autograd.grad(losses, head, self.dummy, create_graph=True, allow_unused=True)
-        if all(g is None for g in pull):
-            raise UnsupportedModelError(
-                "Expected a loss that depends on the module defined last, whose weights IMU reads (got one that does "
-                "not); define the output layer last in the model's __init__"
-            )
-        self.pull = [torch.zeros_like(p) if g is None else g for g, p in zip(pull, head, strict=True)]
-
-    def moments(self, probes: int | None) -> tuple[int, list[Tensor], list[Tensor]]:
-        """Return the number of items, the sum of their gradients and the mean of the squared ones."""
-        squares = fisher_diagonal(self.losses, self.head, probes)
-        return self.losses.numel(), [g.detach() for g in self.pull], squares
-
-    def products(self, direction: list[Tensor]) -> Tensor:
-        """Return minus the product of each item's gradient with `direction`, `[k]`."""
-        terms = [(g * d).sum() for g, d in zip(self.pull, direction, strict=True) if g.requires_grad]
-        if not terms:
-            return torch.zeros_like(self.dummy).detach()
-        return -torch.autograd.grad(reduce(torch.add, terms), self.dummy)[0]
+def check_refresh(value: Any) -> None:
+    """Refuse what is no number of steps."""
+    if isinstance(value, str | bool):
+        raise InvalidInputError(f"Expected 'refresh' to be 'once', 'epoch' or a number of steps (got {value!r})")
+    check_integer("refresh", value, minimum=1)

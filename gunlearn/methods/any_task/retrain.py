@@ -27,7 +27,7 @@ class Retrain(Method):
         eval_every: epochs between validations; the model with the best validation loss is kept; `None` keeps the last.
         patience: evaluations without improvement before the run stops; `None` never stops early.
         train: your training function `train(data, seed) -> model`; it replaces all other options, and gets a
-            copy of the retained data, which it may change.
+            copy of the retained data in their own form, which it may change.
         batch_size: retained items per step; `None` reads them all.
         sampler: see `GradientOptions`, like `num_neighbors`.
         steps: optimiser steps, in place of `epochs`.

@@ -1,6 +1,7 @@
 """Models along the way of a run, and the choice of the one to return."""
 
 import copy
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -18,11 +19,21 @@ from gunlearn.training.callbacks import StatefulCallback, TrainControl, TrainSta
 class Candidates(StatefulCallback):
     """Keeps a model per pass and restores the one whose forget error is nearest to a reference; see `ScrubR`.
 
+    With `ends` it keeps one after each of these numbers of steps instead.
+
     Of models with the same error on the forget set it keeps one, the `"earliest"` or the `"latest"` by `tie_break`.
     Without validation items of the forgotten labels it raises `UnsupportedMethodError`.
     """
 
-    def __init__(self, problem: Problem, parts: Parts, tie_break: str, size: int | None = None) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        parts: Parts,
+        tie_break: str,
+        size: int | None = None,
+        ends: Collection[int] | None = None,
+    ) -> None:
+        self.ends = None if ends is None else sorted(ends)
         self.problem, self.parts, self.latest, self.size = problem, parts, tie_break == "latest", size
         self.kept: dict[int, dict[str, Any]] = {}  # number of wrong predictions -> the pass, and the weights after it
         self.held_out = problem.task.validation_items(problem.partition.retain_data)
@@ -40,7 +51,12 @@ class Candidates(StatefulCallback):
             self._add(kwargs["model"], 0)
 
     def on_epoch_end(self, args: Any, state: TrainState, control: TrainControl, **kwargs: Any) -> None:
-        self._add(kwargs["model"], state.epoch)
+        if self.ends is None:
+            self._add(kwargs["model"], state.epoch)
+
+    def on_step_end(self, args: Any, state: TrainState, control: TrainControl, **kwargs: Any) -> None:
+        if self.ends is not None and state.step in self.ends:
+            self._add(kwargs["model"], 1 + self.ends.index(state.step))
 
     @torch.no_grad()
     def on_train_end(self, args: Any, state: TrainState, control: TrainControl, **kwargs: Any) -> None:

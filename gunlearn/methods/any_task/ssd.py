@@ -1,10 +1,11 @@
 """SSD: selective synaptic dampening (arXiv 2308.07707)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gunlearn.curvature.fisher import check_probes, fisher_diagonal
 from gunlearn.curvature.training_loss import learning_parameters
@@ -12,7 +13,9 @@ from gunlearn.errors import InvalidInputError
 from gunlearn.losses.functional import sum_tokens
 from gunlearn.methods.base import BY_MODE, Method, Outcome, Problem, check_interval, fill_in
 from gunlearn.methods.forget_part import forget_items
+from gunlearn.tasks.base import Parts
 
+_PIECE = 1024  # items of a data set without a loader that are loaded at a time
 _MODES = {"default": {"alpha": 3.0}, "paper": {"alpha": 10.0}}
 
 
@@ -60,14 +63,15 @@ class SSD(Method):
         forget_items(parts, self.name)
         parameters = learning_parameters(model)
         rest = "retain_edges" if "retain_edges" in parts.names else "retain"  # leave out random non-edges
-        items = parts.sample(["forget", rest])
-        outputs = task.encode(model, parts.data)
-        losses = {name: -sum_tokens(task.decode(model, outputs, item).log_prob) for name, item in items.items()}
-        losses[rest] = losses[rest][others(items[rest], items["forget"])]
-        if all(getattr(item, "fixed", True) for item in items.values()):
-            counts = [losses["forget"].numel(), losses[rest].numel()]
-        else:  # batches do not tell the number of items
-            counts = [problem.partition.num_forget, problem.partition.num_retain]
+        unread = {name: parts.unread(name, parts.usual_batch or _PIECE) for name in ("forget", rest)}
+        counts, losses = [problem.partition.num_forget, problem.partition.num_retain], {}
+        if not all(unread.values()):
+            items = parts.sample(["forget", rest])
+            outputs = task.encode(model, parts.data)
+            losses = {name: -sum_tokens(task.decode(model, outputs, item).log_prob) for name, item in items.items()}
+            losses[rest] = losses[rest][others(items[rest], items["forget"])]
+            if all(getattr(item, "fixed", True) for item in items.values()):  # batches do not tell the number of items
+                counts = [losses["forget"].numel(), losses[rest].numel()]
         share = counts[0] / sum(counts)
         if self.alpha * share >= 1:  # I_D >= share * I_f
             raise InvalidInputError(
@@ -75,6 +79,8 @@ class SSD(Method):
                 f"many times as important to them (got {self.alpha}, which would change nothing)"
             )
         importance = {name: fisher_diagonal(values, parameters, self.probes) for name, values in losses.items()}
+        for name, pieces in unread.items() if not losses else ():
+            importance[name] = self._of_pieces(problem, parts, pieces, parameters)
         dampened = 0
         with torch.no_grad():
             for parameter, forget, retain in zip(parameters, importance["forget"], importance[rest], strict=True):
@@ -84,6 +90,22 @@ class SSD(Method):
                 parameter.mul_(torch.where(chosen, factor, 1))
                 dampened += int(chosen.sum())
         return Outcome(model, notes={"dampened": dampened / sum(p.numel() for p in parameters)})
+
+    def _of_pieces(
+        self, problem: Problem, parts: Parts, pieces: list[Any], parameters: Sequence[nn.Parameter]
+    ) -> list[Tensor]:
+        """Return the importance of parameters for items that are loaded piece by piece: the mean over all of them.
+
+        The `probes` are shared out, at least one a piece: signs of different pieces are independent.
+        """
+        probes = None if self.probes is None else -(-self.probes // len(pieces))
+        total, count = [torch.zeros_like(p) for p in parameters], sum(piece.num_items for piece in pieces)
+        for piece in pieces:
+            losses = -sum_tokens(problem.task.predict(problem.model, parts.data, piece).log_prob)
+            found = fisher_diagonal(losses, parameters, probes)
+            for sum_, part in zip(total, found, strict=True):
+                sum_ += part * (piece.num_items / count)
+        return total
 
 
 def others(items: Any, forget: Any) -> Tensor | slice:

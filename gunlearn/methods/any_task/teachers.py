@@ -1,13 +1,13 @@
 """Methods that teach a model other answers: random labels, an incompetent teacher, a student of two teachers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from gunlearn.errors import UnsupportedMethodError
+from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.losses import NLL, Distillation, Objective, Prediction, weighted
 from gunlearn.methods.any_task.rewind import labels_of
 from gunlearn.methods.base import Outcome, Problem, check_interval
@@ -23,7 +23,9 @@ class RandomLabel(GradientMethod):
     """Learn the forget set anew, each item with a random label that is not its own, and the retained data as it is.
 
     Labels are drawn once, under the run's seed, evenly among the other classes; an item of two classes (an edge, which
-    is one or is none) gets the opposite one. The idea is that of "Amnesiac Machine Learning" (arXiv 2010.10981).
+    is one or is none) gets the opposite one. A forgotten image of a denoiser learns what the model predicts under a
+    retained condition, one drawn for each forgotten condition. The idea is that of "Amnesiac Machine Learning" (arXiv
+    2010.10981).
 
     Args:
         epochs: passes over the items.
@@ -46,9 +48,16 @@ class RandomLabel(GradientMethod):
         check_interval(self, ">= 0", "retain_weight")
         return weighted((1.0, NLL(on="forget")), (self.retain_weight, NLL(on="retain")))
 
+    def parts(self, problem: Problem, names: Collection[str]) -> Parts:
+        """Return the parts, of a task that has no classes as it relabels them itself (`Task.relabelled`)."""
+        parts = super().parts(problem, names)
+        return problem.task.relabelled(parts, problem.model) or parts
+
     def adapt(self, problem: Problem, parts: Parts) -> tuple[Change, Callable[[], bool] | None]:
         """Put another label's likelihood in the place of the own one's."""
         change, stop = super().adapt(problem, parts)
+        if problem.task.relabels:
+            return change, stop
         label = labels_of(forget_items(parts, self.name))
         draw = torch.rand(label.size(0)).to(label.device)
 
@@ -58,6 +67,26 @@ class RandomLabel(GradientMethod):
             return {**predictions, "forget": forget.replace(log_prob=other)}
 
         return relabel, stop
+
+
+@dataclass(frozen=True)
+class SalUn(RandomLabel):
+    """Learn random other labels with the weights alone that matter most to the forget set (arXiv 2310.12508).
+
+    This is `random_label` with `saliency=0.5`, the authors' share; other methods take the mask by the same option.
+    """
+
+    saliency: float | None = 0.5
+
+    name = "salun"
+    summary = "random other labels, learned by the half of the weights with the largest gradients on the forget set"
+    paper = "arXiv 2310.12508"
+    cost = "`epochs` passes, and one over the forget set"
+
+    def __post_init__(self) -> None:
+        if self.saliency is None:
+            raise InvalidInputError("Expected a 'saliency' for 'salun' (got None); without one use 'random_label'")
+        super().__post_init__()
 
 
 def other_log_prob(prediction: Prediction, label: Tensor, draw: Tensor) -> Tensor:
@@ -153,6 +182,8 @@ class D2DGN(GradientMethod):
     def objective(self) -> Objective:
         """Return two divergences; `teachers` says from which models."""
         check_interval(self, "in (0, 1]", "alpha")
+        if self.saliency is not None:
+            raise InvalidInputError(f"Expected no 'saliency' for '{self.name}', whose weights are new")
         forget, retain = (Distillation(self.temperature, on=part) for part in ("forget", "retain"))
         return weighted((1 - self.alpha, forget), (self.alpha, retain))
 

@@ -49,10 +49,7 @@ def training_items_around(task: Task, partition: Any) -> tuple[int, int]:
     """Return the number of training items before and after a request."""
     if task.name == "link_prediction":
         return partition.num_retain + partition.forget_edge_index.size(1), partition.num_retain
-    before, after = (
-        task.training_parts(data).sample(["retain"])["retain"].num_items
-        for data in (partition.data, partition.retain_data)
-    )
+    before, after = (task.training_parts(data).count("retain") for data in (partition.data, partition.retain_data))
     return before, after
 
 

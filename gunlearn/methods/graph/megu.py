@@ -21,6 +21,7 @@ from gunlearn.methods.gradient import FrozenStatistics, GradientMethod
 from gunlearn.methods.graph.entities import entity_graph, forgotten_entities, inverted_features, surrounding
 from gunlearn.nn.kernels.sparse import sparse_matrix
 from gunlearn.tasks.base import Parts, Task
+from gunlearn.tasks.graph.linked import linked
 from gunlearn.tasks.graph.node_classification import NodeItems
 from gunlearn.training.optimizers import OptimizerSpec
 
@@ -120,9 +121,15 @@ class MEGU(GradientMethod):
         count = near.numel()
         if not count:
             near = task.training_parts(partition.retain_data).sample(["retain"])["retain"].index
-        data, place = entity_graph(task, partition, entities, self.read, self.message_graph, problem.model)
+        # Both graphs in little more than one pass, where the model allows it: each step reads both.
+        joint = linked(partition, entities, problem.model, task) if self._reads_both else None
+        data, place = joint or entity_graph(task, partition, entities, self.read, self.message_graph, problem.model)
         forget = HeadItems(place(entities), label[entities], entity=True)
         return MutualParts(data, {"forget": forget, "neighbours": HeadItems(near, label[near])}, count)
+
+    @property
+    def _reads_both(self) -> bool:
+        return self.read == "original" and self.message_graph == "retain"
 
     def notes(self, problem: Problem, parts: Parts) -> dict[str, Any]:
         """Add `"neighbours"`, the number of highly influenced ones."""

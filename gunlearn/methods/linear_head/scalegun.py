@@ -125,7 +125,7 @@ class ScaleGUN(CGU):
         label = labels(data).to(old.device)[state.nodes]
         gap = feature_gap(state, weight, self.bound)
         factor = kept_factor(state, problem(state.hold()[-1], label, old.numel()), weight)
-        edges = data.edge_index[:, partition.forget_mask]
+        edges = data.edge_index[:, partition.forget_columns]
         then = state.after(data, retain, edges, partition.touched_nodes, new)
         keep_state(retain, then, data)
         places, out, into = then.changes()

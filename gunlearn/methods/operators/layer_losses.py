@@ -17,7 +17,7 @@ from gunlearn.tasks.base import Task
 from gunlearn.tasks.graph.negatives import NegativeSampler
 from gunlearn.tasks.graph.node_kinds import node_kinds
 from gunlearn.tasks.graph.pair_kinds import PairKinds
-from gunlearn.training.callbacks import StatefulCallback
+from gunlearn.training.callbacks import StatefulCallback, TrainState
 
 
 @torch.no_grad()
@@ -206,7 +206,7 @@ class LaterGradients(StatefulCallback):
             for i, weight in enumerate(first if losses else ())
         ]
 
-    def swap(self) -> None:
+    def swap(self, state: TrainState) -> None:
         """Change the gradients of this step, each of which holds all losses'."""
         for i, now in enumerate(self.now):
             gradient = self.weights[i].grad

@@ -183,7 +183,7 @@ class GraphTask(Task):
         Without `outputs`, what the model reads is known from an earlier request of the same kind.
         """
         if partition.forgets != ("graphs",):  # what was computed from another graph of a batch knows nothing of it
-            gone = bool(partition.forget_mask.any())
+            gone = bool(partition.forget_edge_index.numel())
             self.warn_of_derived(partition.data, gone, partition.forgets != ("edges",))
         around = warn_of_kept_outside(model, self, partition)
         if anew:

@@ -47,10 +47,25 @@ def beside(
         if found is not None:
             part, place = found[0].data, found[0].relabel
     num_retain = int(retain.num_nodes)
+    joint = join(retain, part, part.edge_index + num_retain, task)
+    if model is not None and task is not None and not _reads(model, task, joint):
+        return _apart(retain, original)
+    return joint, lambda nodes: place(nodes) + num_retain
+
+
+def join(retain: Data, part: Data, edge_index: Tensor, task: Task | None) -> Data:
+    """Return a graph of the nodes of both, those of `retain` first.
+
+    Args:
+        retain: the retained graph.
+        part: of the original one, with features.
+        edge_index: the edges of `part`, numbered as in the result, `[2, k]`.
+        task: see `beside`.
+    """
     joint = Data(
         x=_stack(retain.x, part.x),
-        edge_index=torch.cat([retain.edge_index, part.edge_index + num_retain], dim=1),
-        num_nodes=num_retain + int(part.num_nodes),
+        edge_index=torch.cat([retain.edge_index, edge_index], dim=1),
+        num_nodes=int(retain.num_nodes) + int(part.num_nodes),
     )
     if "batch" in retain:
         joint.batch = torch.cat([retain.batch, part.batch + num_graphs(retain)])
@@ -58,9 +73,7 @@ def beside(
     for name in _READ if getattr(task, "call", None) is None else _per_item(retain):
         if isinstance(retain.get(name), Tensor) and isinstance(part.get(name), Tensor):
             joint[name] = torch.cat([retain[name], part[name]])
-    if model is not None and task is not None and not _reads(model, task, joint):
-        return _apart(retain, original)
-    return joint, lambda nodes: place(nodes) + num_retain
+    return joint
 
 
 def _per_item(data: Data) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from gunlearn.core.libraries import is_own
 from gunlearn.nn.attach.message_layers import CACHES
 from gunlearn.tasks.graph.node_records import as_tensor
 
+_PLAIN = {bool, int, float, str, type(None), dict, OrderedDict, set, list, tuple}
 DEEPEST, MOST_ENTRIES = 4, 64  # of nested collections and objects; entries of each that are looked at
 
 
@@ -41,7 +43,7 @@ def named_tensors(model: nn.Module) -> dict[str, tuple[nn.Module, Tensor]]:
             **dict(owner.named_buffers(recurse=False)),
         }
         held |= _plain_tensors(owner)
-        helpers = [(name, value) for name, value in vars(owner).items() if is_helper(value)]
+        helpers = [(name, value) for name, value in _attributes(owner) if is_helper(value)]
         for name, helper in helpers:
             for inner, value in _plain_tensors(helper).items():
                 if id(value) not in seen and value.layout == torch.strided:
@@ -107,5 +109,10 @@ def is_helper(value: Any) -> bool:
 
 def _plain_tensors(owner: Any) -> dict[str, Tensor]:
     """Return the tensors among an object's plain attributes, and float arrays as tensors that share their memory."""
-    held = {name: as_tensor(value) for name, value in vars(owner).items() if name not in CACHES}
+    held = {name: as_tensor(value) for name, value in _attributes(owner) if name not in CACHES}
     return {name: value for name, value in held.items() if value is not None}
+
+
+def _attributes(owner: Any) -> list[tuple[str, Any]]:
+    """Return an object's attributes by name but those of the plain types, which most of a module's are."""
+    return [(name, value) for name, value in vars(owner).items() if type(value) not in _PLAIN]

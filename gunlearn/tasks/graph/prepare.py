@@ -21,13 +21,15 @@ def prepare(data: Any) -> Data:
     edges, and, at the first request with a model of PyG's or this package's modules, the passes that try whether the
     task can call it. Results are those of the plain graph, bit for bit.
 
-    Each call compares digests of sums over all values with those at the time of this call. A graph that has changed
+    Each call compares sums over all values with those at the time of this call. A graph that has changed
     since then, in place (by numpy too) or by other attributes, is refused; prepare it again, as after
     `data.to(device)`, too. Copies of it (`copy.copy`, `data.clone()`) are plain graphs. It takes 8 bytes per column of
-    `edge_index`, 16 where these are not sorted.
+    `edge_index`, 16 where these are not sorted, a sixtieth of the graph for the sums, and once a request has taken
+    features away a copy of `x` (on Linux), whose memory the features of all later graphs share.
 
-    In memory the prepared `result.data` of a request keeps the sorted edges of the graph before, forgotten ones
-    included, up to a tenth of them; nothing of that is saved. `copy.copy(result.data)` holds none of it.
+    In memory the prepared `result.data` of a request keeps the sorted edges and the features of the graph before,
+    forgotten ones included, up to a tenth of them; nothing of that is saved or can be read from its tensors.
+    `copy.deepcopy(result.data)` holds none of it.
 
     Args:
         data: a `Data` with `edge_index` `[2, E]`; it does not change.

@@ -45,7 +45,7 @@ def check_stored_graphs(model: nn.Module, task: Task, partition: Any, refuse: bo
     Raises:
         UnsupportedModelError: it does; the message names the buffer.
     """
-    if not bool(partition.forget_mask.any()):
+    if not partition.forget_edge_index.numel():
         return False
     facts = facts_of(partition.data)
     at = None if facts is None else ("stores no pairs", model_key(model, task))

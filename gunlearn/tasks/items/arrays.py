@@ -2,86 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
+from gunlearn.core.checks import check_choice, is_finite
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.losses import Prediction
 from gunlearn.requests.ids import checked_masks, trainable_mask
-from gunlearn.tasks.base import PartItems, Parts, Task, View
+from gunlearn.tasks.base import Parts, Reader, Task, View
 from gunlearn.tasks.calling import own_words
+from gunlearn.tasks.items.array_parts import ArrayItems, ArrayParts, TableRows
+from gunlearn.tasks.items.columns import Column, class_labels, known_labels
+from gunlearn.tasks.items.statistics import STATISTICS, batch_norm_layers, recalibrate
 from gunlearn.tasks.items.tables import as_table, rows_at
 from gunlearn.tasks.logits import log_of_classes, set_outputs
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
 
-    from gunlearn.tasks.sampling import Draw
+    from gunlearn.tasks.sampling import BatchOptions
 
 
 _TRIED = 8  # items that the trial pass reads
-
-
-@dataclass(frozen=True)
-class ArrayItems(PartItems):
-    """Inputs `[num_items, ...]` and integer labels `[num_items]`."""
-
-    x: Tensor
-    y: Tensor
-    fixed: bool = True
-
-
-class ArrayParts(Parts):
-    """Parts of a problem over the rows of an array.
-
-    Args:
-        data: the rows.
-        forget_mask: boolean `[num_items]`, `None` where nothing is forgotten.
-        retain_mask: boolean `[num_items]`.
-        batch_sizes: number of items per step of a part, drawn anew at each; parts without one are read whole.
-    """
-
-    names: ClassVar[dict[str, str]] = {
-        "forget": "the items to forget",
-        "retain": "the remaining training items (a fresh batch where limited)",
-    }
-
-    def __init__(
-        self, data: Data, forget_mask: Tensor | None, retain_mask: Tensor, batch_sizes: Mapping[str, int | None]
-    ) -> None:
-        self.data, self.batch_sizes = data, batch_sizes
-        self.draws: dict[str, Draw] = {}
-        masks = {"forget": forget_mask, "retain": retain_mask}
-        self.index = {name: mask.nonzero().view(-1) for name, mask in masks.items() if mask is not None}
-
-    def strata(self) -> Tensor:
-        return torch.zeros_like(self.index["retain"])
-
-    def count(self, name: str) -> int:
-        return self.index[name].numel()
-
-    def sample(self, names: Collection[str]) -> dict[str, ArrayItems]:
-        unknown = sorted(set(names) - set(self.index))
-        if unknown:
-            raise InvalidInputError(f"Expected parts among {list(self.index)} (got {unknown})")
-        out = {}
-        for name in names:
-            index, fixed, size = self.index[name], True, self.batch_sizes.get(name)
-            if name in self.draws:
-                index, fixed = index[self.draws[name]()[0].to(index.device)], False  # one stratum: all weights are 1
-            elif size is not None and size < index.numel():
-                index, fixed = index[torch.randperm(index.numel())[:size].to(index.device)], False
-            out[name] = self.items(index, fixed)
-        return out
-
-    def items(self, index: Tensor, fixed: bool) -> Any:
-        """Return the rows `index`; `fixed` where they are the same at every step."""
-        return ArrayItems(*rows_at(self.data, index), fixed)
+_COLOURS = (1, 3, 4)  # channels of pictures
 
 
 class ImageClassification(Task):
@@ -89,12 +35,18 @@ class ImageClassification(Task):
 
     Training reads the rows of `data.train_mask`; without one, every row that is not held out.
 
+    **Batch normalisation**: what an objective with a forget part reads would enter the running statistics, so they are
+    frozen while it runs: layers compute with them and leave them as they are. Methods that read retained items alone
+    train them as training does. `statistics="recalibrated"` replaces them after the run by those of the retained items,
+    so that none that the forgotten ones left in them stay; the result's notes say what was done.
+
     Args:
         batch_size: number of retained items per step; `None` takes all.
         outputs: what the model returns, `"logits"` or `"probabilities"`.
+        statistics: of batch normalisation, `"frozen"` or `"recalibrated"`.
 
     Raises:
-        InvalidInputError: another value of `outputs`.
+        InvalidInputError: another value of `outputs` or `statistics`.
         UnsupportedModelError: the model does not return `[num_items, num_classes]`.
     """
 
@@ -102,16 +54,21 @@ class ImageClassification(Task):
     summary = "which class is this item?"
     requests = ("items",)
 
-    def __init__(self, batch_size: int | None = None, outputs: str = "logits") -> None:
+    #: What becomes of the statistics of batch normalisation, one of `STATISTICS`.
+    statistics: str = "frozen"
+
+    def __init__(self, batch_size: int | None = None, outputs: str = "logits", statistics: str = "frozen") -> None:
         self.batch_size = batch_size
         set_outputs(self, outputs)
+        check_choice("statistics", statistics, STATISTICS)
+        if statistics != self.statistics:  # the default is left to the class, so that saved runs keep their names
+            self.statistics = statistics
 
     def outcomes(self, model: nn.Module) -> str:
         return "categorical"
 
     def decode(self, model: nn.Module, outputs: None, items: ArrayItems) -> Prediction:
-        shape = list(items.x.shape)
-        with own_words(model, None, lambda: (f"model(x) with x {shape}", "a model that takes such rows")):
+        with own_words(model, None, lambda: (f"model(x) with x {list(items.x.shape)}", _remedy(items.x))):
             logits = model(items.x)
         if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.size(0) != items.x.size(0):
             got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
@@ -124,9 +81,22 @@ class ImageClassification(Task):
         return Prediction(log_prob=log_prob, logits=logits)
 
     def trial_items(self, data: Data) -> ArrayItems:
-        """Return the first training items."""
-        train = trainable_mask(data, data.x.shape[0], getattr(data.x, "device", "cpu"))
-        return ArrayItems(*rows_at(data, train.nonzero().view(-1)[:_TRIED]))
+        """Return the first training items, and one of the highest class: a model may lack it."""
+        rows = trainable_mask(data, data.x.shape[0], getattr(data.x, "device", "cpu")).nonzero().view(-1)
+        y = known_labels(data.y.dataset) if isinstance(data.y, Column) else data.y
+        highest = rows[:0] if y is None or not len(rows) else rows[y[rows].argmax()][None]
+        return ArrayItems(*rows_at(data, torch.cat([rows[:_TRIED], highest])))
+
+    def reader(
+        self, model: nn.Module, parts: Parts, names: tuple[str, ...], options: BatchOptions, around: Any
+    ) -> Reader:
+        reader = super().reader(model, parts, names, options, around)
+        x = getattr(parts.data, "x", None)
+        if isinstance(x, Column) and isinstance(parts, ArrayParts):
+            reader.note = "items of a data set, loaded anew at each step"
+            if x.draws(torch.cat([parts.index[name] for name in names])):
+                reader.note += "; its transform draws (augmentation), and both models see the same draw"
+        return reader
 
     def make_parts(self, view: View) -> ArrayParts:
         part = view.partition
@@ -136,15 +106,38 @@ class ImageClassification(Task):
         train = trainable_mask(data, data.x.shape[0], getattr(data.x, "device", "cpu"))
         return ArrayParts(data, None, train, {"retain": self.batch_size})
 
-    def validation_items(self, data: Data) -> ArrayItems | None:
-        return ArrayItems(*rows_at(data, data.val_mask)) if "val_mask" in data else None
+    def validation_items(self, data: Data) -> TableRows | None:
+        return TableRows(data, data.val_mask.nonzero().view(-1)) if "val_mask" in data else None
 
     def check_data(self, data: Any) -> Any:
-        """Return the items as a table; see `as_table`. Inputs must be finite, and masks must fit the items."""
+        """Return the items as a table; see `as_table`. Inputs must be finite, labels integers of at least 0."""
         data = as_table(data)
         x, shape = data.x, getattr(data.x, "shape", ())
         if shape:
             checked_masks(data, shape[0])
-        if isinstance(x, Tensor) and x.is_floating_point() and not bool(torch.isfinite(x).all()):
-            raise InvalidInputError("Expected finite inputs 'x' (got NaN or infinity)")
+        if isinstance(x, Tensor) and not is_finite(x):
+            wrong = [i for i, row in enumerate(x) if not is_finite(row)]
+            raise InvalidInputError(
+                f"Expected finite inputs 'x' (got NaN or infinity in {len(wrong)} of {len(x)}, first in row {wrong[0]})"
+            )
+        if isinstance(data.y, Tensor):
+            class_labels(data.y)
         return data
+
+    def settle(self, model: nn.Module, partition: Any) -> dict[str, Any]:
+        """Recalibrate the statistics of batch normalisation, where that was asked for, and say so."""
+        layers = batch_norm_layers(model)
+        if not layers or self.statistics == "frozen":
+            return {}
+        rows = TableRows(partition.data, partition.retain_mask.nonzero().view(-1))
+        count = recalibrate(model, layers, (batch.x for batch in rows.batches()))
+        return {"statistics": f"recalibrated on {count} retained items"}
+
+
+def _remedy(x: Tensor) -> str:
+    """Return what to pass instead of inputs that a model does not take."""
+    if not x.is_floating_point():
+        return f"x.float() / 255 in place of {str(x.dtype).removeprefix('torch.')} images"
+    if x.dim() == 4 and x.size(-1) in _COLOURS and x.size(1) not in _COLOURS:
+        return "x.permute(0, 3, 1, 2), where channels are last as here"
+    return "a model that takes such rows"

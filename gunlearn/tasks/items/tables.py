@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import PurePath
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset, default_collate
+from torch.utils.data import (
+    BatchSampler,
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    TensorDataset,
+    default_collate,
+)
 
 from gunlearn.errors import InvalidInputError, InvalidTypeError
+from gunlearn.tasks.items.columns import Column
 
 
 class ItemTable(dict[str, Any]):
@@ -17,7 +29,8 @@ class ItemTable(dict[str, Any]):
 
     Args:
         back: turns a table with fewer rows into the user's own form.
-        columns: tensors `[num_items, ...]`, or `Column`s of a data set.
+        columns: tensors `[num_items, ...]`, or `Column`s of a data set; `batch_size`, a number, says how many items a
+            step reads where nothing else says it.
     """
 
     back: Callable[[ItemTable], Any]
@@ -38,55 +51,19 @@ class ItemTable(dict[str, Any]):
     def __copy__(self) -> ItemTable:
         return ItemTable(self.back, **self)
 
-
-class Column:
-    """One of the two entries of each item of a map-style data set; items are loaded when they are read.
-
-    Args:
-        dataset: `dataset[i]` is a pair of an input and an integer label.
-        place: 0 for inputs, 1 for labels.
-    """
-
-    def __init__(self, dataset: Any, place: int) -> None:
-        self.dataset, self.place = dataset, place
-
-    @property
-    def shape(self) -> tuple[int]:
-        """Number of items."""
-        return (len(self.dataset),)
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
     def __repr__(self) -> str:
-        # The same in every process.
-        return f"Column({type(self.dataset).__name__} of {len(self)}, {self.place})"
+        shown = [f"{k}={list(v.shape) if isinstance(v, Tensor) else v!r}" for k, v in self.items() if k != "item_id"]
+        return f"ItemTable({', '.join(shown)})"
 
-    def __getitem__(self, index: Tensor) -> Tensor:
-        return load_items(self.dataset, index)[self.place]
-
-    def select(self, mask: Tensor) -> Column:
-        """Return the column of the items that a boolean mask `[num_items]` keeps."""
-        return Column(Subset(self.dataset, mask.nonzero().view(-1).tolist()), self.place)
-
-
-def load_items(dataset: Any, index: Tensor) -> tuple[Tensor, Tensor]:
-    """Load items `[k]` of a map-style data set: inputs `[k, ...]` and labels `[k]`."""
-    chosen = index.nonzero().view(-1) if index.dtype == torch.bool else index
-    items = [dataset[i] for i in chosen.tolist()]
-    if any(not isinstance(item, list | tuple) or len(item) != 2 for item in items):
-        raise InvalidInputError("Expected items that are pairs of an input and a label (got others)")
-    x, y = default_collate(items)
-    y = torch.as_tensor(y)
-    if y.is_floating_point() or y.dim() != 1:
-        raise InvalidInputError(f"Expected one integer label per item (got {y.dtype} of shape {tuple(y.shape)})")
-    return x, y.long()
+    def to(self, device: torch.device | str) -> ItemTable:
+        """Return the table with its tensors on a device; data sets load their items where they do."""
+        return ItemTable(self.back, **{k: v.to(device) if isinstance(v, Tensor) else v for k, v in self.items()})
 
 
 def rows_at(data: Any, index: Tensor) -> tuple[Any, Any]:
     """Return inputs and labels of items `[k]`, each loaded once."""
     x = data.x
-    return load_items(x.dataset, index) if isinstance(x, Column) else (x[index], data.y[index])
+    return x.load(index) if isinstance(x, Column) else (x[index], data.y[index].long())
 
 
 def as_table(data: Any) -> Any:
@@ -94,23 +71,114 @@ def as_table(data: Any) -> Any:
 
     Args:
         data: an object with `x` and `y` (PyG's `Data`), a pair of tensors, a map-style data set of pairs, or a loader
-            of one. All items of a data set are for training; held-out ones belong into a data set of their own.
+            of one, whose batch size and `collate_fn` are used. All items of a data set are for training; see
+            `item_table` for held-out ones. Where it says the files of its items (`samples`), requests can name them.
 
     Raises:
+        InvalidInputError: a loader that reads its items in an order or choice of its own, or a data set without items.
         InvalidTypeError: anything else.
     """
-    if isinstance(data, ItemTable) or (hasattr(data, "x") and hasattr(data, "y")):
-        return data
     if isinstance(data, DataLoader):
-        return as_table(data.dataset)
+        return _of_loader(data)
+    if isinstance(data, ItemTable) or _has_columns(data):
+        return data
     if isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
         return ItemTable(lambda table: (table.x, table.y), x=data[0], y=data[1])
-    tensors = getattr(data, "tensors", None)  # a TensorDataset
-    if isinstance(tensors, tuple) and len(tensors) == 2:
-        return ItemTable(lambda table: type(data)(table.x, table.y), x=tensors[0], y=tensors[1])
+    if isinstance(data, TensorDataset) and len(data.tensors) == 2:
+        x, y = data.tensors
+        return ItemTable(lambda table: type(data)(table.x, table.y), x=x, y=y)
     if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, str | dict | list):
-        return ItemTable(lambda table: table.x.dataset, x=Column(data, 0), y=Column(data, 1))
+        return _of_dataset(data)
     raise InvalidTypeError(
         "Expected items as a pair of tensors, a map-style data set of pairs, a loader of one, or an object with 'x' "
         f"and 'y' (got {type(data).__name__})"
     )
+
+
+def item_table(train: Any, val: Any = None, test: Any = None, batch_size: int | None = None) -> ItemTable:
+    """Return one table of map-style data sets for training, validation and test, with masks of the held-out items.
+
+    Args:
+        train: items to train on.
+        val: items to choose epochs on.
+        test: items for figures alone.
+        batch_size: items per step where a method or `train` names no other number; `None` reads all.
+
+    Example:
+        >>> data = item_table(train=torchvision_train, test=torchvision_test, batch_size=128)  # doctest: +SKIP
+    """
+    given = {name: part for name, part in (("train", train), ("val", val), ("test", test)) if part is not None}
+    for name, part in given.items():
+        if isinstance(part, DataLoader) or not (hasattr(part, "__getitem__") and hasattr(part, "__len__")):
+            raise InvalidTypeError(f"Expected a map-style data set for '{name}' (got {type(part).__name__})")
+    table = _of_dataset(ConcatDataset(list(given.values())) if len(given) > 1 else train)
+    number = torch.tensor([k for k, part in enumerate(given.values()) for _ in range(len(part))])
+    masks = {f"{name}_mask": number == k for k, name in enumerate(given)} if len(given) > 1 else {}
+    size = {} if batch_size is None else {"batch_size": batch_size}
+    columns: dict[str, Any] = {**table, **masks, **size}
+    return ItemTable(**columns)
+
+
+def _has_columns(data: Any) -> bool:
+    """Return whether an object is columns; a data set that keeps an `x` may transform it: its items are read."""
+    return not isinstance(data, Dataset) and hasattr(data, "x") and hasattr(data, "y")
+
+
+def _of_dataset(data: Any, collate: Callable[[list[Any]], Any] = default_collate) -> ItemTable:
+    if not len(data):
+        raise InvalidInputError(f"Expected a data set with items (got {type(data).__name__} without any)")
+    files = _files(data)
+    return ItemTable(
+        lambda table: table.x.dataset,
+        x=Column(data, 0, collate),
+        y=Column(data, 1, collate),
+        **({} if files is None else {"item_id": files}),
+    )
+
+
+def _of_loader(loader: DataLoader) -> ItemTable:
+    """Return the table of a loader's data set, read in batches of its size by its `collate_fn`."""
+    plain = type(loader.sampler) in (SequentialSampler, RandomSampler) and not getattr(
+        loader.sampler, "replacement", False
+    )
+    chosen = getattr(loader.sampler, "num_samples", len(loader.dataset)) != len(loader.dataset)  # type: ignore[arg-type]
+    own = loader.batch_sampler is not None and type(loader.batch_sampler) is not BatchSampler
+    if own or not plain or chosen:
+        got = type(loader.batch_sampler if own else loader.sampler).__name__
+        raise InvalidInputError(
+            f"Expected a loader that reads each item of its data set once in a pass (got {got}): unlearning reads the "
+            "parts of a request in an order of its own; pass the data set, and 'batch_size', or a Subset of it"
+        )
+    collate = loader.collate_fn
+    if loader.batch_size is None:  # without batches a loader only converts items
+        collate = default_collate
+    inner = as_table(loader.dataset) if collate is default_collate else _of_dataset(loader.dataset, collate)
+    shuffle = isinstance(loader.sampler, RandomSampler)
+    size = {} if loader.batch_size is None else {"batch_size": loader.batch_size}
+
+    def back(table: ItemTable) -> DataLoader:
+        more: dict[str, Any] = {"batch_size": loader.batch_size, "shuffle": shuffle, "num_workers": loader.num_workers}
+        return DataLoader(inner.back(table), collate_fn=loader.collate_fn, drop_last=loader.drop_last, **more)
+
+    return ItemTable(back, **{**dict(inner), **size})
+
+
+def _files(dataset: Any) -> list[str] | None:
+    """Return the file of each item below the data set's root, `/` between folders; `None` where none are known."""
+    if isinstance(dataset, Subset):
+        inner = _files(dataset.dataset)
+        return None if inner is None else [inner[i] for i in dataset.indices]
+    if isinstance(dataset, ConcatDataset):
+        parts = [_files(part) for part in dataset.datasets]
+        return None if any(part is None for part in parts) else [name for part in parts for name in part or ()]
+    samples, root = getattr(dataset, "samples", None), getattr(dataset, "root", None)
+    if not isinstance(samples, list | tuple) or len(samples) != len(dataset) or root is None:
+        return None
+    names = []
+    for sample in samples:
+        path = sample[0] if isinstance(sample, list | tuple) and sample else sample
+        if not isinstance(path, str | PurePath):
+            return None
+        path = PurePath(path)
+        names.append((path.relative_to(root) if path.is_relative_to(root) else path).as_posix())
+    return names

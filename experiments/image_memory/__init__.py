@@ -1,0 +1,1 @@
+"""Peak memory of forgetting images that are loaded when they are read."""

@@ -1,0 +1,1 @@
+"""Methods that only denoisers have; `gunlearn.methods.METHODS` names them."""

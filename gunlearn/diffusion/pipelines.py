@@ -1,0 +1,221 @@
+"""What a pipeline of diffusers is made of: its denoiser, and how it reads a concept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor, nn
+
+from gunlearn.core.modes import evaluating
+from gunlearn.diffusion.class_pipeline import ClassConditionalPipeline
+from gunlearn.diffusion.denoising import Denoising
+from gunlearn.diffusion.noise_schedule import NoiseSchedule
+from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedModelError
+
+_DENOISERS = ("unet", "transformer")
+
+
+def open_pipeline(pipeline: Any) -> Any:
+    """Return a pipeline from its folder, or the object itself.
+
+    Raises:
+        InvalidInputError: no such folder, or one without a pipeline.
+        InvalidTypeError: neither a pipeline nor a folder.
+    """
+    if isinstance(pipeline, DiffusionPipeline):
+        return pipeline
+    if not isinstance(pipeline, str | Path):
+        raise InvalidTypeError(f"Expected a DiffusionPipeline or its folder (got {type(pipeline).__name__})")
+    index = Path(pipeline) / "model_index.json"
+    if not index.is_file():
+        raise InvalidInputError(
+            f"Expected the folder of a pipeline, with model_index.json (got {str(pipeline)!r}); a name on the Hub must "
+            "be loaded first: DiffusionPipeline.from_pretrained(name)"
+        )
+    try:
+        named = json.loads(index.read_text())["_class_name"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidInputError(f"Expected a readable model_index.json (got {str(index)!r}: {error})") from error
+    kind = ClassConditionalPipeline if named == ClassConditionalPipeline.__name__ else DiffusionPipeline
+    try:
+        return kind.from_pretrained(str(pipeline), local_files_only=True)
+    except (OSError, ValueError, AttributeError) as error:
+        raise InvalidInputError(
+            f"Expected a pipeline that diffusers loads (got {str(pipeline)!r}: {str(error)[:200]})"
+        ) from error
+
+
+@dataclass(frozen=True)
+class PipelineParts:
+    """A pipeline's denoiser and what reads its conditions; see `parts_of`.
+
+    Attributes:
+        pipeline: of diffusers.
+        component: name of the denoiser, `"unet"` or `"transformer"`.
+        kind: of its conditions: `"text"` or `"class"`.
+        null: the condition of "nothing"; `None` has none.
+    """
+
+    pipeline: Any
+    component: str
+    kind: str
+    null: int | Tensor | None
+
+    @property
+    def denoiser(self) -> nn.Module:
+        """The pipeline's denoiser."""
+        return getattr(self.pipeline, self.component)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of what the denoiser reads."""
+        config: Any = self.denoiser.config
+        size = config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return config.in_channels, height, width
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes without that of "nothing"."""
+        config: Any = self.denoiser.config
+        embedded = config.get("num_class_embeds")
+        if not embedded:  # DiT counts its classes without it
+            return config.get("num_embeds_ada_norm") or 0
+        return embedded - isinstance(self.null, int)
+
+    def task(self, batch_size: int | None = None) -> Denoising:
+        """Return the task of the pipeline's denoiser."""
+        return Denoising(self.pipeline.scheduler, null=self.null, batch_size=batch_size)
+
+    def encode(self, concepts: Sequence[str | int]) -> Tensor:
+        """Return the conditions of concepts: classes `[k]`, or embeddings `[k, num_tokens, dim]`.
+
+        Raises:
+            InvalidInputError: a concept that names no class, or of which the tokenizer knows nothing.
+        """
+        if self.kind == "text":
+            return _embedded(self.pipeline, [str(concept) for concept in concepts], named=True)
+        return torch.tensor([self._class(concept) for concept in concepts])
+
+    def _class(self, concept: str | int) -> int:
+        names, count = getattr(self.pipeline.config, "classes", None) or [], self.num_classes
+        number = names.index(concept) if concept in names else concept
+        if isinstance(number, str) and number.isdecimal():
+            number = int(number)
+        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < count:
+            known = f"one of {names} or " if names else ""
+            raise InvalidInputError(f"Expected a class, {known}a number from 0 to {count - 1} (got {concept!r})")
+        return number
+
+    @torch.no_grad()
+    def latents(self, images: Tensor, seed: int = 0) -> Tensor:
+        """Return what the denoiser reads of images `[n, channels, height, width]` in [-1, 1]: latents where it does."""
+        vae = getattr(self.pipeline, "vae", None)
+        if vae is None:
+            return images
+        here = next(vae.parameters())
+        draw = torch.Generator(here.device).manual_seed(seed)
+        found = [vae.encode(part.to(here)).latent_dist.sample(draw) for part in images.split(16)]
+        shift = getattr(vae.config, "shift_factor", None) or 0.0
+        return ((torch.cat(found) - shift) * vae.config.scaling_factor).to(images.dtype)
+
+
+def parts_of(pipeline: Any, null: int | None = None) -> PipelineParts:
+    """Return the parts of a pipeline that unlearning reads.
+
+    Args:
+        pipeline: with `unet` or `transformer`, `scheduler`, and either a tokenizer and a text encoder or a denoiser of
+            classes.
+        null: the class of "nothing", where the pipeline does not say it.
+
+    Raises:
+        UnsupportedModelError: a module is missing, or conditions are of another kind.
+        InvalidTypeError: a scheduler that is not supported, see `NoiseSchedule.of`.
+    """
+    kind = type(pipeline).__name__
+    component = next((name for name in _DENOISERS if isinstance(getattr(pipeline, name, None), nn.Module)), None)
+    if component is None:
+        raise UnsupportedModelError(f"Expected a pipeline with a 'unet' or a 'transformer' (got {kind} without)")
+    if getattr(pipeline, "scheduler", None) is None:
+        raise UnsupportedModelError(f"Expected a pipeline with a 'scheduler' (got {kind} without)")
+    NoiseSchedule.of(pipeline.scheduler)
+    config: Any = getattr(getattr(pipeline, component), "config", None)
+    if config is None or "in_channels" not in config or "sample_size" not in config:
+        raise UnsupportedModelError(
+            f"Expected a denoiser of diffusers, whose config has 'in_channels' and 'sample_size' (got "
+            f"{type(getattr(pipeline, component)).__name__}); unlearn it by gunlearn.unlearn(model, data, request, "
+            "task=Denoising(...))"
+        )
+    texts = [getattr(pipeline, name, None) is not None for name in ("tokenizer", "text_encoder")]
+    if any(texts) and not all(texts):
+        missing = ("tokenizer", "text_encoder")[texts.index(False)]
+        raise UnsupportedModelError(f"Expected a pipeline with a '{missing}' for text concepts (got {kind} without)")
+    if all(texts):
+        if getattr(pipeline, "text_encoder_2", None) is not None:
+            raise UnsupportedModelError(f"Expected a pipeline of one text encoder (got {kind} with several)")
+        return PipelineParts(pipeline, component, "text", _embedded(pipeline, [""], named=False)[0])
+    if not (config.get("num_class_embeds") or config.get("num_embeds_ada_norm")):
+        raise UnsupportedModelError(
+            f"Expected a pipeline that reads texts or classes, so that concepts can be named (got {kind} without "
+            "'text_encoder' and 'num_class_embeds'); forget single images by gunlearn.unlearn(model, data, "
+            "ForgetItems(...), task=Denoising(...))"
+        )
+    own = getattr(pipeline.config, "null_class", None)
+    if null is None and own is None and config.get("num_embeds_ada_norm"):
+        own = config["num_embeds_ada_norm"]  # of DiT: the class behind the last
+    return PipelineParts(pipeline, component, "class", own if null is None else null)
+
+
+@torch.no_grad()
+def _embedded(pipeline: Any, texts: list[str], named: bool) -> Tensor:
+    """Return the embeddings `[k, num_tokens, dim]` that a pipeline's text encoder has of texts."""
+    tokenizer, encoder = pipeline.tokenizer, pipeline.text_encoder
+    length = min(tokenizer.model_max_length, getattr(encoder.config, "max_position_embeddings", None) or 77)
+    for text in texts if named else ():
+        ids = tokenizer(text, add_special_tokens=False).input_ids
+        known = [i for i in ids if i not in (tokenizer.unk_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id)]
+        if not known:
+            raise InvalidInputError(
+                f"Expected a concept of at least one token that the tokenizer knows (got {text!r}, "
+                f"{'which has none' if not ids else 'all of whose tokens are unknown'})"
+            )
+        if len(tokenizer(text).input_ids) > length:
+            raise InvalidInputError(f"Expected a concept of at most {length} tokens (got {text[:60]!r}...)")
+    rows = tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    return encoder(rows.input_ids.to(encoder.device))[0].detach()
+
+
+@torch.no_grad()
+def check_prediction_type(parts: PipelineParts, condition: Tensor) -> None:
+    """Refuse a denoiser that predicts something else than the pipeline's scheduler says, from noise alone.
+
+    At the last step of diffusion nearly all is noise: a model of `"epsilon"` returns its input, others do not.
+
+    Raises:
+        UnsupportedModelError: it does not fit.
+    """
+    task, model = parts.task(), parts.denoiser
+    schedule = task.noise_schedule
+    last = schedule.num_steps - 1
+    if float(schedule.alphas_cumprod[last]) > 0.1:
+        return
+    here = next(model.parameters())
+    noise = torch.randn((16, *parts.shape), generator=torch.Generator().manual_seed(0)).to(here)
+    y = condition[:1].expand(16, *condition.shape[1:]).to(here.device)
+    with evaluating(model):
+        found = task.denoise(model, noise, torch.full((16,), last, device=here.device), y)
+    error = float((found - noise).float().square().mean())
+    said = schedule.prediction_type
+    if error > 0.5 if said == "epsilon" else error < 0.1:
+        got = "another kind of prediction" if said == "epsilon" else "'epsilon'"
+        raise UnsupportedModelError(
+            f"Expected a denoiser that predicts {said!r}, as the scheduler's prediction_type says (got {got}: of pure "
+            f"noise it returns what differs from it by {error:.2g}, mean squared); load the scheduler that the model "
+            "was trained with"
+        )

@@ -1,0 +1,106 @@
+"""Forgotten items that are replaced: by others, or by the same with other targets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gunlearn.core.modes import evaluating
+from gunlearn.diffusion.noised_items import DenoisingItems, DenoisingParts, read_rows
+from gunlearn.errors import InvalidInputError
+from gunlearn.tasks.base import Parts
+
+_LOOKED_AT = 256  # retained items whose conditions may stand for a forgotten one
+
+
+class Replaced(Parts):
+    """Parts of which the forgotten items are replaced.
+
+    Args:
+        inner: the parts of the problem.
+        change: makes the items of a step from those of `inner`.
+        pool: items in place of the forgotten ones, read in batches; `None` reads those of `inner`.
+        told: remarks on them for the result.
+    """
+
+    names = DenoisingParts.names
+
+    def __init__(
+        self,
+        inner: Parts,
+        change: Callable[[DenoisingItems], DenoisingItems] | None = None,
+        pool: DenoisingItems | None = None,
+        told: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.inner, self.change, self.pool, self.told = inner, change, pool, told or {}
+        self.draws, self.data, self.usual_batch = {}, inner.data, inner.usual_batch
+
+    def count(self, name: str) -> int:
+        return self.inner.count(name) if self.pool is None or name != "forget" else self.pool.num_items
+
+    def moves_statistics(self, names: Collection[str]) -> bool:
+        return self.inner.moves_statistics(names)
+
+    def strata(self) -> Tensor:
+        return self.inner.strata()
+
+    def limit(self, draw: Any, part: str = "retain") -> None:
+        if self.pool is None or part != "forget":
+            self.inner.limit(draw, part)
+        else:
+            self.draws = {part: draw}
+
+    def sample(self, names: Collection[str]) -> dict[str, Any]:
+        out = self.inner.sample([name for name in names if self.pool is None or name != "forget"])
+        if self.pool is not None and "forget" in names:
+            index = self.draws["forget"]()[0] if self.draws else None
+            out["forget"] = self.pool if index is None else self.pool.take(index.to(self.pool.t.device))
+        if self.change is not None and "forget" in out:
+            out["forget"] = self.change(out["forget"])
+        return out
+
+
+def predicted_by(task: Any, model: nn.Module, items: DenoisingItems) -> DenoisingItems:
+    """Return items whose targets are a model's own predictions, without gradient and in evaluation mode."""
+    with torch.no_grad(), evaluating(model):
+        return replace(items, target=task.denoise_items(model, items).to(items.noisy))
+
+
+def alike(y: Tensor, others: Tensor) -> Tensor:
+    """Return which conditions `[n, ...]` equal which others `[k, ...]`, boolean `[n, k]`."""
+    return (y.unsqueeze(1) == others).view(y.size(0), others.size(0), -1).all(2)
+
+
+def pseudo_conditions(task: Any, parts: Any, model: nn.Module) -> Replaced:
+    """Return parts whose forgotten items have the model's prediction under another condition as their target.
+
+    Args:
+        task: the `Denoising` task.
+        parts: a `DenoisingParts`.
+        model: predicts, as it is at each step.
+
+    Raises:
+        InvalidInputError: all retained items have the conditions that are forgotten, or there are no conditions.
+    """
+    assert isinstance(parts, DenoisingParts)
+    forgotten = read_rows(parts.data, parts.index["forget"])[1].unique(dim=0)
+    rows = parts.index["retain"]
+    rows = rows[torch.randperm(rows.numel())[:_LOOKED_AT].to(rows.device)]
+    kept = read_rows(parts.data, rows)[1]
+    others = kept[~alike(kept, forgotten).any(1)]
+    if not others.numel():
+        raise InvalidInputError(
+            "Expected retained items of conditions that are not forgotten, one of which stands for each forgotten one "
+            "(got none); forget whole conditions, or use 'npo'"
+        )
+    stand_in = others[torch.randint(others.size(0), (forgotten.size(0),)).to(others.device)]
+
+    def change(items: DenoisingItems) -> DenoisingItems:
+        other = stand_in[alike(items.y, forgotten).int().argmax(1)]
+        return replace(predicted_by(task, model, replace(items, y=other)), y=items.y)
+
+    return Replaced(parts, change)
