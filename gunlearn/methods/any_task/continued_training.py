@@ -16,7 +16,7 @@ from gunlearn.methods.any_task.brief_teacher import taught
 from gunlearn.methods.any_task.handed_on import Making
 from gunlearn.methods.any_task.second_look import LOOKS, Look
 from gunlearn.methods.any_task.shrunk import shrink
-from gunlearn.methods.any_task.starts import estimated, from_state, warn_of_other_settings
+from gunlearn.methods.any_task.starts import estimated, from_state, warn_of_other_steps
 from gunlearn.methods.any_task.still_moving import FEWEST, PASSES, StillMoving
 from gunlearn.methods.any_task.training_budget import AT_MOST, fall, is_small, is_trace, steps_of
 from gunlearn.methods.base import BY_MODE, Outcome, Problem, check_interval
@@ -61,8 +61,8 @@ class ContinuedTraining(GradientMethod):
             does without one in a grid too.
         optimizer: the optimiser that trained the model or its `state_dict`, which go on, in place of `training`; or a
             name, for one with estimated state where it is Adam or AdamW, else without. A `state_dict` does not know
-            its model: that of another one of the same shapes is taken, with a warning where its rate, weight decay or
-            number of steps are not those named here, or its gradients were much smaller.
+            its model: that of another one of the same shapes is taken, with a warning where its number of steps is not
+            the one named here, or its gradients were much smaller.
         lr: learning rate; `None` goes on with that of the state (the highest one, if a scheduler lowered it), or is
             1e-3.
         weight_decay: the training's penalty; `None` is that of the state, or estimated (0 for AdamW).
@@ -181,8 +181,7 @@ class ContinuedTraining(GradientMethod):
             room = None if allowed is None else allowed - looks - 1
             start = estimated(self, problem, self.arguments().lr, self.weight_decay, room)
         else:
-            steps = self.training_steps
-            warn_of_other_settings(source, lr=self.lr, weight_decay=self.weight_decay, training_steps=steps)
+            warn_of_other_steps(source, self.training_steps)
             start = from_state(source, problem.model, self.lr, self.weight_decay)
         reading = self.reading if state is None else read_as(state, self.reading)
         spent = looks + start.passes + (0 if watched is None else PASSES)

@@ -24,7 +24,7 @@ from gunlearn.training.estimated_state import (
     set_second_moments,
 )
 from gunlearn.training.from_scratch import fresh_like
-from gunlearn.training.optimizer_state import steps_counted
+from gunlearn.training.optimizer_state import steps_taken
 from gunlearn.training.optimizers import find_optimizer, make_optimizer, makes_its_own
 from gunlearn.training.resumed_optimizer import resumed_optimizer
 
@@ -48,31 +48,18 @@ class Start:
     rises: bool = False
 
 
-def warn_of_other_settings(source: Any, **named: float | None) -> None:
-    """Warn where the bare `state_dict` of an optimiser says other settings of the training than the caller does.
+def warn_of_other_steps(source: Any, named: int | None) -> None:
+    """Warn where the bare `state_dict` of an optimiser counts other steps of the training than the caller names.
 
-    Nothing in such a dictionary says of which model it is: another model's state of the same shapes goes on too.
-
-    Args:
-        source: what goes on; an optimiser knows its parameters, and a `TrainingState` its model.
-        named: `lr`, `weight_decay` and `training_steps`; `None` where the caller named none.
+    Nothing in such a dictionary says of which model it is: another model's state of the same shapes goes on too. An
+    optimiser knows its parameters, and a `TrainingState` its model. A rate or a weight decay beside it is refused.
     """
-    if not isinstance(source, Mapping) or "param_groups" not in source:
-        return
-    groups = source["param_groups"]
-    own = {"lr": {float(one.get(key, one["lr"])) for one in groups for key in ("lr", "initial_lr")}}
-    own["weight_decay"] = {float(one.get("weight_decay", 0.0)) for one in groups}
-    steps = steps_counted(source)
-    own["training_steps"] = set() if steps is None else {float(steps)}
-    other = [
-        f"{name} {' and '.join(f'{one:g}' for one in sorted(own[name]))}, where {name}={value:g} was named"
-        for name, value in named.items()
-        if value is not None and own[name] and not any(abs(value - one) <= 1e-6 * abs(one) for one in own[name])
-    ]
-    if other:
+    steps = steps_taken(source) if isinstance(source, Mapping) else None
+    if named is not None and steps is not None and steps != named:
         warnings.warn(
-            f"the optimiser's state_dict says {'; '.join(other)}: is it that of the training which ended in this "
-            "model? A state_dict does not know its model; the optimiser itself does (optimizer=optimizer)",
+            f"the optimiser's state_dict counts {steps} steps, where training_steps={named} was named: is it that of "
+            "the training which ended in this model? A state_dict does not know its model; the optimiser itself does "
+            "(optimizer=optimizer)",
             stacklevel=2,
         )
 
