@@ -101,7 +101,7 @@ def main(args: Args) -> None:
             atomic_write(args.out / "rows.json", json.dumps(rows, indent=1))
     sampler = ImageSampler(4 if args.smoke else 48, num_steps=4 if args.smoke else 20)
     supplier = ImageAlignment(task, torch.tensor([FORGOTTEN]), (1, 8, 8), sampler, num_draws=2 if args.smoke else 8)
-    compared = {**kept, "retrained 0": retrained[0]}
+    compared = {**kept, "retrained 0": retrained[0]} if len(retrained) > 1 else kept
     for name, at in standings(compared, retrained, supplier, original).items():
         row = next(row for row in rows if name in (row["model"], f"{row['model']} {row.get('seed')}"))
         row |= {"alignment": at.value, "floor": at.floor, "gain": None if name == "original" else at.gain}
