@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from docs.fill_tables import filled
+from experiments.digits_scrub.tables import tables as digits_scrub
 from experiments.edge_training_influence.__main__ import table as edge_training
 from experiments.fade_graphs.__main__ import table as fade_graphs
 from experiments.front_page.__main__ import all_rows as every_method
@@ -62,6 +63,7 @@ def tables() -> dict[Path, dict[str, str]]:
     speed, quality = removal(read("removal_influence")).split("\n\n")
     front = read("front_page")
     found = {
+        "digits_scrub": digits_scrub(read("digits_scrub")),
         "edge_training_influence": {"estimates": edge_training(read("edge_training_influence"))},
         "fade_graphs": {"fade_graphs": fade_graphs(read("fade_graphs"))},
         "front_page": {"front_page": front_page(front), "every_method": every_method(front)},

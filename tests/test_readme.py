@@ -112,7 +112,7 @@ def test_figures(tmp_path, monkeypatch) -> None:
     x, y = map(torch.cat, zip(*denoisers.images(), strict=True))
     more = {name: denoisers.Draws(shown, 0.01 * k) for k, (name, shown) in enumerate(DRAWN.items())}
     denoisers.judge.features = lambda images: images.flatten(1)
-    names = executed(METRICS, task=denoisers.TASK, judge=denoisers.judge, x=x, y=y, gone=y == 2, **more)
+    names = executed(METRICS, denoising=denoisers.TASK, judge=denoisers.judge, pictures=x, kinds=y, gone=y == 2, **more)
     assert 0 < names["table"]["certainty"] < 1
     assert names["found"].of("esd")["ua"] == 1
     made = {"report.html", "evaluation.json", "evaluation.csv", "pictures.html"}

@@ -90,13 +90,17 @@ class Args(StudyArgs):
     Attributes:
         seeds: of the split, the training and the run.
         parts: which of the study's parts.
+        methods: which rows of a part, by their name; all by default.
     """
 
     seeds: tuple[int, ...] = (0, 1, 2)
     parts: tuple[str, ...] = PARTS
+    methods: tuple[str, ...] = ()
 
 
 Row = dict[str, Any]
+#: The name of a row, and what measures it.
+Run = tuple[str, Callable[[], list[Row]]]
 
 
 def unlearned(model: nn.Module, data: Any, mask: Any, method: str, options: dict[str, Any], seed: int) -> gu.Result:
@@ -108,7 +112,7 @@ def error(model: nn.Module, data: Any, mask: Any) -> float:
     return float((model(data.x[mask]).argmax(1) != data.y[mask]).double().mean())
 
 
-def compared(part: str, seed: int, smoke: bool) -> Iterator[Callable[[], list[Row]]]:
+def compared(part: str, seed: int, smoke: bool) -> Iterator[Run]:
     """Rows of a part that compares methods with the original model and three retrained ones."""
     problem, methods, make, recipe = {
         "class": (forgotten_class, CLASS, cnn, {"epochs": 30}),
@@ -128,8 +132,8 @@ def compared(part: str, seed: int, smoke: bool) -> Iterator[Callable[[], list[Ro
         found = {f"{key}_error": error(model, data, rows) for key, rows in errors.items()}
         return {"part": part, "seed": seed, "method": name, **found, **judge.row(model), **more}
 
-    yield lambda: [row("original", base)]
-    yield lambda: [row("retrain", model) for model in references]
+    yield "original", lambda: [row("original", base)]
+    yield "retrain", lambda: [row("retrain", model) for model in references]
     for name, (method, options) in methods.items():
 
         def run(name: str = name, method: str = method, options: dict[str, Any] = options) -> list[Row]:
@@ -138,7 +142,7 @@ def compared(part: str, seed: int, smoke: bool) -> Iterator[Callable[[], list[Ro
             notes = {key: result.notes[key] for key in kept if key in result.notes}
             return [row(name, result.model, seconds=result.seconds, **notes)]
 
-        yield lambda run=run, name=name: refused(run, part, seed, name)
+        yield name, lambda run=run, name=name: refused(run, part, seed, name)
 
 
 def short(options: dict[str, Any], smoke: bool) -> dict[str, Any]:
@@ -157,7 +161,7 @@ def refused(run: Callable[[], list[Row]], part: str, seed: int, name: str) -> li
         return [{"part": part, "seed": seed, "method": name, "error": str(why)}]
 
 
-def lira(seed: int, smoke: bool) -> Iterator[Callable[[], list[Row]]]:
+def lira(seed: int, smoke: bool) -> Iterator[Run]:
     """The attack by shadow models on a perceptron that learned by heart."""
     data, mask = by_heart(seed)
     options = {
@@ -189,10 +193,10 @@ def lira(seed: int, smoke: bool) -> Iterator[Callable[[], list[Row]]]:
         return [{"part": "lira", "seed": seed, "method": name, **figures, "seconds": time.perf_counter() - start}]
 
     for name in options:
-        yield partial(attack, name)
+        yield name, partial(attack, name)
 
 
-def direction(seed: int, smoke: bool) -> Iterator[Callable[[], list[Row]]]:
+def direction(seed: int, smoke: bool) -> Iterator[Run]:
     """Which way the ascent goes by temperature: wrong, or more certain."""
     data, mask = forgotten_class(seed)
     base = train(cnn, data, seed, 2 if smoke else 30).model
@@ -206,10 +210,10 @@ def direction(seed: int, smoke: bool) -> Iterator[Callable[[], list[Row]]]:
 
     for temperature in (1.0, 2.0, 4.0):
         for msteps in (3, 6):
-            yield partial(run, temperature, 0.5, msteps)
+            yield f"T={temperature:g} msteps={msteps}", partial(run, temperature, 0.5, msteps)
 
 
-def stall(seed: int, smoke: bool) -> Iterator[Callable[[], list[Row]]]:
+def stall(seed: int, smoke: bool) -> Iterator[Run]:
     """How far steps away from the original model lead, whose first gradient is zero; and the presets that take them."""
     data, mask = forgotten_class(seed)
     base = train(cnn, data, seed, 2 if smoke else 30).model
@@ -234,15 +238,15 @@ def stall(seed: int, smoke: bool) -> Iterator[Callable[[], list[Row]]]:
     momentum = {"optimizer": "sgd", "optimizer_options": {"momentum": 0.9}}
     for name, how in (("adam 5e-4", {"lr": 5e-4}), ("sgd 5e-4", {"lr": 5e-4, **momentum}),
                       ("sgd 5e-3", {"lr": 5e-3, **momentum})):  # fmt: skip
-        yield partial(ascend, name, how)
+        yield name, partial(ascend, name, how)
     few = {"epochs": 2} if smoke else {}
     for name, how in (("adam", {}), ("sgd 5e-4", momentum), ("sgd 5e-3", {**momentum, "lr": 5e-3})):
+        paper = f"scrub:paper {name}"
         full = {"epochs": 20} if smoke else {}
-        yield partial(refused, partial(preset, f"scrub:paper {name}", "scrub:paper", {**how, **full}), "stall", seed,
-                      f"scrub:paper {name}")  # fmt: skip
+        yield paper, partial(refused, partial(preset, paper, "scrub:paper", {**how, **full}), "stall", seed, paper)
     for mode in ("small", "large", "mia"):
         name = f"scrub:{mode}"
-        yield partial(refused, partial(preset, name, name, few), "stall", seed, name)
+        yield name, partial(refused, partial(preset, name, name, few), "stall", seed, name)
 
 
 class _Until(Callback):
@@ -257,7 +261,7 @@ class _Until(Callback):
             self.steps, control.should_training_stop = state.step, True
 
 
-def imu(seed: int, smoke: bool) -> Iterator[Callable[[], list[Row]]]:
+def imu(seed: int, smoke: bool) -> Iterator[Run]:
     """Steps of IMU and of plain ascent on the head to equal forgetting, and what that costs."""
     data = digits(seed)
     train_rows = data.train_mask.nonzero().view(-1)
@@ -279,7 +283,8 @@ def imu(seed: int, smoke: bool) -> Iterator[Callable[[], list[Row]]]:
     cases = [(f"class {c}", data.train_mask & (data.y == c), 0.02) for c in (3, 5)]
     for kind, mask, share in (*cases, ("random", some, 0.9)):
         for method in ("imu", "gradient_ascent"):
-            yield partial(refused, partial(run, kind, mask, share, method), "imu", seed, f"{kind} {method}")
+            name = f"{kind} {method}"
+            yield name, partial(refused, partial(run, kind, mask, share, method), "imu", seed, name)
 
 
 RUNS = {"lira": lira, "direction": direction, "stall": stall, "imu": imu}
@@ -295,9 +300,9 @@ def main(args: Args) -> None:
     for seed in args.seeds[:1] if args.smoke else args.seeds:
         for part in args.parts:
             runs = RUNS[part](seed, args.smoke) if part in RUNS else compared(part, seed, args.smoke)
-            for number, run in enumerate(runs):
-                key = f"{part} {seed} {number}"
-                if key in rows:
+            for name, run in runs:
+                key = f"{part} {seed} {name}"
+                if key in rows or (args.methods and name not in args.methods):
                     continue
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
