@@ -74,8 +74,9 @@ class _Noted(dict[str, Any]):
         self.read = set() if read is None else read
 
     def __getitem__(self, key: str) -> Any:
+        value = super().__getitem__(key)  # what is not there was not read
         self.read.add(key)
-        return super().__getitem__(key)
+        return value
 
     def get(self, key: str, default: Any = None) -> Any:
         if key in self:
