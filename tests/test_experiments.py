@@ -12,8 +12,8 @@ from tests.conftest import REPOSITORY, committed
 
 #: Studies with a short form of at most a minute; graph_methods' takes ten, and llm_speed has none.
 STUDIES = "edge_training_influence fuzz influence_in_inpo inpo_edges removal_influence retain_samples speed tofu_small"
-STUDIES += " digits_scrub"
-STUDIES += " image_memory fade_graphs front_page paper_modes nearest.hard nearest.one_after_another nearest.own_models"
+STUDIES += " digits_scrub digits_text fade_graphs fashion_scrub image_memory"
+STUDIES += " front_page paper_modes nearest.hard nearest.one_after_another nearest.own_models"
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ README = REPOSITORY / "README.md"
 IMAGES = REPOSITORY / "docs" / "images.md"
 INFLUENCE = REPOSITORY / "docs" / "influence.md"
 LOSSES = REPOSITORY / "docs" / "losses.md"
+DIFFUSION = REPOSITORY / "docs" / "diffusion.md"
 GUIDE = REPOSITORY / "docs" / "methods.md"
 METRICS = REPOSITORY / "docs" / "metrics.md"
 REQUESTS = REPOSITORY / "docs" / "requests.md"
@@ -33,7 +34,7 @@ def test_generated_tables_are_not_stale(name: str) -> None:
 def test_the_front_page_is_short_and_its_links_lead_somewhere() -> None:
     text = README.read_text()
     assert len(text.splitlines()) <= 250
-    methods = [cls for cls in METHODS.values() if not cls.tasks or set(cls.tasks) != {"causal_lm"}]
+    methods = [cls for cls in METHODS.values() if not {"causal_lm", "denoising"} & set(cls.tasks)]
     assert f"**{len(methods)} graph methods**" in text
     assert f"**{len(ESTIMATORS)} influence estimators**" in text
     for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
@@ -75,6 +76,11 @@ def test_images() -> None:
     assert names["table"].rows[1]["forget_acc"] == 0.0  # a model that never saw the class
 
 
+def test_denoisers() -> None:
+    names = executed(DIFFUSION, "import gunlearn as gu")
+    assert (names["result"].num_forget, names["result"].task.name) == (8, "denoising")
+
+
 def test_pieces() -> None:
     data = gu.load("karate")
     model = gu.GCN(data.num_features)
@@ -106,7 +112,7 @@ def test_figures(tmp_path, monkeypatch) -> None:
     x, y = map(torch.cat, zip(*denoisers.images(), strict=True))
     more = {name: denoisers.Draws(shown, 0.01 * k) for k, (name, shown) in enumerate(DRAWN.items())}
     denoisers.judge.features = lambda images: images.flatten(1)
-    names = executed(METRICS, task=denoisers.TASK, judge=denoisers.judge, x=x, y=y, gone=y == 2, **more)
+    names = executed(METRICS, denoising=denoisers.TASK, judge=denoisers.judge, pictures=x, kinds=y, gone=y == 2, **more)
     assert 0 < names["table"]["certainty"] < 1
     assert names["found"].of("esd")["ua"] == 1
     made = {"report.html", "evaluation.json", "evaluation.csv", "pictures.html"}

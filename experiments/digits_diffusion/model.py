@@ -14,7 +14,6 @@ from diffusers import DDIMScheduler, UNet2DModel
 from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import CosineAnnealingLR
 
 import gunlearn as gu
 from gunlearn.diffusion import Denoising, sample
@@ -83,7 +82,6 @@ def _trained(forgotten: int | None, seed: int, steps: int, prediction_type: str)
         return model.eval()
     data = digits() if forgotten is None else without(forgotten)
     how = {"steps": steps, "batch_size": 64, "lr": 2e-3, "seed": seed, "keep_state": False}
-    how["scheduler"] = lambda optimizer: CosineAnnealingLR(optimizer, steps)
     model = gu.train(model, data, denoising(prediction_type, null_rate=0.1), **how).model
     if folder:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ class Args(StudyArgs):
         datasets: of the steps and runs.
         sizes: undirected edges of the synthetic graphs.
         features: of the synthetic graphs.
-        graphs: of single requests, names of `experiments.speed.requests.GRAPHS`; `products` takes 18 GiB.
+        graphs: of single requests, names of `experiments.speed.requests.GRAPHS`; `products` takes 24 GiB.
         methods: of single requests.
         steps: timed steps of each side, at least 5 for a figure to report.
         runs: whole runs in default mode.

@@ -17,10 +17,10 @@ if _MISSING:
     )
 
 _HOMES = {
-    "gunlearn.diffusion.adapters": ["add_adapter", "lora_config", "without_adapter"],
+    "gunlearn.diffusion.denoiser_adapters": ["add_adapter", "lora_config", "without_adapter"],
     "gunlearn.diffusion.class_pipeline": ["ClassConditionalPipeline"],
     "gunlearn.diffusion.denoising": ["Denoising"],
-    "gunlearn.diffusion.diffusion_result": ["DiffusionResult"],
+    "gunlearn.diffusion.diffusion_result": ["DiffusionResult", "check_outputs"],
     "gunlearn.diffusion.noise_schedule": ["NoiseSchedule"],
     "gunlearn.diffusion.noised_items": ["DenoisingItems", "DenoisingParts"],
     "gunlearn.diffusion.pipeline_unlearning": ["unlearn"],

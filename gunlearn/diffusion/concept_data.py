@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gunlearn.diffusion.noised_items import check_conditions, check_images
 from gunlearn.diffusion.pipelines import PipelineParts
-from gunlearn.diffusion.replaced import alike
+from gunlearn.diffusion.replaced import same_conditions
 from gunlearn.diffusion.sampler import sample
 from gunlearn.errors import InvalidInputError, InvalidTypeError
 from gunlearn.requests.items import ItemPartition
@@ -84,7 +84,7 @@ def given_images(parts: PipelineParts, data: Any, seed: int) -> ConceptImages:
 
 def split_by(images: ConceptImages, forgotten: Tensor) -> tuple[ConceptImages, ConceptImages]:
     """Return the images whose condition is one of `forgotten` `[k, ...]`, and the others."""
-    gone = alike(images.y, forgotten.cpu()).any(1)
+    gone = same_conditions(images.y, forgotten.cpu()).any(1)
     forget, retain = (ConceptImages(images.x[mask], images.y[mask], images.source) for mask in (gone, ~gone))
     return forget, retain
 

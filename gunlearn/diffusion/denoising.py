@@ -115,11 +115,14 @@ class Denoising(Task):
         return found
 
     def decode(self, model: nn.Module, outputs: None, items: DenoisingItems) -> Prediction:
+        if not items.num_items:
+            nothing = items.noisy.new_zeros(0)
+            return Prediction(log_prob=nothing, logits=items.noisy.flatten(1), gaussian=True)
         here = next(model.parameters())
         noisy, t = items.noisy.to(here.device, here.dtype), items.t.to(here.device)
         y = items.y.to(here.device)
         found = self.denoise(model, noisy, t, y.to(here.dtype) if y.is_floating_point() else y).float()
-        unit = math.sqrt(2 / max(found[0].numel(), 1)) if found.size(0) else 1.0
+        unit = math.sqrt(2 / found[0].numel())
         error = (found - items.target.to(here.device).float()).flatten(1)
         return Prediction(log_prob=-error.square().mean(1), logits=unit * found.flatten(1), gaussian=True)
 

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from gunlearn.core.atomic import file_checksum, replace_folder, write_file
-from gunlearn.diffusion.adapters import merged, plain, save_adapter
+from gunlearn.diffusion.denoiser_adapters import save_adapter, with_adapter_merged, without_wrapper
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.training.result import Result
 
@@ -110,6 +110,19 @@ class DiffusionResult:
         blocks += [[_LIMITS], [f"All settings: `{_RECORD}`."]]
         return "\n\n".join("\n".join(block) for block in blocks) + "\n"
 
+    def told(self) -> list[str]:
+        """Return sentences on what was done, what it did not read, and what is not promised."""
+        s = self.settings
+        changed = "an adapter beside them learned" if s["peft"] is not None else "they were changed themselves"
+        lines = [
+            f"done: {s['method']} of {', '.join(s['concepts'])}, {s['steps']} steps, {self.seconds:.0f} s; of the "
+            f"weights of '{s['component']}', {changed}",
+            f"kept on purpose: {', '.join(s['preserve']) or 'nothing that was named'}",
+        ]
+        if s["peft"] is not None:
+            lines.append(f"to undo it: {self.undoing()}")
+        return [*lines, f"not promised: {_LIMITS}"]
+
     def loading(self) -> list[str]:
         """Return lines of Python code that load what `save` writes from its folder."""
         s, kind = self.settings, type(self.pipeline).__name__
@@ -141,13 +154,7 @@ class DiffusionResult:
             UnsupportedMethodError: `merge` without an adapter.
         """
         folder = Path(folder)
-        if folder.exists() and not folder.is_dir():
-            raise InvalidInputError(f"Expected a folder for the outputs (got {folder}, which is a file)")
-        held = sorted(str(path.relative_to(folder)) for pattern in _OUTPUTS for path in folder.glob(pattern))
-        if held:
-            raise InvalidInputError(
-                f"Expected a folder without a model for the outputs (got {folder}, which holds {held[0]}); take another"
-            )
+        check_outputs(folder)
         if merge and self.settings["peft"] is None:
             raise UnsupportedMethodError("Expected a result with an adapter for merge=True (got one of peft=None)")
         whole = self.merged() if merge else self
@@ -165,7 +172,7 @@ class DiffusionResult:
     def merged(self) -> DiffusionResult:
         """Return the same result with the adapter's change added to the weights."""
         pipeline = copy.copy(self.pipeline)
-        model = plain(merged(copy.deepcopy(self.model))) if self.model is not None else None
+        model = without_wrapper(with_adapter_merged(copy.deepcopy(self.model))) if self.model is not None else None
         setattr(pipeline, self.settings["component"], model)
         return DiffusionResult(pipeline, self.results, {**self.settings, "peft": None}, self.before, self.after, model)
 
@@ -185,3 +192,15 @@ class DiffusionResult:
         }
         write_file(folder / _RECORD, (json.dumps(record, indent=2, default=str) + "\n").encode())
         write_file(folder / "README.md", self.card().encode())
+
+
+def check_outputs(folder: str | PathLike[str]) -> None:
+    """Raise `InvalidInputError` for a file, and for a folder that already holds a model or an adapter."""
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise InvalidInputError(f"Expected a folder for the outputs (got {folder}, which is a file)")
+    held = sorted(str(path.relative_to(folder)) for pattern in _OUTPUTS for path in folder.glob(pattern))
+    if held:
+        raise InvalidInputError(
+            f"Expected a folder without a model for the outputs (got {folder}, which holds {held[0]}); take another"
+        )

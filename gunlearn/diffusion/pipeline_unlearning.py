@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from gunlearn.core.checks import check_choice, check_integer, check_number, check_seed
-from gunlearn.diffusion.adapters import add_adapter, lora_config, plain
 from gunlearn.diffusion.concept_data import ConceptImages, concept_partition, given_images, sampled, split_by
+from gunlearn.diffusion.denoiser_adapters import add_adapter, lora_config, without_wrapper
 from gunlearn.diffusion.diffusion_result import DiffusionResult
 from gunlearn.diffusion.noised_items import draw_items
 from gunlearn.diffusion.pipelines import PipelineParts, check_prediction_type, open_pipeline, parts_of
@@ -127,11 +127,12 @@ def unlearn(
     turns = [[k] for k in range(len(names))] if order == "one_by_one" else [list(range(len(names)))]
     results: list[Result] = []
     after: list[Mapping[str, float]] = []
+    methods = [_for_texts(chosen, parts, names, turn, kept_names) for turn in turns]
     for number, turn in enumerate(turns):
         wanted = conditions[turn]
         forget = _forgotten(parts, original, chosen, wanted, given, num_images, seed + number, how)
         partition = concept_partition(forget, retain, [names[k] for k in turn])
-        result = run_method(chosen, model, partition, task, seed + number, callbacks, progress)
+        result = run_method(methods[number], model, partition, task, seed + number, callbacks, progress)
         model = result.model
         results.append(result)
         after.append(_losses(task, model, looked_at))
@@ -139,7 +140,7 @@ def unlearn(
         "method": results[0].method,
         "concepts": names,
         "turns": [[names[k] for k in turn] for turn in turns],
-        "preserve": [str(name) for name in kept_names] if retain is not None else [],
+        "preserve": [str(name) for name in kept_names] if retain is not None or hasattr(chosen, "for_texts") else [],
         "retained": None if retain is None else retain.source,
         "order": order,
         "peft": None if adapter is None else adapter.to_dict(),
@@ -155,7 +156,7 @@ def unlearn(
         "seed": seed,
         "versions": versions(),
     }
-    done = _with(parts, plain(model)).pipeline
+    done = _with(parts, without_wrapper(model)).pipeline
     return DiffusionResult(done, results, settings, before, after, model)
 
 
@@ -184,6 +185,16 @@ def _kept(parts: PipelineParts, conditions: Tensor, preserve: Sequence[str | int
         return []
     forgotten = set(conditions.tolist())
     return [number for number in range(parts.num_classes) if number not in forgotten]
+
+
+def _for_texts(
+    method: Method, parts: PipelineParts, names: list[str], turn: list[int], kept: list[str | int]
+) -> Method:
+    """Return the method for the texts of a turn, which keeps what earlier turns did, where it edits texts."""
+    for_texts = getattr(method, "for_texts", None)
+    if for_texts is None:
+        return method
+    return for_texts(parts.pipeline, [names[k] for k in turn], [*map(str, kept), *names[: turn[0]]])
 
 
 def _adapter(method: Method, peft: Any, rank: int) -> Any:

@@ -70,9 +70,10 @@ def predicted_by(task: Any, model: nn.Module, items: DenoisingItems) -> Denoisin
         return replace(items, target=task.denoise_items(model, items).to(items.noisy))
 
 
-def alike(y: Tensor, others: Tensor) -> Tensor:
+def same_conditions(y: Tensor, others: Tensor) -> Tensor:
     """Return which conditions `[n, ...]` equal which others `[k, ...]`, boolean `[n, k]`."""
-    return (y.unsqueeze(1) == others).view(y.size(0), others.size(0), -1).all(2)
+    same = y.unsqueeze(1) == others
+    return same.flatten(2).all(2) if same.dim() > 2 else same
 
 
 def pseudo_conditions(task: Any, parts: Any, model: nn.Module) -> Replaced:
@@ -91,7 +92,7 @@ def pseudo_conditions(task: Any, parts: Any, model: nn.Module) -> Replaced:
     rows = parts.index["retain"]
     rows = rows[torch.randperm(rows.numel())[:_LOOKED_AT].to(rows.device)]
     kept = read_rows(parts.data, rows)[1]
-    others = kept[~alike(kept, forgotten).any(1)]
+    others = kept[~same_conditions(kept, forgotten).any(1)]
     if not others.numel():
         raise InvalidInputError(
             "Expected retained items of conditions that are not forgotten, one of which stands for each forgotten one "
@@ -100,7 +101,7 @@ def pseudo_conditions(task: Any, parts: Any, model: nn.Module) -> Replaced:
     stand_in = others[torch.randint(others.size(0), (forgotten.size(0),)).to(others.device)]
 
     def change(items: DenoisingItems) -> DenoisingItems:
-        other = stand_in[alike(items.y, forgotten).int().argmax(1)]
+        other = stand_in[same_conditions(items.y, forgotten).int().argmax(1)]
         return replace(predicted_by(task, model, replace(items, y=other)), y=items.y)
 
     return Replaced(parts, change)

@@ -58,8 +58,9 @@ def text_columns(
         preserve: texts.
         positions: which positions of a prompt are sent elsewhere: `"all"` that differ from the anchor's, the end and
             the padding behind it included (the others are preserved); `"last"`, the last token of the concept, to that
-            of its anchor (with `templates=("{}",)` as in the code of UCE); `"others"`, the words behind the concept
-            that both prompts share, with the end and the padding (MACE's refinement).
+            of its anchor, and of texts to preserve the last token alone (with `templates=("{}",)` as in the code of
+            UCE); `"others"`, the words behind the concept that both prompts share, with the end and the padding (MACE's
+            refinement).
         templates: prompts with `{}` in place of the concept.
 
     Raises:
@@ -105,10 +106,12 @@ def text_columns(
                 found.append((old[differ], new[differ]))
                 kept.append(old[~differ])
                 continue
-            index = _positions(positions == "last", *ids, tokens[concept], tokens[anchor], len(old))
+            index = _positions(positions == "last", ids[0], ids[1], tokens[concept], tokens[anchor], len(old))
             found.append((old[index[0]], new[index[1]]))
-    prompts = [template.format(text) for text in preserve for template in templates]
-    kept += [row for prompt in prompts for row in _encoded(pipeline, (prompt,))]
+    for prompt in [template.format(text) for text in preserve for template in templates]:
+        (rows,) = _encoded(pipeline, (prompt,))
+        end = len(_tokens(pipeline, prompt))
+        kept.append(rows[end : end + 1] if positions == "last" else rows)
     sources, aims = (torch.cat(rows) for rows in zip(*found, strict=True))
     return TextColumns(sources, aims, torch.cat([sources[:0], *kept]).unique(dim=0), concepts)
 

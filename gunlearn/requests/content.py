@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gunlearn.core.checksums import print_of
 from gunlearn.errors import ChangedDataError
-from gunlearn.requests.prepared import prints_of
+from gunlearn.requests.prepared import known_prints
 
 _KINDS = ("data", "retain_data")  # attributes of a partition
 #: Of each partition that a method ran on: names of tensors and arrays in its data, with what tells their content.
@@ -54,7 +54,7 @@ def _held(data: Any) -> dict[str, Any]:
 
 
 def _prints(data: Any, memory: dict[int, Any]) -> dict[str, Any]:
-    known = prints_of(data)  # prepared data were checked when the request was resolved
+    known = known_prints(data)  # prepared data were checked when the request was resolved
     return {name: known[name] if name in known else _print(value, memory) for name, value in _held(data).items()}
 
 

@@ -1,7 +1,7 @@
 """Requests for things with numbers: named one by one, by a mask, or drawn among the training ones."""
 
 import warnings
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator, Set, ValuesView
 from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import Any, ClassVar
 
@@ -39,7 +39,7 @@ class RequestByArguments(Request):
             raise InvalidRequestError(f"Expected missing='ignore' with named {self.noun}s only (got {given})")
         check_seed(getattr(self, "seed", 0))
         check_size(getattr(self, "ratio", None), getattr(self, "count", None), self.noun)
-        value, by_id = getattr(self, given), getattr(self, "by_id", None)
+        value, by_id = _listed(getattr(self, given)), getattr(self, "by_id", None)
         nameable = given in ("index", "edge_index") and hasattr(self, "by_id")
         if by_id is not None and not nameable:
             raise InvalidRequestError(f"Expected 'by_id' with ids only (got by_id={by_id!r} with '{given}')")
@@ -143,6 +143,7 @@ def skipped(named: int, noun: str, missing: int, repeated: int) -> str:
 
 def named_tensor(value: Any, name: str, noun: str) -> Tensor:
     """Return a copy of named things as an int64 CPU tensor: `[F]`, or pairs `[2, F]` for `edge_index`."""
+    value = _listed(value)
     is_list = isinstance(value, (list, tuple))
     try:
         tensor = value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
@@ -161,6 +162,11 @@ def named_tensor(value: Any, name: str, noun: str) -> Tensor:
         hint = "; a boolean mask goes to 'mask='" if tensor.dtype == torch.bool and not pairs else ""
         raise InvalidRequestError(f"Expected '{name}' to hold integers (got {tensor.dtype}{hint})")
     return torch.clone(tensor.to("cpu", torch.long)).contiguous()
+
+
+def _listed(value: Any) -> Any:
+    """Return a set, or what a generator yields, which is read once, as a list; other values as they are."""
+    return list(value) if isinstance(value, Set | Iterator | ValuesView) else value
 
 
 def number_to_draw(ratio: float | None, count: int | None, total: int, noun: str) -> int:

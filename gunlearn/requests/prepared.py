@@ -109,7 +109,7 @@ def is_prepared(data: Any) -> bool:
     return _found(data) is not None and memory_of(data) is not None
 
 
-def prints_of(data: Any) -> dict[str, Any]:
+def known_prints(data: Any) -> dict[str, Any]:
     """Return what tells the content of each attribute of prepared data, as they were then; nothing of other data."""
     prepared = _found(data)
     return {} if prepared is None else {name: content for name, (_, content) in prepared.values.items()}

@@ -21,11 +21,12 @@ from peft import PeftModel
 import gunlearn.diffusion
 from gunlearn.core.atomic import file_checksum
 from gunlearn.diffusion import ClassConditionalPipeline, add_adapter, lora_config, unlearn, without_adapter
-from gunlearn.diffusion.adapters import trained_parameters
-from gunlearn.errors import GunlearnError, InvalidInputError, UnsupportedModelError
-from gunlearn.seed import isolated_rng
+from gunlearn.diffusion.denoiser_adapters import adapter_parameters
+from gunlearn.errors import GunlearnError, InvalidInputError, UnsupportedMethodError, UnsupportedModelError
 from tests.diffusion.tiny_pipelines import (
+    CLASS_SCHEDULE,
     SMALL,
+    class_denoiser,
     class_pipeline,
     pictures,
     text_pipeline,
@@ -37,25 +38,8 @@ ESD: dict[str, Any] = {**QUICK, "trajectories": 4, "lr": 1e-2}
 pytestmark = pytest.mark.filterwarnings("ignore:no measurable effect", "ignore:.*collapsed")
 
 
-class Classes(UNet2DModel):
-    """A denoiser of classes that returns noise of nearly pure noise, as trained ones do, and its own beside it."""
-
-    def forward(self, sample: torch.Tensor, timestep: Any, class_labels: Any = None, **more: Any) -> Any:
-        found = super().forward(sample, timestep, class_labels, **more)
-        found.sample = sample + 0.1 * found.sample
-        return found
-
-
-def classes(seed: int = 0) -> Classes:
-    with isolated_rng(seed):
-        return Classes(
-            **SMALL, in_channels=1, out_channels=1, num_class_embeds=5, add_attention=False,
-            down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"),
-        )  # fmt: skip
-
-
 def of_classes() -> ClassConditionalPipeline:
-    return class_pipeline(classes(), DDIMScheduler(num_train_timesteps=50, beta_schedule="squaredcos_cap_v2"), null=4)
+    return class_pipeline(class_denoiser(), DDIMScheduler(**CLASS_SCHEDULE), null=4)
 
 
 def test_an_adapter_is_loaded_by_plain_diffusers_bit_for_bit_and_taken_off_again(tmp_path: Path) -> None:
@@ -94,19 +78,18 @@ def test_a_pipeline_of_classes_is_saved_and_loaded(tmp_path: Path, peft: str | N
     pipeline = of_classes()
     before = pictures(pipeline, 1, 2)
     pipeline.save_pretrained(tmp_path / "base")
-    # The subclass is this test's own; by its name alone diffusers would load the plain class.
     result = unlearn(pipeline, [1], "npo", peft=peft, beta=50.0, lr=0.05, **QUICK)
     after = pictures(result.pipeline, 1, 2)
     assert not torch.equal(after, before)
     result.save(tmp_path / "forgot")
-    base = classes()
     if peft is None:
-        base.load_state_dict(UNet2DModel.from_pretrained(tmp_path / "forgot", subfolder="unet").state_dict())
-        loaded: Any = ClassConditionalPipeline.from_pretrained(tmp_path / "forgot", unet=base)
-        assert loaded.config.null_class == 4
+        loaded: Any = ClassConditionalPipeline.from_pretrained(tmp_path / "forgot")
+        alone = UNet2DModel.from_pretrained(tmp_path / "forgot", subfolder="unet").state_dict()
+        assert all(torch.equal(value, alone[name]) for name, value in result.model.state_dict().items())
     else:
-        adapted = PeftModel.from_pretrained(base, tmp_path / "forgot")
-        loaded = class_pipeline(base, pipeline.scheduler, null=4)
+        loaded = ClassConditionalPipeline.from_pretrained(tmp_path / "base")
+        adapted = PeftModel.from_pretrained(loaded.unet, tmp_path / "forgot")
+    assert loaded.config.null_class == 4
     assert torch.equal(pictures(loaded, 1, 2), after)
     if peft is not None:
         loaded.unet = adapted.unload()
@@ -115,20 +98,22 @@ def test_a_pipeline_of_classes_is_saved_and_loaded(tmp_path: Path, peft: str | N
 
 @pytest.mark.parametrize("kind", ["classes", "texts"])
 def test_the_reference_is_the_model_with_its_adapter_off(kind: str) -> None:
-    model = classes() if kind == "classes" else untrained_pipeline().unet
-    call = (
-        {"class_labels": torch.tensor([1, 2])} if kind == "classes" else {"encoder_hidden_states": torch.ones(2, 3, 16)}
-    )
+    model = class_denoiser() if kind == "classes" else untrained_pipeline().unet
+    given = {
+        "classes": {"class_labels": torch.tensor([1, 2])},
+        "texts": {"encoder_hidden_states": torch.ones(2, 3, 16)},
+    }
+    call = given[kind]
     x, t = torch.randn(2, model.config.in_channels, 8, 8), torch.tensor([3, 7])
     model.eval()
     with torch.no_grad():
         before = model(x, t, **call).sample
     adapted = add_adapter(model, lora_config(2)).eval()
     learns = [p.requires_grad for p in adapted.parameters()]
-    assert sum(learns) == len(trained_parameters(adapted)) > 0
+    assert sum(learns) == len(adapter_parameters(adapted)) > 0
     with torch.no_grad():
         assert torch.equal(adapted(x, t, **call).sample, before)  # a new adapter changes nothing
-        for parameter in trained_parameters(adapted):
+        for parameter in adapter_parameters(adapted):
             parameter.normal_()
         assert not torch.allclose(adapted(x, t, **call).sample, before)
     adapted.train()
@@ -157,11 +142,11 @@ def test_concepts_one_after_the_other_or_together_and_what_comes_back() -> None:
 def test_images_of_the_callers_and_moving_averages() -> None:
     pipeline = of_classes()
     x, y = torch.randn(12, 1, 8, 8), torch.arange(12) % 3
-    ema = EMAModel(classes(seed=1).parameters())
-    result = unlearn(pipeline, [1], "random_label", data=(x, y), ema=ema, peft=None, lr=0.0 + 1e-9, **QUICK)
+    ema = EMAModel(class_denoiser(steps=60).parameters())
+    result = unlearn(pipeline, [1], "random_label", data=(x, y), ema=ema, peft=None, lr=1e-9, **QUICK)
     assert (result.results[0].num_forget, result.settings["retained"]) == (4, "12 images of yours")
     averaged = result.results[0].original.state_dict()
-    assert all(torch.equal(value, averaged[name]) for name, value in classes(seed=1).state_dict().items())
+    assert all(torch.equal(value, averaged[name]) for name, value in class_denoiser(steps=60).state_dict().items())
     assert "EMA" in result.settings["weights"] in result.card()
     text = text_pipeline()
     prompts = ["cat", "dog"] * 3
@@ -193,7 +178,7 @@ BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
     ),
     "flow matching": (lambda: with_scheduler(FlowMatchEulerDiscreteScheduler()), {"concepts": [1]}, "alphas_cumprod"),
     "prediction types": (
-        lambda: with_scheduler(DDIMScheduler(num_train_timesteps=50, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")),
+        lambda: with_scheduler(DDIMScheduler(**CLASS_SCHEDULE, prediction_type="v_prediction")),
         {"concepts": [1]}, "predicts 'v_prediction'",
     ),
     "unknown words": (text_pipeline, {"concepts": ["quokka"]}, "at least one token that the tokenizer knows"),
@@ -209,7 +194,6 @@ BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
     "NaN images": (of_classes, {"concepts": [1], "data": (IMAGES / 0, torch.tensor([0, 1, 2]))}, "finite images"),
     "no labels": (of_classes, {"concepts": [1], "data": (IMAGES, [0, None, 2])}, "a concept for every image"),
     "not its images": (of_classes, {"concepts": [1], "data": (IMAGES, [0, 2, 3]), "method": "npo"}, "images of every"),
-    "no training": (of_classes, {"concepts": [1], "method": "ssd", "peft": "lora"}, "peft=None"),
     "no group": (of_classes, {"concepts": [1], "method": "esd:x", "peft": None}, "without cross-attention"),
     "no adapter": (of_classes, {"concepts": [1], "method": "esd:x"}, "layers for an adapter"),
 }  # fmt: skip
@@ -220,6 +204,11 @@ def test_bad_pipelines_concepts_and_images_are_refused(name: str) -> None:
     make, more, said = BAD[name]
     with pytest.raises(GunlearnError, match=said):
         unlearn(make(), **{"concepts": ["cat"], **QUICK, **more})
+
+
+def test_an_adapter_needs_training() -> None:
+    with pytest.raises(UnsupportedMethodError, match="peft=None"):
+        unlearn(of_classes(), [1], "ssd", peft="lora")
 
 
 def test_all_public_names_are_there() -> None:

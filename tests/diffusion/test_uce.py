@@ -1,5 +1,6 @@
 """UCE and MACE's refinement: the least squares, the columns of a text encoder, and what they do to a pipeline."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -7,7 +8,15 @@ import torch
 from torch import Tensor
 
 import gunlearn as gu
-from experiments.digits_diffusion.text_pipeline import WORDS, denoising, embeddings, new_pipeline
+from experiments.digits_diffusion.text_pipeline import (
+    CAPTIONS,
+    WORDS,
+    accuracy,
+    denoising,
+    embeddings,
+    new_pipeline,
+    trained_pipeline,
+)
 from gunlearn.diffusion import text_columns
 from gunlearn.diffusion.methods.closed_form import edited_map
 from gunlearn.diffusion.methods.uce import cross_attention_maps
@@ -88,10 +97,11 @@ def test_columns_are_the_embeddings_at_their_positions(pipeline: Any) -> None:
     found = text_columns(pipeline, ["three"], positions="all", templates=("a {}",))
     assert torch.equal(found.anchors, empty[1:])
     found = text_columns(pipeline, ["three"], "four", ["red"], positions="last", templates=("{}",))
-    assert torch.equal(torch.cat([found.concepts, found.anchors]), embeddings(pipeline, ["three", "four"])[:, 1])
-    assert {tuple(row) for row in found.preserve.tolist()} == {
-        tuple(r) for r in embeddings(pipeline, ["red"])[0].tolist()
-    }
+    found = torch.cat([found.concepts, found.anchors, found.preserve])
+    assert torch.equal(found, embeddings(pipeline, ["three", "four", "red"])[:, 1])
+    found = text_columns(pipeline, ["three"], "four", ["red"], templates=("{}",))
+    kept = torch.cat([embeddings(pipeline, ["red"])[0], three[:1]]).unique(dim=0)  # the start, which both share
+    assert torch.equal(found.preserve, kept)
     blue, other = embeddings(pipeline, ["three blue", "four four blue"])
     found = text_columns(pipeline, ["three"], "four four", positions="others", templates=("{} blue",))
     assert torch.equal(found.concepts, blue[2:7])  # "blue", the end, padding; one position less than behind the anchor
@@ -162,6 +172,20 @@ def test_without_other_terms_the_prompt_is_the_anchors_to_the_model(pipeline: An
         assert not torch.allclose(pipeline.unet(x, t, three).sample, as_four, atol=1e-3)  # control
 
 
+def test_paper_mode_is_the_authors_formula(pipeline: Any) -> None:
+    words, ridge, kept = ["three", "four"], 0.5, ["red", "blue"]
+    columns = text_columns(pipeline, words, "digit", kept, "last", ("{}",))
+    edited = unlearned(pipeline, method="uce:paper", columns=columns).model
+    last = embeddings(pipeline, [*words, *kept, "digit"])[:, 1].double()
+    for name, layer in cross_attention_maps(pipeline.unet).items():
+        w = layer.weight.detach().double()
+        one, two = ridge * w, ridge * torch.eye(w.size(1), **DOUBLE)
+        for source, aim in [(last[0], last[4]), (last[1], last[4]), (last[2], last[2]), (last[3], last[3])]:
+            one, two = one + torch.outer(w @ aim, source), two + torch.outer(source, source)
+        found = cross_attention_maps(edited)[name].weight.double()
+        assert torch.allclose(found, one @ torch.linalg.inv(two), atol=1e-5)
+
+
 def test_several_concepts_at_once(pipeline: Any) -> None:
     columns = text_columns(pipeline, ["three", "four"], {"three": "five", "four": "six"}, templates=("{}",))
     edited = unlearned(pipeline, columns=columns, ridge=0.0).model
@@ -192,3 +216,18 @@ def test_what_cannot_be_edited_is_refused(pipeline: Any) -> None:
         unlearned(pipeline, anchors="four")
     with pytest.raises(UnsupportedModelError, match="denoiser with cross-attention"):
         gu.unlearn(small, data, gu.ForgetItems([0]), "uce", task, columns=columns)
+
+
+@pytest.mark.slow  # trains the pipeline, for about a minute
+def test_a_word_is_erased_and_the_others_are_drawn_as_before() -> None:
+    pipeline = trained_pipeline()
+    before = accuracy(pipeline, per_word=16)
+    assert before.mean() > 0.95
+    columns = text_columns(pipeline, ["three"], "eight", [w for w in WORDS if w != "three"], templates=CAPTIONS)
+    edited = copy.copy(pipeline)
+    edited.unet = unlearned(pipeline, columns=columns).model
+    after = accuracy(edited, per_word=16)
+    assert before[3] > 0.95
+    assert after[3] < 0.1
+    others = [k for k in range(10) if k != 3]
+    assert abs(float((after - before)[others].mean())) <= 0.02

@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import nn
 from torch_geometric.data import Data
+from torch_geometric.nn import GCNConv
 
 import gunlearn as gu
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError, UnsupportedModelError
-from gunlearn.methods.any_task.brief_teacher import _as_sure, _entropy
+from gunlearn.methods.any_task.brief_teacher import _as_sure, _entropy, _settle
+from gunlearn.methods.freezing import RetainedStatistics
 from tests.methods.cases import same_weights
 
 TASK = "image_classification"
@@ -158,3 +160,64 @@ def test_auto_teaches_where_a_forgotten_item_is_predicted_and_the_budget_allows(
         result = gu.unlearn(base.model, data, request, "auto", "node_classification", training=base, budget=budget)
         assert result.notes["chosen"] == ("continued_training" if taught else "replay")
         assert result.notes["price"] <= min(budget, 0.2)
+
+
+class Normed(nn.Module):
+    """Two layers on a graph with batch normalisation between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.norm, self.two = GCNConv(6, 16), nn.BatchNorm1d(16), GCNConv(16, 3)
+
+    def forward(self, x, edge_index):
+        return self.two(self.norm(self.one(x, edge_index)).relu(), edge_index)
+
+
+def test_batch_normalisation_takes_no_statistics_of_forgotten_nodes() -> None:
+    torch.manual_seed(0)
+    ring = torch.stack([torch.arange(60), (torch.arange(60) + 3) % 60])
+    y, gone = torch.arange(60) % 3, [4, 5]
+    data = Data(x=torch.randn(60, 6) + 2.0 * torch.eye(6)[y], edge_index=torch.cat([ring, ring.flip(0)], dim=1), y=y)
+    data.y[gone] = (y[gone] + 1) % 3
+    data.x[gone, 5] = 1e4  # their features would show in any statistics
+    base = gu.train(Normed(), data, "node_classification", epochs=100, lr=1e-2, weight_decay=5e-4)
+    options = {"training": base, "steps": 40, "teacher_share": 0.6, "unseen_weight": 0.05}
+    result = gu.unlearn(base.model, data, gu.ForgetNodes(gone), "continued_training", "node_classification", **options)
+    outputs: list[torch.Tensor] = []
+    model = copy.deepcopy(result.model)
+    model.one.register_forward_hook(lambda module, args, out: outputs.append(out.detach()))
+    model(result.data.x, result.data.edge_index)
+    mean, variance = outputs[0].mean(0), outputs[0].var(0)
+    before = base.model.norm
+    assert float(before.running_var.max()) > 1e3 * float(variance.max())  # control: they were in it
+    share = 0.9**16 + 0.05  # of the old statistics, which 16 steps leave; weights move on a little
+    far = (model.norm.running_mean - mean).abs()
+    assert bool((far <= share * (before.running_mean - mean).abs() + 0.2 * variance.sqrt()).all())
+    assert not any("forward" in vars(module) for module in result.model.modules())
+
+
+def test_rows_beside_the_retained_ones_are_normalised_by_these_alone() -> None:
+    torch.manual_seed(0)
+    model, kept = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4)).double(), torch.arange(20) % 5 > 0
+    x = torch.randn(20, 6, dtype=torch.double)
+    alone = copy.deepcopy(model)
+    with RetainedStatistics(model, kept):
+        out = model(torch.where(kept[:, None], x, 100 * x))
+        grown = torch.autograd.grad(out[~kept].square().sum(), model[0].weight)[0]
+    expected = alone(x[kept])
+    torch.testing.assert_close(out[kept], expected)
+    torch.testing.assert_close(model[1].running_var, alone[1].running_var)
+    hidden = alone[0](torch.where(kept[:, None], x, 100 * x))
+    mean, variance = hidden[kept].mean(0), hidden[kept].var(0, unbiased=False)
+    others = (hidden[~kept] - mean) / (variance + 1e-5).sqrt()
+    torch.testing.assert_close(out[~kept], others)
+    torch.testing.assert_close(grown, torch.autograd.grad(others.square().sum(), alone[0].weight)[0])
+
+
+def test_statistics_of_a_new_model_are_those_of_its_weights() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4, momentum=0.01)), torch.randn(50, 6)
+    _settle([model[1]], lambda: model.train()(x))
+    torch.testing.assert_close(model[1].running_mean, model[0](x).mean(0))
+    torch.testing.assert_close(model[1].running_var, model[0](x).var(0))
+    assert model[1].momentum == 0.01

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 from typing import Any
 
 import pytest
@@ -71,6 +72,26 @@ def test_without_anything_to_forget_it_is_the_same_training_for_longer(form: str
         torch.testing.assert_close(result.model.state_dict()[name], value, rtol=1e-4, atol=1e-5)
     anew = gu.unlearn(base.model, data, NOBODY, "finetune", TASK, steps=20, lr=1e-2, weight_decay=1e-3)  # control
     assert distance(anew.model, longer.model) > 20 * distance(result.model, longer.model)
+
+
+@pytest.mark.parametrize("method", ["continued_training", "auto"])
+def test_a_bare_state_dict_that_contradicts_what_is_named_is_warned_of(method: str) -> None:
+    data, optimizers = lone(), []
+
+    def adam(parameters: Any) -> Any:
+        optimizers.append(torch.optim.Adam(parameters, lr=1e-2, weight_decay=1e-3))
+        return optimizers[-1]
+
+    base = gu.train(net(), data, TASK, epochs=40, eval_every=40, optimizer=adam)
+    state = optimizers[0].state_dict()
+    cases = ((400, state, True), (40, state, False), (None, state, False), (400, optimizers[0], False))
+    for steps, source, said in cases:
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            gu.unlearn(base.model, data, NOBODY, method, TASK, optimizer=source, training_steps=steps)
+        texts = [str(one.message) for one in seen if "state_dict counts" in str(one.message)]
+        assert len(texts) == said
+        assert all("counts 40 steps, where training_steps=400 was named: is it" in text for text in texts)
 
 
 def distance(one: nn.Module, other: nn.Module) -> float:

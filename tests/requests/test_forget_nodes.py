@@ -265,3 +265,18 @@ def test_whole_graphs():
 def test_refusals(request_of, error, match):
     with pytest.raises(error, match=match):
         request_of().resolve(karate())
+
+
+@pytest.mark.parametrize(
+    "form", [set, frozenset, iter, tuple, lambda ids: (i for i in ids), lambda ids: dict.fromkeys(ids).keys(), np.array]
+)
+def test_ids_come_in_any_collection(form) -> None:
+    data = gu.load("karate")
+    request = gu.ForgetNodes(form([7, 4]))
+    for _ in range(2):  # a generator is read once, when the request is made
+        assert request.resolve(data).forget_nodes.tolist() == [4, 7]
+    assert request == gu.ForgetNodes([4, 7])
+    assert gu.ForgetFeatures(form([7, 4]), columns=form([1])).resolve(data).feature_nodes.tolist() == [4, 7]
+    edges = form([0]) if form is np.array else form([(0, 1), (2, 3)])
+    if form is not np.array:
+        assert gu.ForgetEdges(edges).resolve(data).forget_edge_index.t().tolist() == [[0, 1], [2, 3]]

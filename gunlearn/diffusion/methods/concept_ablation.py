@@ -13,7 +13,7 @@ from gunlearn.diffusion.denoising import Denoising
 from gunlearn.diffusion.methods.base import DenoiserMethod
 from gunlearn.diffusion.methods.esd import forgotten_rows
 from gunlearn.diffusion.noised_items import DenoisingItems, conditions_at, draw_items, read_rows
-from gunlearn.diffusion.replaced import Replaced, alike, predicted_by
+from gunlearn.diffusion.replaced import Replaced, predicted_by, same_conditions
 from gunlearn.diffusion.sampler import sample
 from gunlearn.errors import InvalidInputError
 from gunlearn.methods.base import Problem
@@ -79,11 +79,11 @@ class ConceptAblation(DenoiserMethod):
             raise InvalidInputError(
                 f"Expected an anchor like the conditions, of shape {tuple(y.shape[1:])} (got {tuple(anchor.shape)})"
             )
-        if bool(alike(y, anchor.unsqueeze(0)).any()):
+        if bool(same_conditions(y, anchor.unsqueeze(0)).any()):
             raise InvalidInputError("Expected an anchor that is not to be forgotten itself (got a forgotten condition)")
         rows = part.retain_mask.nonzero().view(-1)
         if self.anchor is not None and rows.numel():
-            rows = rows[alike(conditions_at(part.data, rows), anchor.unsqueeze(0)).view(-1)]
+            rows = rows[same_conditions(conditions_at(part.data, rows), anchor.unsqueeze(0)).view(-1)]
         if rows.numel():
             rows = rows[torch.randperm(rows.numel())[:_MOST].to(rows.device)]
             return read_rows(part.data, rows)[0], anchor, "retained"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -71,11 +72,17 @@ class UCE(Method):
         check_number("preserve_weight", self.preserve_weight, minimum=0.0)
 
     def for_texts(self, pipeline: Any, concepts: Sequence[str], preserve: Sequence[str]) -> UCE:
-        """Return the method with the columns of these texts; raise as `text_columns`."""
+        """Return the method with the columns of these texts; raise as `text_columns`, warn where nothing is to stay."""
         if self.columns is not None:
             return self
-        how = {"positions": self.positions, "templates": self.templates}
-        return replace(self, columns=text_columns(pipeline, concepts, self.anchors, preserve, **how))
+        if not preserve:
+            warnings.warn(
+                f"'{self.name}' has no texts to preserve, so other concepts may change; pass 'preserve' (on the "
+                "command line --preserve) with what the pipeline must still draw",
+                stacklevel=2,
+            )
+        found = text_columns(pipeline, concepts, self.anchors, preserve, self.positions, self.templates)
+        return replace(self, columns=found)
 
     def run(self, problem: Problem) -> Outcome:
         columns = self.columns

@@ -24,6 +24,7 @@ from gunlearn.training.step import Reference
 from gunlearn.training.unseen import Unseen
 
 _BISECTIONS, _LARGEST = 40, 100.0
+_PASSES = 3  # for running statistics: forward alone, which costs about as much as a step
 
 
 def can_teach(parts: Parts, model: nn.Module) -> bool:
@@ -36,13 +37,32 @@ def can_teach(parts: Parts, model: nn.Module) -> bool:
 
 
 def _new_model(model: nn.Module, parts: Parts) -> nn.Module:
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
-    if norms and not parts.joint:  # see `RetainedStatistics`
+    if _statistics_of(model) and not parts.joint:  # see `RetainedStatistics`
         raise UnsupportedModelError(
             "Expected a model without batch normalisation for 'teacher_share' where items are read apart (got one): a "
             "pass over forgotten items would enter its statistics"
         )
     return fresh_like(model)
+
+
+def _statistics_of(model: nn.Module) -> list[Any]:
+    return [module for module in model.modules() if isinstance(module, _BatchNorm) and module.running_mean is not None]
+
+
+@torch.no_grad()
+def _settle(layers: list[Any], read: Callable[[], Any]) -> None:
+    """Let running statistics be those of the weights as they are: means of a few passes in training mode.
+
+    After a short training they would be those of its first steps, too, and predictions of no use.
+    """
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # all passes count alike
+    for _ in range(_PASSES if layers else 0):
+        read()
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
 
 
 def taught(
@@ -62,13 +82,14 @@ def taught(
         name: of the method, for errors.
         problem: with the original model as reference.
         weight: see `Unseen`.
-        steps: of the new model's training.
+        steps: of the new model's training; with batch normalisation one goes into its statistics.
         make: makes an optimiser, whose settings count: its state is dropped.
         reading: how much a step reads.
 
     Raises:
         EmptyForgetSetError: a request without items that are predicted, such as edges under node classification.
-        UnsupportedModelError: weights that cannot be drawn anew, or that came from pretraining; batch normalisation.
+        UnsupportedModelError: weights that cannot be drawn anew, or that came from pretraining; batch
+            normalisation where items are read apart.
     """
     task, data = problem.task, problem.partition.retain_data
     parts = task.parts(problem.partition, "retain", problem.model, ("forget", "retain"))
@@ -82,14 +103,16 @@ def taught(
 
     with isolated_rng(problem.seed):
         model = _new_model(problem.model, parts)
+        norms = _statistics_of(model)
         args = TrainArguments(
             0,
-            steps=steps,
+            steps=max(1, steps - 1) if norms else steps,
             batch_size=reading.batch_size,
             sampler=reading.sampler,
             num_neighbors=reading.num_neighbors,
         )
         train_from_scratch(model, data, task, args, optimizer=new)
+        _settle(norms, lambda: task.encode(model.train(), data))
     model.eval().requires_grad_(False)
     with torch.no_grad():
         read = Reference(model, task, ("forget",), task.encode(model, parts.data))

@@ -16,7 +16,7 @@ from gunlearn.methods.any_task.brief_teacher import taught
 from gunlearn.methods.any_task.handed_on import Making
 from gunlearn.methods.any_task.second_look import LOOKS, Look
 from gunlearn.methods.any_task.shrunk import shrink
-from gunlearn.methods.any_task.starts import estimated, from_state
+from gunlearn.methods.any_task.starts import estimated, from_state, warn_of_other_steps
 from gunlearn.methods.any_task.still_moving import FEWEST, PASSES, StillMoving
 from gunlearn.methods.any_task.training_budget import AT_MOST, fall, is_small, is_trace, steps_of
 from gunlearn.methods.base import BY_MODE, Outcome, Problem, check_interval
@@ -60,7 +60,9 @@ class ContinuedTraining(GradientMethod):
             was saved to, or a folder of checkpoints of your own training (PyTorch, Lightning, transformers); `"none"`
             does without one in a grid too.
         optimizer: the optimiser that trained the model or its `state_dict`, which go on, in place of `training`; or a
-            name, for one with estimated state where it is Adam or AdamW, else without.
+            name, for one with estimated state where it is Adam or AdamW, else without. A `state_dict` does not know
+            its model: that of another one of the same shapes is taken, with a warning where its number of steps is not
+            the one named here, or its gradients were much smaller.
         lr: learning rate; `None` goes on with that of the state (the highest one, if a scheduler lowered it), or is
             1e-3.
         weight_decay: the training's penalty; `None` is that of the state, or estimated (0 for AdamW).
@@ -82,7 +84,7 @@ class ContinuedTraining(GradientMethod):
         teacher_share: share of the steps that train a new model without the forgotten items; its predictions of them,
             as sure as the original is of validation items (of classes, where there are some), are what `unseen_weight`
             draws the model to then. For items that a training without weight decay learned by heart: continuing alone
-            does not undo that. Not for models with batch normalisation. 0 for none.
+            does not undo that. Batch normalisation is for graphs alone. 0 for none.
         shrink: factor on the trained weight matrices before the first step, gains and biases aside (arXiv 1910.08475
             shrinks and perturbs before it goes on). Below 1 it takes back growth that memory needs, at the price of
             more steps.
@@ -179,6 +181,7 @@ class ContinuedTraining(GradientMethod):
             room = None if allowed is None else allowed - looks - 1
             start = estimated(self, problem, self.arguments().lr, self.weight_decay, room)
         else:
+            warn_of_other_steps(source, self.training_steps)
             start = from_state(source, problem.model, self.lr, self.weight_decay)
         reading = self.reading if state is None else read_as(state, self.reading)
         spent = looks + start.passes + (0 if watched is None else PASSES)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from gunlearn.training.estimated_state import (
     set_second_moments,
 )
 from gunlearn.training.from_scratch import fresh_like
+from gunlearn.training.optimizer_state import steps_taken
 from gunlearn.training.optimizers import find_optimizer, make_optimizer, makes_its_own
 from gunlearn.training.resumed_optimizer import resumed_optimizer
 
@@ -44,6 +46,22 @@ class Start:
     changes: tuple[Callable[[Any], None], ...] = ()
     passes: int = 0
     rises: bool = False
+
+
+def warn_of_other_steps(source: Any, named: int | None) -> None:
+    """Warn where the bare `state_dict` of an optimiser counts other steps of the training than the caller names.
+
+    Nothing in such a dictionary says of which model it is: another model's state of the same shapes goes on too. An
+    optimiser knows its parameters, and a `TrainingState` its model. A rate or a weight decay beside it is refused.
+    """
+    steps = steps_taken(source) if isinstance(source, Mapping) else None
+    if named is not None and steps is not None and steps != named:
+        warnings.warn(
+            f"the optimiser's state_dict counts {steps} steps, where training_steps={named} was named: is it that of "
+            "the training which ended in this model? A state_dict does not know its model; the optimiser itself does "
+            "(optimizer=optimizer)",
+            stacklevel=2,
+        )
 
 
 def from_state(source: Any, model: nn.Module, lr: float | None, weight_decay: float | None) -> Start:

@@ -40,7 +40,7 @@ def other_forms(full: str, value: Any, size: int, put: Callable[[Any], None]) ->
         ids is not None and ids.dim() == 1 and ids.numel() and size <= int(ids.max()) < size**2 and int(ids.min()) >= 0
     ):
         codes = ids
-        yield Stored(full, torch.stack([codes // size, codes % size]), lambda keep: put(alike(value, codes[keep])))
+        yield Stored(full, torch.stack([codes // size, codes % size]), lambda keep: put(ids_alike(value, codes[keep])))
     elif hasattr(value, "remove_edges_from") and hasattr(value, "number_of_edges"):
         edges = [edge[:2] for edge in value.edges() if all(isinstance(end, Integral) for end in edge[:2])]
 
@@ -85,8 +85,8 @@ def compressed(before: str, held: dict[str, Any], size: int, place: Callable[[st
                 keep: Tensor, pointer: str = pointer, name: str = name, row: Tensor = row, column: Tensor = column
             ) -> None:
                 ends = torch.bincount(row[keep], minlength=size).cumsum(0)
-                place(name)[name] = alike(held[name], column[keep])
-                place(pointer)[pointer] = alike(held[pointer], torch.cat([ends.new_zeros(1), ends]))
+                place(name)[name] = ids_alike(held[name], column[keep])
+                place(pointer)[pointer] = ids_alike(held[pointer], torch.cat([ends.new_zeros(1), ends]))
 
             yield Stored(f"{before}{pointer}' and '{before}{name}", torch.stack([row, column]), shorter)
 
@@ -99,7 +99,7 @@ def as_integers(value: Any) -> Tensor | None:
     return value.long() if dense and value.dtype in (torch.long, torch.int, torch.short) else None
 
 
-def alike(value: Any, ids: Tensor) -> Any:
+def ids_alike(value: Any, ids: Tensor) -> Any:
     """Return integers as a tensor or array of the kind of another one."""
     return ids.numpy().astype(value.dtype) if isinstance(value, np.ndarray) else ids.to(value)
 
@@ -125,7 +125,7 @@ def _table(full: str, value: Any, ids: Tensor, size: int, put: Callable[[Any], N
 
     def filled(keep: Tensor) -> None:
         blank = outside.mode().values.expand_as(ids) if outside.numel() else row
-        put(alike(value, torch.where(torch.isin(key, known[~keep]), blank, ids)))
+        put(ids_alike(value, torch.where(torch.isin(key, known[~keep]), blank, ids)))
 
     yield Stored(full, torch.stack([known // size, known % size]), filled)
 
@@ -170,7 +170,7 @@ def _collection(full: str, value: Any, size: int, put: Callable[[Any], None]) ->
 
 def _as(entry: Any, members: list[int]) -> Any:
     if isinstance(entry, Tensor | np.ndarray):
-        return alike(entry, torch.tensor(members, dtype=torch.long))
+        return ids_alike(entry, torch.tensor(members, dtype=torch.long))
     return type(entry)(members)
 
 

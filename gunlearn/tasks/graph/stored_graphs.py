@@ -20,7 +20,7 @@ from gunlearn.seed import isolated_rng
 from gunlearn.tasks.graph.held_tensors import is_helper, named_tensors
 from gunlearn.tasks.graph.node_places import may_hold_rows
 from gunlearn.tasks.graph.node_state import same_outputs
-from gunlearn.tasks.graph.stored_forms import Stored, alike, as_integers, compressed, keyed, other_forms
+from gunlearn.tasks.graph.stored_forms import Stored, as_integers, compressed, ids_alike, keyed, other_forms
 from gunlearn.tasks.known_models import model_key
 from gunlearn.tasks.trial import private_copy
 
@@ -205,7 +205,7 @@ def _pairs(full: str, name: str, value: Any, data: Data, place: Any, key: Any = 
             dim = shape[0]
 
             def shorter(keep: Tensor) -> None:
-                place[at] = alike(value, ids.index_select(dim, keep.nonzero().view(-1)))
+                place[at] = ids_alike(value, ids.index_select(dim, keep.nonzero().view(-1)))
 
             yield Stored(full, ids.t() if dim == 0 else ids, shorter)
             return

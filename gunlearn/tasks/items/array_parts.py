@@ -59,7 +59,7 @@ class TableRows(PartItems):
         return Prediction(
             log_prob=torch.cat([prediction.log_prob for prediction, _ in found]),
             logits=None if any(part is None for part in logits) else torch.cat([p for p in logits if p is not None]),
-            label=torch.cat([y for _, y in found]),
+            label=torch.cat([y.to(prediction.log_prob.device) for prediction, y in found]),
         )
 
 

@@ -69,7 +69,9 @@ class ImageClassification(Task):
 
     def decode(self, model: nn.Module, outputs: None, items: ArrayItems) -> Prediction:
         with own_words(model, None, lambda: (f"model(x) with x {list(items.x.shape)}", _remedy(items.x))):
-            logits = model(items.x)
+            # A data set loads its items on the CPU.
+            known = next(model.parameters(), items.x) if isinstance(model, nn.Module) else items.x
+            logits = model(items.x.to(known.device))
         if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.size(0) != items.x.size(0):
             got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise UnsupportedModelError(f"Expected logits of shape [{items.x.size(0)}, num_classes] (got {got})")
@@ -77,7 +79,7 @@ class ImageClassification(Task):
         if logits.size(1) < classes:
             raise UnsupportedModelError(f"Expected logits of at least {classes} classes (got {logits.size(1)})")
         logits = log_of_classes(logits) if self.outputs == "probabilities" else logits
-        log_prob = log_softmax(logits, dim=-1).gather(1, items.y.view(-1, 1)).view(-1)
+        log_prob = log_softmax(logits, dim=-1).gather(1, items.y.view(-1, 1).to(logits.device)).view(-1)
         return Prediction(log_prob=log_prob, logits=logits)
 
     def trial_items(self, data: Data) -> ArrayItems:

@@ -52,6 +52,7 @@ def recalibrate(model: nn.Module, layers: list[_BatchNorm], batches: Iterable[Te
 
     Everything but these layers runs in evaluation mode, and the modes come back.
     """
+    device = next(model.parameters()).device
     modes = {module: module.training for module in model.modules()}
     momenta, count = [layer.momentum for layer in layers], 0
     try:
@@ -63,7 +64,7 @@ def recalibrate(model: nn.Module, layers: list[_BatchNorm], batches: Iterable[Te
         for x in batches:
             if len(x) < 2 and count:  # a last item alone has no variance
                 continue
-            model(x)
+            model(x.to(device))
             count += len(x)
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):

@@ -44,8 +44,8 @@ def add_adapter(model: nn.Module, config: Any) -> nn.Module:
     handle: Any = model
     if hasattr(model, "peft_config"):
         raise UnsupportedModelError(
-            f"Expected a denoiser without an adapter (got {type(model).__name__} with {list(handle.peft_config)}); fuse "
-            "or unload it first, or pass peft=None to train on in it"
+            f"Expected a denoiser without an adapter (got {type(model).__name__} with {list(handle.peft_config)}); "
+            "fuse or unload it first, or pass peft=None to train on in it"
         )
     try:
         if callable(getattr(model, "add_adapter", None)):
@@ -60,7 +60,7 @@ def add_adapter(model: nn.Module, config: Any) -> nn.Module:
         ) from error
 
 
-def trained_parameters(model: nn.Module) -> list[nn.Parameter]:
+def adapter_parameters(model: nn.Module) -> list[nn.Parameter]:
     """Return the adapter's weights; ask before anything is switched off, which changes what requires a gradient."""
     return [parameter for name, parameter in model.named_parameters() if "lora_" in name]
 
@@ -108,13 +108,13 @@ def save_adapter(model: nn.Module, folder: Path, pipeline: Any = None) -> None:
     handle.save_lora_adapter(folder)
 
 
-def plain(model: nn.Module) -> nn.Module:
+def without_wrapper(model: nn.Module) -> nn.Module:
     """Return the denoiser without peft's wrapper."""
     handle: Any = model
     return handle.get_base_model() if isinstance(model, PeftModel) else model
 
 
-def merged(model: nn.Module) -> nn.Module:
+def with_adapter_merged(model: nn.Module) -> nn.Module:
     """Return the denoiser with its adapter's change added to its own weights, without the adapter; in place."""
     handle: Any = model
     if isinstance(model, PeftModel):
