@@ -12,6 +12,7 @@ from typing import Any
 
 from docs.fill_tables import filled
 from experiments.digits_scrub.tables import tables as digits_scrub
+from experiments.digits_text.__main__ import table as digits_text
 from experiments.edge_training_influence.__main__ import table as edge_training
 from experiments.fade_graphs.__main__ import table as fade_graphs
 from experiments.front_page.__main__ import all_rows as every_method
@@ -19,6 +20,7 @@ from experiments.front_page.__main__ import plot
 from experiments.front_page.__main__ import table as front_page
 from experiments.fuzz.__main__ import table as fuzz
 from experiments.graph_methods.heads import table as heads
+from experiments.image_memory.__main__ import table as image_memory
 from experiments.inpo_edges.__main__ import ablation_table
 from experiments.llm_speed.__main__ import table as llm_speed
 from experiments.nearest.__main__ import counts
@@ -64,11 +66,13 @@ def tables() -> dict[Path, dict[str, str]]:
     front = read("front_page")
     found = {
         "digits_scrub": digits_scrub(read("digits_scrub")),
+        "digits_text": {"digits_text": digits_text(read("digits_text")["rows"])},
         "edge_training_influence": {"estimates": edge_training(read("edge_training_influence"))},
         "fade_graphs": {"fade_graphs": fade_graphs(read("fade_graphs"))},
         "front_page": {"front_page": front_page(front), "every_method": every_method(front)},
         "fuzz": {"fuzz": fuzz(read("fuzz")["counts"])},
         "graph_methods": {**compared(read("graph_methods")), "heads": heads(read("graph_methods", "heads"))},
+        "image_memory": {"image_memory": image_memory(read("image_memory"))},
         "inpo_edges": inpo_edges(),
         "llm_speed": {"llm_speed": llm_speed(read("llm_speed"))},
         "nearest": nearest(),
