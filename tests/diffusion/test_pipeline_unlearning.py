@@ -215,6 +215,12 @@ def test_bad_pipelines_concepts_and_images_are_refused(name: str) -> None:
         unlearn(make(), **{"concepts": ["cat"], **QUICK, **more})
 
 
+def test_a_mask_is_of_the_models_own_weights() -> None:
+    assert unlearn(of_classes(), [1], "salun", **QUICK).settings["peft"] is None
+    with pytest.raises(UnsupportedMethodError, match="would never learn"):
+        unlearn(of_classes(), [1], "salun", peft="lora", **QUICK)
+
+
 def test_an_adapter_needs_training() -> None:
     with pytest.raises(UnsupportedMethodError, match="peft=None"):
         unlearn(of_classes(), [1], "ssd", peft="lora")
