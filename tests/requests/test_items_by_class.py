@@ -122,8 +122,8 @@ def test_labels_that_a_transform_changes_are_read_from_the_items() -> None:
     pictures.targets = [3 - c for c in pictures.targets]  # not what the items say
     assert as_table(pictures).y.labels().tolist() == Y.tolist()
     pictures.targets = Y.tolist()
-    pictures.samples = [(path, 0 if c == 2 else c) for path, c in pictures.samples]  # of one class alone
-    assert 2 not in as_table(pictures).y.labels()
+    pictures.samples = [(path, 0 if c == 1 else c) for path, c in pictures.samples]  # of one class alone
+    assert 1 not in as_table(pictures).y.labels()
 
 
 def test_items_by_file() -> None:
