@@ -130,9 +130,11 @@ def test_a_training_function_that_reads_other_data_is_refused_or_named(result: g
     fit = lambda graph, seed: gu.train(fresh_model("gcn", seed), graph, epochs=2, seed=seed).model  # noqa: E731
     with pytest.raises(InvalidInputError, match=r"read nothing of them.*references="):
         gu.evaluate(result, train=lambda given, seed: fit(data, seed))
-    with pytest.warns(UserWarning, match=r"'train' read data\.x .* and not .*data\.edge_index, where what is forgot"):
+    with pytest.warns(UserWarning, match=r"'train' read data\.x .* and not data\.edge_index .*, where what is forgot"):
         gu.evaluate(result, train=lambda given, seed: fit(data if given.x is not None else None, seed))
-    for copied in (lambda given: given, copy.copy, copy.deepcopy, lambda given: given.clone().to("cpu")):
+    as_before = (lambda given: given, copy.copy, copy.deepcopy, lambda given: given.clone().to("cpu"))
+    made_anew = (lambda given: type(given).from_dict(given.to_dict()), lambda given: type(given)(**given.to_dict()))
+    for copied in (*as_before, *made_anew):
         with warnings.catch_warnings():
             warnings.filterwarnings("error", ".*'train' read")
             gu.evaluate(result, train=lambda given, seed, copied=copied: fit(copied(given), seed))

@@ -26,7 +26,7 @@ _TARGETS: dict[str, str] = {
 
 
 def lora_config(rank: int = 8, group: str = "full", target_modules: str | Sequence[str] | None = None) -> LoraConfig:
-    """Return a configuration of peft, with `lora_alpha` = `r`, which every loader assumes where none is written."""
+    """Return a configuration of peft, with `lora_alpha` = `r`, which loaders assume that read no settings."""
     targets = _TARGETS[group] if target_modules is None else target_modules
     chosen = targets if isinstance(targets, str) else list(targets)
     return LoraConfig(r=rank, lora_alpha=rank, target_modules=chosen, init_lora_weights=True)
@@ -103,7 +103,8 @@ def save_adapter(model: nn.Module, folder: Path, pipeline: Any = None) -> None:
     if hasattr(pipeline, "save_lora_weights"):
         name = "transformer" if "transformer" in getattr(pipeline, "components", {}) else "unet"
         layers: Any = {f"{name}_lora_layers": get_peft_model_state_dict(model)}
-        pipeline.save_lora_weights(folder, **layers)
+        config = {f"{name}_lora_adapter_metadata": handle.peft_config["default"].to_dict()}  # its scale, among others
+        pipeline.save_lora_weights(folder, **layers, **config)
         return
     handle.save_lora_adapter(folder)
 

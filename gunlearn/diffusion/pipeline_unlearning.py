@@ -64,7 +64,7 @@ def unlearn(
         method: a name (`gunlearn methods` lists them; those for items and the task `denoising`), a `Method` or an
             objective.
         peft: `"lora"` trains an adapter alone, which can be taken off again; a configuration of peft likewise; `None`
-            changes the weights themselves. `"auto"` is `"lora"` for methods that train.
+            changes the weights themselves. `"auto"` is `"lora"` for methods that train, but for a mask (`saliency`).
         preserve: concepts to keep, for methods that read retained images; by default all other classes.
         data: images `[n, channels, height, width]` in [-1, 1] and a concept for each, as a pair: those of `concepts`
             are forgotten, the others retained. Without it images are sampled from the pipeline, as far as the method
@@ -199,9 +199,14 @@ def _for_texts(
 
 def _adapter(method: Method, peft: Any, rank: int) -> Any:
     """Return the adapter's configuration; `None` trains the weights themselves."""
-    trains = isinstance(method, GradientMethod)
-    if peft is None or (peft == "auto" and not trains):
+    trains, masked = isinstance(method, GradientMethod), getattr(method, "saliency", None) is not None
+    if peft is None or (peft == "auto" and (masked or not trains)):
         return None
+    if masked:
+        raise UnsupportedMethodError(
+            f"Expected peft=None for 'saliency' of '{method.name}', a mask of the model's own weights (got {peft!r}): "
+            "half of an adapter has no gradient at first, and would never learn"
+        )
     if not trains:
         raise UnsupportedMethodError(
             f"Expected peft=None for '{method.name}', which changes the weights without training (got {peft!r})"

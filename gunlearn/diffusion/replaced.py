@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gunlearn.core.modes import evaluating
-from gunlearn.diffusion.noised_items import DenoisingItems, DenoisingParts, read_rows
+from gunlearn.diffusion.noised_items import DenoisingItems, DenoisingParts, conditions_at
 from gunlearn.errors import InvalidInputError
 from gunlearn.tasks.base import Parts
 
@@ -88,10 +88,10 @@ def pseudo_conditions(task: Any, parts: Any, model: nn.Module) -> Replaced:
         InvalidInputError: all retained items have the conditions that are forgotten, or there are no conditions.
     """
     assert isinstance(parts, DenoisingParts)
-    forgotten = read_rows(parts.data, parts.index["forget"])[1].unique(dim=0)
+    forgotten = conditions_at(parts.data, parts.index["forget"]).unique(dim=0)
     rows = parts.index["retain"]
     rows = rows[torch.randperm(rows.numel())[:_LOOKED_AT].to(rows.device)]
-    kept = read_rows(parts.data, rows)[1]
+    kept = conditions_at(parts.data, rows)
     others = kept[~same_conditions(kept, forgotten).any(1)]
     if not others.numel():
         raise InvalidInputError(

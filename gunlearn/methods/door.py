@@ -119,8 +119,8 @@ def run_method(
         outcome = method.run_with_fresh_state(problem)
         if not isinstance(outcome, Outcome):
             raise InvalidTypeError(f"Expected an Outcome from '{method.name}' (got {type(outcome).__name__})")
-        if method.state != "own":  # a new model has statistics of its own
-            outcome.notes |= task.settle(outcome.model, partition)
+        settled = {} if method.state == "own" else task.settle(outcome.model, partition)  # new ones have their own
+        outcome.notes |= settled
         state = outcome.state
         seconds = watch.seconds + (0.0 if state is None else state.seconds_before)
     for name, tensor in outcome.model.state_dict().items():
@@ -129,7 +129,8 @@ def run_method(
     told = {"why": " ".join(filter(None, [why, outcome.notes.get("why")]))} if why else {}
     notes = remark_unchanged({**outcome.notes, **told}, original, outcome.model, state, outcome.unchanged, fresh)
     if spared:
-        notes["retained"] = "no item was read: whether the rest is still known was not measured"
+        for_what = "but for the statistics of batch normalisation" if settled else "at all"
+        notes["retained"] = f"no item was read {for_what}: whether the rest is still known was not measured"
     elif state is not None and not notes.get("unchanged") and not outcome.proven:
         collapsed = check_kept(method, task, partition.retain_data, original, outputs, outcome.model)
         notes |= {"collapsed": collapsed} if collapsed else {}

@@ -63,7 +63,13 @@ def forget_losses(task: Task, model: nn.Module, parts: Parts, size: int | None) 
 @torch.no_grad()
 def predict_forget(task: Task, model: nn.Module, parts: Parts, size: int | None) -> Prediction:
     """Return what a model predicts for the forgotten items, from passes over `forget_pieces`; no gradients."""
-    found = [task.predict(model, parts.data, piece) for piece in forget_pieces(task, parts, size)]
+    return predict_pieces(task, model, parts, forget_pieces(task, parts, size))
+
+
+@torch.no_grad()
+def predict_pieces(task: Task, model: nn.Module, parts: Parts, pieces: list[Any]) -> Prediction:
+    """Return what a model predicts for `forget_pieces`, which may be drawn: compared models need the same."""
+    found = [task.predict(model, parts.data, piece) for piece in pieces]
     if len(found) == 1:
         return found[0]
     given = [name for name, value in vars(found[0]).items() if isinstance(value, torch.Tensor)]

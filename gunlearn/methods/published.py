@@ -93,6 +93,7 @@ PUBLISHED: dict[str, dict[str, Settings]] = {
         "graddiff": _latent(),
         "npo": _latent("beta of DUO (arXiv 2407.21035), 500", beta=500.0),
         "random_label": _latent(_SALUN, lr=1e-4, retain_weight=3.1),
+        "salun": _latent(_SALUN, lr=1e-4, retain_weight=3.1),
         "esd": _latent("learning rate of the authors' script"),
         "concept_ablation": _latent("learning rate of the authors' code"),
         "selective_amnesia": _latent("the paper's for CIFAR-10", lr=1e-4, penalty_weight=10.0),

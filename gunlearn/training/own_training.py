@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor, nn
@@ -44,7 +44,7 @@ def trained_by(train: Callable[[Any, int], nn.Module], data: Any, seed: int, bef
             "were retrained before go in as references=[...]"
         )
     new = [] if before is None else [name for name in data.keys() if before.get(name) is not data[name]]  # noqa: SIM118
-    new = [name for name in new if isinstance(data[name], Tensor)]
+    new = sorted(name for name in new if isinstance(data[name], Tensor))  # PyG's order of keys is by chance
     if new and not read & set(new):
         warnings.warn(
             f"'train' read {', '.join(f'data.{name}' for name in sorted(read))} of the data that it was given, and not "
@@ -77,6 +77,10 @@ class _Noted(dict[str, Any]):
         value = super().__getitem__(key)  # what is not there was not read
         self.read.add(key)
         return value
+
+    def __iter__(self) -> Iterator[str]:
+        """Return an iterator; with one of its own, `dict(d)`, `{**d}` and `f(**d)` read by `__getitem__`."""
+        return super().__iter__()
 
     def get(self, key: str, default: Any = None) -> Any:
         if key in self:

@@ -15,7 +15,7 @@ from gunlearn.diffusion.noised_items import draw_items
 from gunlearn.diffusion.pipelines import parts_of
 from gunlearn.diffusion.sampler import path
 from gunlearn.errors import GunlearnError, InvalidInputError, UnsupportedModelError
-from gunlearn.methods import METHODS, GradientMethod, Problem
+from gunlearn.methods import METHODS, GradientMethod, Problem, build_method
 from tests.diffusion.test_denoising import BAR, images, task
 from tests.diffusion.tiny_pipelines import ANIMALS, untrained_pipeline
 from tests.tasks.cases import Denoiser
@@ -181,3 +181,9 @@ def test_sampling_ends_in_the_images_of_the_best_denoiser() -> None:
 
 def replace_null(how: Denoising, null: int) -> Denoising:
     return Denoising(replace(how.noise_schedule), null=null)
+
+
+def test_salun_is_random_label_with_a_mask_and_the_same_settings() -> None:
+    masked, plain = (build_method(name, {}, task()) for name in ("salun", "random_label"))
+    assert (masked.lr, masked.batch_size, masked.epochs) == (plain.lr, plain.batch_size, plain.epochs)
+    assert (masked.saliency, plain.saliency) == (0.5, None)

@@ -15,7 +15,9 @@ from gunlearn.diffusion.noise_schedule import PREDICTION_TYPES
 from gunlearn.diffusion.noised_items import draw_items
 from gunlearn.errors import GunlearnError, InvalidInputError, UnsupportedMethodError, UnsupportedModelError
 from gunlearn.losses import KLToReference
-from gunlearn.methods import METHODS, build_method
+from gunlearn.methods import METHODS, Problem, build_method
+from gunlearn.methods.any_task.scrub_warnings import direction
+from gunlearn.methods.any_task.still_moving import StillMoving
 from gunlearn.methods.gradient import GradientMethod
 from tests.diffusion.tiny_pipelines import SMALL, Oracle
 from tests.tasks.cases import Denoiser
@@ -186,3 +188,13 @@ def test_an_ascent_without_end_is_called_a_collapse() -> None:
     with pytest.warns(UserWarning, match="collapsed"):
         result = gu.unlearn(model, data, FORGET, "gradient_ascent", how, steps=60, lr=0.5, max_grad_norm=None)
     assert "collapsed" in result.notes
+
+
+def test_what_did_not_move_is_not_said_to_have_moved() -> None:
+    """Both models of a comparison read the same draws also after the run, and between its looks."""
+    model, data = Denoiser(), images(24)
+    held = Problem(model, model, gu.ForgetItems(mask=data[1] == 1).resolve(task().check_data(data)), task())
+    parts = held.task.parts(held.partition, "retain", model, ("forget",))
+    found = direction(held, model, parts, 1.0, None)
+    assert found["forget_nll"][0] == found["forget_nll"][1]
+    assert max(found["forget_divergence"], StillMoving(held, parts, 4, 8, None)._moved()) < 1e-9

@@ -16,7 +16,7 @@ from diffusers import (
     UNet2DModel,
 )
 from diffusers.training_utils import EMAModel
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 
 import gunlearn.diffusion
 from gunlearn.core.atomic import file_checksum
@@ -71,6 +71,15 @@ def test_an_adapter_is_loaded_by_plain_diffusers_bit_for_bit_and_taken_off_again
     result.save(tmp_path / "whole", merge=True)
     again = DiffusionPipeline.from_pretrained(tmp_path / "whole")
     assert torch.equal(pictures(again, "dog"), pictures(whole.pipeline, "dog"))
+
+
+def test_the_scale_of_an_adapter_of_the_callers_is_saved(tmp_path: Path) -> None:
+    pipeline = text_pipeline()
+    own = LoraConfig(r=2, lora_alpha=16, target_modules=["to_k", "to_v"])
+    result = unlearn(pipeline, ["cat"], "esd", peft=own, **{**ESD, "lr": 0.1})
+    result.save(tmp_path / "forgot")
+    pipeline.load_lora_weights(tmp_path / "forgot")
+    assert torch.equal(pictures(pipeline, "cat"), pictures(result.pipeline, "cat"))
 
 
 @pytest.mark.parametrize("peft", ["lora", None])
@@ -204,6 +213,12 @@ def test_bad_pipelines_concepts_and_images_are_refused(name: str) -> None:
     make, more, said = BAD[name]
     with pytest.raises(GunlearnError, match=said):
         unlearn(make(), **{"concepts": ["cat"], **QUICK, **more})
+
+
+def test_a_mask_is_of_the_models_own_weights() -> None:
+    assert unlearn(of_classes(), [1], "salun", **QUICK).settings["peft"] is None
+    with pytest.raises(UnsupportedMethodError, match="would never learn"):
+        unlearn(of_classes(), [1], "salun", peft="lora", **QUICK)
 
 
 def test_an_adapter_needs_training() -> None:

@@ -19,8 +19,9 @@ from experiments.digits_diffusion.text_pipeline import (
 )
 from gunlearn.diffusion import text_columns
 from gunlearn.diffusion.methods.closed_form import edited_map
-from gunlearn.diffusion.methods.uce import cross_attention_maps
+from gunlearn.diffusion.methods.uce import conditions, cross_attention_maps
 from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedMethodError, UnsupportedModelError
+from gunlearn.methods import Problem
 
 DOUBLE = {"dtype": torch.float64}
 
@@ -159,6 +160,16 @@ def test_a_request_gives_its_conditions_and_the_other_weights_stay(pipeline: Any
     assert torch.allclose(after[name], by_hand, atol=1e-3)
     assert result.notes["maps"] == len(moved)
     assert 0 <= result.notes["left"] < 1
+
+
+def test_the_condition_of_the_last_forgotten_item_counts(pipeline: Any) -> None:
+    """However many there are."""
+    three, four, rest = (embeddings(pipeline, words) for words in (["three"], ["four"], ["five"]))
+    y = torch.cat([three.expand(5000, -1, -1), four, rest])
+    data, gone = torch.zeros(len(y), 1, 1, 1), torch.arange(len(y)) < len(y) - 1
+    part = gu.ForgetItems(mask=gone).resolve(denoising(pipeline).check_data((data, y)))
+    found = conditions(Problem(pipeline.unet, pipeline.unet, part, denoising(pipeline)))
+    assert all((found.concepts == column).all(1).any() for column in four[0][1:2])
 
 
 def test_without_other_terms_the_prompt_is_the_anchors_to_the_model(pipeline: Any) -> None:

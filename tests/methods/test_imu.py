@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset, TensorDataset
 
 import gunlearn as gu
 from gunlearn.attribution.training.gradients import last_layer
@@ -275,7 +275,7 @@ def test_no_retained_item_of_a_data_set_is_loaded(options: dict[str, Any]) -> No
     dataset = Guarded()
     found = gu.unlearn(model, dataset, gu.ForgetItems(rows), "imu", IMAGES, epochs=2, **options)
     assert dataset.read == set(rows.tolist())
-    assert "no item was read" in found.notes["retained"]
+    assert "no item was read at all" in found.notes["retained"]
     for other in ("finetune", "scrub"):  # control
         with pytest.raises(RuntimeError, match="is retained"):
             gu.unlearn(model, dataset, gu.ForgetItems(rows), other, IMAGES, epochs=2)
@@ -306,3 +306,11 @@ def test_a_head_that_no_loss_reads_is_refused(trained: bool) -> None:
     used, head = nn.Linear(2, 1).requires_grad_(trained), nn.Linear(2, 2)
     with pytest.raises(UnsupportedModelError, match="module defined last"):
         head_influence([lambda: used(torch.ones(3, 2)).view(-1)], list(head.parameters()), 1.0)
+
+
+def test_retained_items_that_are_read_for_statistics_are_told() -> None:
+    x, y = torch.randn(30, 4, generator=torch.Generator().manual_seed(0)), torch.arange(30) % 3
+    model = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 3))
+    task = gu.ImageClassification(statistics="recalibrated")
+    found = gu.unlearn(model, Subset(TensorDataset(x, y), range(30)), gu.ForgetItems(label=1), "imu", task, epochs=1)
+    assert found.notes["retained"].startswith("no item was read but for the statistics of batch normalisation")

@@ -114,13 +114,16 @@ def test_labels_of_a_data_set(wrap: Any, keeps_labels: bool) -> None:
     assert partition.forget_mask.tolist() == [given[i][1] == 2 for i in range(len(given))]
     pictures.loaded = 0
     as_table(given).y.labels()
-    assert (pictures.loaded < 10) == keeps_labels  # those that a data set keeps need no image
+    assert (pictures.loaded < len(given) / 2) == keeps_labels  # those that a data set keeps need no image
 
 
 def test_labels_that_a_transform_changes_are_read_from_the_items() -> None:
     pictures = Pictures()
     pictures.targets = [3 - c for c in pictures.targets]  # not what the items say
     assert as_table(pictures).y.labels().tolist() == Y.tolist()
+    pictures.targets = Y.tolist()
+    pictures.samples = [(path, 0 if c == 1 else c) for path, c in pictures.samples]  # of one class alone
+    assert 1 not in as_table(pictures).y.labels()
 
 
 def test_items_by_file() -> None:

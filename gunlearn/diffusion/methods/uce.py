@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gunlearn.core.checks import check_choice, check_number
 from gunlearn.diffusion.methods.closed_form import edited_map
-from gunlearn.diffusion.noised_items import read_rows
+from gunlearn.diffusion.noised_items import conditions_at
 from gunlearn.diffusion.text_columns import POSITIONS, TEMPLATES, TextColumns, text_columns
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError, UnsupportedModelError
 from gunlearn.methods.base import Method, Outcome, Problem
@@ -162,8 +162,8 @@ def conditions(problem: Problem) -> TextColumns:
         InvalidInputError: conditions that are classes, no null condition, or none that differs from it.
     """
     task, part = problem.task, problem.partition
-    rows = [mask.nonzero().view(-1)[:_READ] for mask in (part.forget_mask, part.retain_mask)]
-    forgotten, retained = (read_rows(part.data, index)[1] for index in rows)
+    forgotten = conditions_at(part.data, part.forget_mask.nonzero().view(-1))
+    retained = conditions_at(part.data, part.retain_mask.nonzero().view(-1)[:_READ])
     if not forgotten.is_floating_point() or forgotten.dim() != 3 or not forgotten.size(-1):
         got = f"{forgotten.dtype} {tuple(forgotten.shape)}"
         raise InvalidInputError(f"Expected conditions that are embeddings [num_items, num_tokens, dim] (got {got})")

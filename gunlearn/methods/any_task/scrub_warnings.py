@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from gunlearn.losses import NLL, Distillation
 from gunlearn.methods.base import Problem
-from gunlearn.methods.forget_part import predict_forget
+from gunlearn.methods.forget_part import forget_pieces, predict_pieces
 from gunlearn.tasks.base import Parts
 
 #: Fewer steps away from the original model mostly leave it where it is: the first ones have hardly a gradient.
@@ -28,7 +28,8 @@ def warn_of_few(name: str, taken: int) -> None:
 @torch.no_grad()
 def direction(problem: Problem, model: nn.Module, parts: Parts, temperature: float, size: int | None) -> dict[str, Any]:
     """Return how far the forget set moved from the teacher, and whether it became less or more likely."""
-    after, before = (predict_forget(problem.task, m, parts, size) for m in (model, problem.reference))
+    pieces = forget_pieces(problem.task, parts, size)  # the noise of a denoiser is drawn once, for both models
+    after, before = (predict_pieces(problem.task, m, parts, pieces) for m in (model, problem.reference))
     distance = float(Distillation(temperature)(after, before))
     nll: list[Tensor] = [NLL()(p.replace(weight=None)) for p in (before, after)]
     notes = {"forget_nll": [float(value) for value in nll], "forget_divergence": distance, "direction": "right"}

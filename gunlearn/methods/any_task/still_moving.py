@@ -8,7 +8,7 @@ from gunlearn.losses import Prediction
 from gunlearn.losses.divergences import gaussian_js_divergence, js_divergence, js_to_reference
 from gunlearn.methods.any_task.training_budget import CONSTANT
 from gunlearn.methods.base import Problem
-from gunlearn.methods.forget_part import predict_forget
+from gunlearn.methods.forget_part import forget_pieces, predict_pieces
 from gunlearn.tasks.base import Parts
 from gunlearn.training.callbacks import StatefulCallback
 
@@ -39,7 +39,8 @@ class StillMoving(StatefulCallback):
     """
 
     def __init__(self, problem: Problem, parts: Parts, steps: int, most: int, batch_size: int | None) -> None:
-        self.problem, self.parts, self.batch_size = problem, parts, batch_size
+        self.problem, self.parts = problem, parts
+        self.pieces = forget_pieces(problem.task, parts, batch_size)  # the same at each look: items may be drawn
         self.steps, self.most, self.taken = steps, max(steps, most), 0
         self.start = self._predicted()
         self.before: float | None = None
@@ -66,7 +67,7 @@ class StillMoving(StatefulCallback):
 
     def _predicted(self) -> Prediction:
         model, mode = self.problem.model, self.problem.model.training
-        found = predict_forget(self.problem.task, model.eval(), self.parts, self.batch_size)
+        found = predict_pieces(self.problem.task, model.eval(), self.parts, self.pieces)
         model.train(mode)
         return found
 

@@ -15,6 +15,7 @@ from gunlearn.seed import isolated_rng
 
 #: Where data sets keep the labels of all items (torchvision's and most others).
 _LABELS = ("targets", "labels", "y")
+_CLASSES = 32  # of which an item is compared with the labels kept beside it
 _TRIED = 8  # items that are read twice, to see whether a transform draws
 
 
@@ -129,14 +130,17 @@ def class_labels(y: Tensor) -> Tensor:
 def known_labels(dataset: Any) -> Tensor | None:
     """Return labels `[num_items]` that a data set keeps beside its items; `None` where items must be loaded for them.
 
-    What it keeps is compared with a few items, of a subset with its own: a transform may give them other labels.
+    What it keeps is compared with an item of each class, of 32 at most, and of a subset with its own: a transform may
+    give them other labels.
     """
     if isinstance(dataset, ConcatDataset):
         parts = [known_labels(part) for part in dataset.datasets]
         return None if any(part is None for part in parts) else torch.cat([p for p in parts if p is not None])
     for labels in _kept_labels(dataset):
         with isolated_rng():
-            if all(int(dataset[i][1]) == int(labels[i]) for i in {0, len(labels) // 2, len(labels) - 1}):
+            classes = labels.unique()[:_CLASSES]
+            first = (labels == classes.unsqueeze(1)).int().argmax(1).tolist()
+            if all(int(dataset[i][1]) == int(labels[i]) for i in {*first, len(labels) // 2, len(labels) - 1}):
                 return class_labels(labels)
     return None
 
