@@ -45,7 +45,7 @@ class Plugin:
             )
         try:
             cls = point.load()
-        except Exception as error:  # whatever a module does when it is imported
+        except (Exception, SystemExit) as error:  # whatever a module does when it is imported
             got = f"{type(error).__name__}: {error}"
             raise PluginError(f"Expected {what} to load from '{point.value}' (got {got}); {_remedy(point)}") from error
         if not isinstance(cls, type) or not issubclass(cls, base) or isabstract(cls):

@@ -25,7 +25,7 @@ _HOMES = {
     "gunlearn.diffusion.noised_items": ["DenoisingItems", "DenoisingParts"],
     "gunlearn.diffusion.pipeline_unlearning": ["unlearn"],
     "gunlearn.diffusion.sampler": ["sample"],
-    "gunlearn.diffusion.text_columns": ["TextColumns", "text_columns"],
+    "gunlearn.diffusion.columns_of_texts": ["TextColumns", "text_columns"],
 }
 
 __all__ = sorted(name for names in _HOMES.values() for name in names)

@@ -16,6 +16,8 @@ from gunlearn.tasks.items.array_parts import ArrayParts
 from gunlearn.tasks.items.columns import Column
 from gunlearn.tasks.items.tables import ItemTable, as_table
 
+_FAR = 30.0  # latents lie within a few standard deviations of 1, images within 1
+
 
 @dataclass(frozen=True)
 class DenoisingItems(PartItems):
@@ -145,6 +147,11 @@ def check_images(x0: Tensor) -> None:
         )
     if not x0.is_floating_point():
         raise InvalidInputError(f"Expected images in the model's range as floats, mostly -1 to 1 (got {x0.dtype})")
+    if x0.numel() and float(x0.abs().nan_to_num(0.0, 0.0, 0.0).max()) > _FAR:
+        raise InvalidInputError(
+            f"Expected images in the model's range, mostly -1 to 1, or latents (got values up to "
+            f"{float(x0.abs().nan_to_num(0.0, 0.0, 0.0).max()):.3g}); bytes become images by x / 127.5 - 1"
+        )
     bad = ~torch.isfinite(x0).flatten(1).all(1)
     if bool(bad.any()):
         raise InvalidInputError(

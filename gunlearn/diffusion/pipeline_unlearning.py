@@ -15,6 +15,7 @@ from gunlearn.diffusion.denoiser_adapters import add_adapter, lora_config, witho
 from gunlearn.diffusion.diffusion_result import DiffusionResult
 from gunlearn.diffusion.noised_items import draw_items
 from gunlearn.diffusion.pipelines import PipelineParts, check_prediction_type, open_pipeline, parts_of
+from gunlearn.diffusion.replaced import same_conditions
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.losses import Loss, Objective, as_objective
 from gunlearn.methods.base import Method
@@ -163,6 +164,9 @@ def unlearn(
 def _names(argument: str, concepts: Any) -> list[str]:
     if isinstance(concepts, str | int) or not isinstance(concepts, Sequence) or not len(concepts):
         raise InvalidInputError(f"Expected '{argument}' as a list of at least one text or class (got {concepts!r})")
+    others = [c for c in concepts if isinstance(c, bool) or not isinstance(c, str | int)]
+    if others:
+        raise InvalidInputError(f"Expected texts or classes in '{argument}' (got {others[0]!r})")
     return [str(concept) for concept in concepts]
 
 
@@ -177,7 +181,7 @@ def _kept(parts: PipelineParts, conditions: Tensor, preserve: Sequence[str | int
     """Return the concepts to keep."""
     if preserve is not None:
         _names("preserve", preserve)
-        both = [name for name in preserve if bool((conditions == parts.encode([name])).flatten(1).all(1).any())]
+        both = [name for name in preserve if bool(same_conditions(conditions, parts.encode([name])).any())]
         if both:
             raise InvalidInputError(f"Expected concepts to keep that are not forgotten (got {both[0]!r} in both)")
         return list(preserve)

@@ -97,9 +97,13 @@ class PipelineParts:
         """Return the conditions of concepts: classes `[k]`, or embeddings `[k, num_tokens, dim]`.
 
         Raises:
-            InvalidInputError: a concept that names no class, or of which the tokenizer knows nothing.
+            InvalidInputError: a concept that names no class, is no text where the pipeline reads texts, or of which the
+                tokenizer knows nothing.
         """
         if self.kind == "text":
+            others = [concept for concept in concepts if not isinstance(concept, str)]
+            if others:
+                raise InvalidInputError(f"Expected texts as concepts of a pipeline of texts (got {others[0]!r})")
             return _embedded(self.pipeline, [str(concept) for concept in concepts], named=True)
         return torch.tensor([self._class(concept) for concept in concepts])
 
@@ -188,7 +192,8 @@ def _embedded(pipeline: Any, texts: list[str], named: bool) -> Tensor:
         if len(tokenizer(text).input_ids) > length:
             raise InvalidInputError(f"Expected a concept of at most {length} tokens (got {text[:60]!r}...)")
     rows = tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-    return encoder(rows.input_ids.to(encoder.device))[0].detach()
+    # One by one: the same text has the same bits in every call, which is how conditions are compared.
+    return torch.cat([encoder(row[None].to(encoder.device))[0].detach() for row in rows.input_ids])
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 
 import numpy as np
@@ -39,7 +40,8 @@ class BasicAttack(Figure):
                 return None
             loss = torch.cat(sides).neg().clamp(-_CLIP, _CLIP).double().cpu().numpy().reshape(-1, 1)
             member = np.repeat([1, 0], sides[0].numel())
-            splits = StratifiedShuffleSplit(_SPLITS, random_state=view.seed + draw)
+            held_out = max(2, math.ceil(0.1 * member.size))  # one of each side at least
+            splits = StratifiedShuffleSplit(_SPLITS, test_size=held_out, random_state=view.seed + draw)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of losses that are all equal
                 found += list(cross_val_score(LogisticRegression(), loss, member, cv=splits, scoring="accuracy"))

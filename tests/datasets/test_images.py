@@ -2,17 +2,22 @@
 
 import gzip
 import struct
+import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import gunlearn as gu
 from gunlearn.datasets.idx import read_idx
 from gunlearn.datasets.images import IMAGE_SETS
-from gunlearn.errors import DatasetNotFoundError, InvalidInputError
+from gunlearn.errors import DatasetNotFoundError, InvalidInputError, InvalidTypeError
 
 KINDS = {np.uint8: 0x08, np.int8: 0x09, np.int16: 0x0B, np.int32: 0x0C, np.float32: 0x0D, np.float64: 0x0E}
 
@@ -140,3 +145,33 @@ def test_digits_are_images_or_a_graph() -> None:
     assert torch.equal(images.y, graph.y)
     with pytest.raises(InvalidInputError, match="leave training items"):
         gu.item_split(images, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("form", [lambda x, y: (x, y), TensorDataset, lambda x, y: DataLoader(TensorDataset(x, y), 8)])
+def test_held_out_items_stay_held_out_for_a_training_function(form: Callable[..., Any]) -> None:
+    data = gu.item_split(form(torch.rand(40, 1, 4, 4), torch.arange(40) % 4), val_ratio=0, test_ratio=0.25)
+    given = []
+
+    def train(data: Any, seed: int) -> nn.Module:
+        given.append(data)
+        return model()
+
+    def model() -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(16, 4))
+
+    result = gu.unlearn(model(), data, gu.ForgetItems(label=1), "utu", "image_classification")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of models that nobody trained
+        gu.evaluate(result, train=train)
+    for found in (*given, result.data):
+        assert int(found.test_mask.sum()) == 10
+        assert int(found.train_mask.sum()) == 30 - result.num_forget
+
+
+NO_PAIRS = [(np.zeros((3, 2)), np.zeros(3)), (torch.zeros(3, 2), [0, 1, 0]), (torch.zeros(3, 2),) * 3]
+
+
+@pytest.mark.parametrize("pair", NO_PAIRS)
+def test_tuples_that_are_no_two_tensors_are_refused(pair: Any) -> None:
+    with pytest.raises(InvalidTypeError, match=r"a pair of tensors.*got a tuple of"):
+        gu.item_split(pair)

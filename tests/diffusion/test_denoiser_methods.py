@@ -80,7 +80,7 @@ def test_esd_aims_at_guidance_away_from_the_concept_and_reads_no_image() -> None
     with torch.no_grad():
         own, null = (model(pool.noisy, pool.t, torch.full_like(pool.y, c)) for c in (1, 3))
     torch.testing.assert_close(pool.target, null - 0.7 * (own - null))
-    other = ESD(eta=0.7, trajectories=5, sampling_steps=4).pool(problem(model, (100 * x0, y), how))
+    other = ESD(eta=0.7, trajectories=5, sampling_steps=4).pool(problem(model, (5 * x0, y), how))
     assert torch.equal(pool.noisy, other.noisy)
     with pytest.raises(InvalidInputError, match="null"):
         ESD().pool(problem(model, (x0, y), Denoising(NoiseSchedule(BAR))))

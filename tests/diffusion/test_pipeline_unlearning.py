@@ -22,6 +22,7 @@ import gunlearn.diffusion
 from gunlearn.core.atomic import file_checksum
 from gunlearn.diffusion import ClassConditionalPipeline, add_adapter, lora_config, unlearn, without_adapter
 from gunlearn.diffusion.denoiser_adapters import adapter_parameters
+from gunlearn.diffusion.pipelines import parts_of
 from gunlearn.errors import GunlearnError, InvalidInputError, UnsupportedMethodError, UnsupportedModelError
 from tests.diffusion.tiny_pipelines import (
     CLASS_SCHEDULE,
@@ -197,6 +198,11 @@ BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
     "one word": (text_pipeline, {"concepts": "cat"}, "as a list"),
     "twice": (text_pipeline, {"concepts": ["cat", "cat"]}, "different concepts"),
     "both": (text_pipeline, {"preserve": ["cat"]}, "not forgotten"),
+    "both, beside others": (text_pipeline, {"concepts": ["cat", "dog"], "preserve": ["dog"]}, "not forgotten"),
+    "both classes": (of_classes, {"concepts": [1], "preserve": [0, 1]}, "not forgotten"),
+    "a number for a text": (text_pipeline, {"concepts": [3]}, "texts as concepts"),
+    "bytes": (text_pipeline, {"concepts": [b"cat"]}, "texts or classes"),
+    "bytes as images": (of_classes, {"concepts": [1], "data": (IMAGES + 254.0, [0, 1, 2])}, "values up to 254"),
     "nothing to keep": (text_pipeline, {"method": "graddiff"}, "'preserve'"),
     "no such class": (of_classes, {"concepts": [4]}, "from 0 to 3"),
     "no such name": (of_classes, {"concepts": ["cat"]}, "from 0 to 3"),
@@ -213,6 +219,17 @@ def test_bad_pipelines_concepts_and_images_are_refused(name: str) -> None:
     make, more, said = BAD[name]
     with pytest.raises(GunlearnError, match=said):
         unlearn(make(), **{"concepts": ["cat"], **QUICK, **more})
+
+
+def test_classes_to_keep_are_named() -> None:
+    result = unlearn(of_classes(), [1], "npo", preserve=[0, 2], **QUICK)
+    assert result.settings["preserve"] == ["0", "2"]
+
+
+def test_a_text_has_the_same_bits_alone_and_beside_others() -> None:
+    parts = parts_of(text_pipeline())
+    together = parts.encode(["cat", "dog"])
+    assert all(torch.equal(parts.encode([text])[0], row) for text, row in zip(["cat", "dog"], together, strict=True))
 
 
 def test_a_mask_is_of_the_models_own_weights() -> None:

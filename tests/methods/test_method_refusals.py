@@ -145,7 +145,6 @@ def test_options_that_cannot_be_meant(case: MethodCase, wrong: dict[str, Any]) -
     [
         ("inpo", "image_classification", "'link_prediction'.*got 'image_classification'"),
         ("inpo:paper", "image_classification", "'link_prediction'"),
-        ("utu", "image_classification", "got 'items'"),
     ],
 )
 def test_unsupported_on_items(method: str, task: str, match: str) -> None:

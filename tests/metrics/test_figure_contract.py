@@ -49,7 +49,7 @@ def test_every_figure_is_computed(case: FigureCase, task: str) -> None:
     view, state = view_of(task), torch.get_rng_state()
     figure = FIGURES[case.figure]()
     value = figure.compute(view)
-    if case.whole_classes:
+    if case.whole_classes or case.too_few == task:
         assert value is None
         return
     assert type(value) is (int if case.figure == "epochs" else float)

@@ -219,7 +219,7 @@ def test_references_that_predict_alike_up_to_rounding_are_refused(setting):
 
 def never_trained(data, seed):
     torch.manual_seed(seed)
-    return gu.nn.backbone("gcn", 34, 8, 4)
+    return gu.nn.backbone("gcn", data.x.size(1), 8, 4)
 
 
 def test_references_that_were_never_trained_are_marked(setting, tmp_path):

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from gunlearn.core.checks import check_choice, check_number
+from gunlearn.diffusion.columns_of_texts import POSITIONS, TEMPLATES, TextColumns, text_columns
 from gunlearn.diffusion.methods.closed_form import edited_map
 from gunlearn.diffusion.noised_items import conditions_at
-from gunlearn.diffusion.text_columns import POSITIONS, TEMPLATES, TextColumns, text_columns
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError, UnsupportedModelError
 from gunlearn.methods.base import Method, Outcome, Problem
 

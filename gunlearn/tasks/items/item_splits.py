@@ -9,7 +9,7 @@ import torch
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.requests.ids import checked_masks
-from gunlearn.tasks.items.tables import as_table
+from gunlearn.tasks.items.tables import ItemTable, as_table
 
 
 def item_split(data: Any, val_ratio: float = 0.1, test_ratio: float = 0.1, seed: int = 0) -> Any:
@@ -37,6 +37,8 @@ def item_split(data: Any, val_ratio: float = 0.1, test_ratio: float = 0.1, seed:
         359
     """
     table = copy.copy(as_table(data))
+    if isinstance(table, ItemTable):  # a pair or a data set has no place for the masks
+        table = ItemTable(**table)
     size = table.x.shape[0]
     test = checked_masks(table, size).get("test_mask")
     share = val_ratio + (0 if test is not None else test_ratio)

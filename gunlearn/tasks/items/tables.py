@@ -87,11 +87,11 @@ def as_table(data: Any) -> Any:
     if isinstance(data, TensorDataset) and len(data.tensors) == 2:
         x, y = data.tensors
         return ItemTable(lambda table: type(data)(table.x, table.y), x=x, y=y)
-    if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, str | dict | list):
+    if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, str | dict | list | tuple):
         return _of_dataset(data)
     raise InvalidTypeError(
         "Expected items as a pair of tensors, a map-style data set of pairs, a loader of one, or an object with 'x' "
-        f"and 'y' (got {type(data).__name__})"
+        f"and 'y' (got {_said(data)})"
     )
 
 
@@ -182,3 +182,8 @@ def _files(dataset: Any) -> list[str] | None:
         path = PurePath(path)
         names.append((path.relative_to(root) if path.is_relative_to(root) else path).as_posix())
     return names
+
+
+def _said(data: Any) -> str:
+    kind = type(data).__name__
+    return f"a {kind} of {', '.join(type(part).__name__ for part in data)}" if isinstance(data, tuple) else kind
