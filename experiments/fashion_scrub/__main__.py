@@ -32,7 +32,7 @@ ROWS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("replay", {"training": True}),
     ("auto", {"training": True}),
     ("gradient_ascent", {"steps": 10, "batch_size": BATCH, "lr": 1e-4}),
-    ("graddiff", {"epochs": 1, "batch_size": BATCH}),
+    ("graddiff", {"epochs": 1, "batch_size": BATCH, "lr": 1e-4}),
     ("npo", {"epochs": 1, "batch_size": BATCH}),
     ("random_label", {"epochs": 1, "batch_size": BATCH}),
     ("salun", {"epochs": 1, "batch_size": BATCH}),
@@ -40,7 +40,7 @@ ROWS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("scrub:small", {"epochs": 2, "max_epochs": 1, "batch_size": BATCH}),
     ("scrub", {"steps": 120, "batch_size": BATCH}),
     ("imu", {"steps": 60, "batch_size": BATCH}),
-    ("ssd", {}),
+    ("ssd", {"probes": 8}),
 )
 
 
