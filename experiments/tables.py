@@ -15,6 +15,7 @@ from experiments.digits_scrub.tables import tables as digits_scrub
 from experiments.digits_text.__main__ import table as digits_text
 from experiments.edge_training_influence.__main__ import table as edge_training
 from experiments.fade_graphs.__main__ import table as fade_graphs
+from experiments.fashion_scrub.tables import tables as fashion_scrub
 from experiments.front_page.__main__ import all_rows as every_method
 from experiments.front_page.__main__ import plot
 from experiments.front_page.__main__ import table as front_page
@@ -69,6 +70,7 @@ def tables() -> dict[Path, dict[str, str]]:
         "digits_text": {"digits_text": digits_text(read("digits_text")["rows"])},
         "edge_training_influence": {"estimates": edge_training(read("edge_training_influence"))},
         "fade_graphs": {"fade_graphs": fade_graphs(read("fade_graphs"))},
+        "fashion_scrub": fashion_scrub(read("fashion_scrub")),
         "front_page": {"front_page": front_page(front), "every_method": every_method(front)},
         "fuzz": {"fuzz": fuzz(read("fuzz")["counts"])},
         "graph_methods": {**compared(read("graph_methods")), "heads": heads(read("graph_methods", "heads"))},

@@ -147,7 +147,8 @@ def main(args: Args) -> None:
         for method, options in study.missing():
             study.add(method, options)
             print(problem.name, seed, method, flush=True)
-    write_results(args.out, list(rows.values()), tables(list(rows.values())))
+    shown = tables(list(rows.values()))
+    write_results(args.out, list(rows.values()), "\n\n".join(f"### {name}\n\n{text}" for name, text in shown.items()))
 
 
 if __name__ == "__main__":

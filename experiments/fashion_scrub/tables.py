@@ -22,13 +22,10 @@ def floors(row: dict[str, Any], part: str) -> float | None:
     return None if js is None or not floor else js / floor
 
 
-def tables(rows: Sequence[dict[str, Any]]) -> str:
+def tables(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
     """Return one table per problem; medians over seeds (and over the three retrained models)."""
-    out = []
-    for problem in dict.fromkeys(row["problem"] for row in rows):
-        own = [row for row in rows if row["problem"] == problem]
-        out += [f"### {problem}", "", table(own), ""]
-    return "\n".join(out)
+    problems = dict.fromkeys(row["problem"] for row in rows)
+    return {name: table([row for row in rows if row["problem"] == name]) for name in problems}
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
