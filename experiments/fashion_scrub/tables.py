@@ -5,21 +5,14 @@ from statistics import median
 from typing import Any
 
 from experiments.common import markdown
+from experiments.nearest.__main__ import PARTS, floors
+from gunlearn.report.summary import LOSS
 
-PARTS = ("forget", "retain", "test")
 #: Figures of a row that are written.
 KEPT = (
     *("forget_acc", "retain_acc", "test_acc", "mia_auc", "ic_err", "fgt_err"),
     *("js_forget", "js_retain", "js_test", "js_floor_forget", "js_floor_retain", "js_floor_test"),
 )
-#: Rows with this much less accuracy on test items than retraining are marked.
-LOSS = 0.03
-
-
-def floors(row: dict[str, Any], part: str) -> float | None:
-    """Return the distance to retraining on a part, as a multiple of that between retrainings."""
-    js, floor = row.get(f"js_{part}"), row.get(f"js_floor_{part}")
-    return None if js is None or not floor else js / floor
 
 
 def tables(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
@@ -63,7 +56,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _middle(rows: Sequence[dict[str, Any]], part: str) -> float | None:
-    values = [far for row in rows if (far := floors(row, part)) is not None]
+    values = [far for row in rows if (far := floors(row).get(part)) is not None]
     return median(values) if values else None
 
 

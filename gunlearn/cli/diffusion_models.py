@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.utils import logging
 
-from gunlearn.cli.devices import check_device
+from gunlearn.cli.devices import check_device, without_bars
 from gunlearn.diffusion.pipelines import open_pipeline
+
+#: Hides the bars of diffusers inside a block, unless it is called with `progress=True`.
+quiet = partial(without_bars, logging)
 
 
 def load_pipeline(folder: Path, device: str) -> Any:
@@ -19,16 +21,3 @@ def load_pipeline(folder: Path, device: str) -> Any:
     check_device(device)
     pipeline = open_pipeline(folder)
     return pipeline.to("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-@contextmanager
-def quiet_loading(progress: bool) -> Iterator[None]:
-    """Hide diffusers' own bars inside the block, unless `progress`."""
-    shown = logging.is_progress_bar_enabled()
-    if not progress:
-        logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

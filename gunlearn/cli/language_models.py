@@ -1,7 +1,6 @@
 """Language models for the command line. Loads when needed, since it imports transformers and peft."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 import gunlearn.llm.model.bounded  # noqa: F401  # registers its adapter with peft
-from gunlearn.cli.devices import check_device
+from gunlearn.cli.devices import check_device, without_bars
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.model.frozen import check_vocabulary
 from gunlearn.metrics.standing import check_retrained
@@ -25,6 +24,9 @@ __all__ = [
     "quiet",
     "rename",
 ]
+
+#: Hides the bars of transformers inside a block, unless it is called with `progress=True`.
+quiet = partial(without_bars, logging)
 
 
 def is_adapter(name: str) -> bool:
@@ -56,16 +58,3 @@ def load_language_model(name: str, dtype: str = "auto") -> tuple[Any, Any]:
 def rename(model: Any, name: str) -> None:
     """Set the origin of a model that adapters and records name."""
     model.name_or_path = model.config.name_or_path = name
-
-
-@contextmanager
-def quiet(progress: bool) -> Iterator[None]:
-    """Hide transformers' own bars inside the block, unless `progress`."""
-    shown = logging.is_progress_bar_enabled()
-    if not progress:
-        logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

@@ -13,8 +13,9 @@ from typing import Any
 from torch import nn
 
 from gunlearn.core.atomic import file_checksum, replace_folder, write_file
+from gunlearn.core.cards import check_no_model, figures_in_markdown, front_matter, in_columns
 from gunlearn.diffusion.denoiser_adapters import save_adapter, with_adapter_merged, without_wrapper
-from gunlearn.errors import InvalidInputError, UnsupportedMethodError
+from gunlearn.errors import UnsupportedMethodError
 from gunlearn.training.result import Result
 
 _RECORD = "unlearning.json"
@@ -77,9 +78,7 @@ class DiffusionResult:
     def __repr__(self) -> str:
         s = self.settings
         lines = [[f"{s['method']} of {', '.join(s['concepts'])}: {s['steps']} steps, {self.seconds:.0f} s"]]
-        head, body = self.table()
-        widths = [max(map(len, column)) for column in zip(head, *body, strict=True)] if body else []
-        lines += [[cell.ljust(n) for cell, n in zip(row, widths, strict=True)] for row in (head, *body) if body]
+        lines += in_columns(*self.table())
         return "\n".join("  ".join(line).rstrip() for line in lines)
 
     def card(self) -> str:
@@ -90,7 +89,7 @@ class DiffusionResult:
         if s["base"]:
             front["base_model"] = s["base"]
         blocks = [
-            ["---", *(f"{name}: {json.dumps(value)}" for name, value in front.items()), "---"],
+            front_matter(front),
             [f"# {s['pipeline']}, made to forget {', '.join(s['concepts'])}"],
             [
                 f"Made with gunlearn {s['versions']['gunlearn']} by `{s['method']}`: {s['steps']} steps, "
@@ -99,8 +98,7 @@ class DiffusionResult:
             ],
         ]
         if body:
-            rule = "|---|---|" + "---:|" * (len(head) - 2)
-            blocks.append([f"| {' | '.join(head)} |", rule, *(f"| {' | '.join(row)} |" for row in body)])
+            blocks.append(figures_in_markdown(head, body))
             blocks.append([f"Mean denoising loss on {s['figure_images']} images of each concept, fixed noise."])
         for name, share in self.rebound().items():
             blocks.append([f"Rebound of `{name}` by later turns: {share:.0%} of its rise."])
@@ -196,11 +194,4 @@ class DiffusionResult:
 
 def check_outputs(folder: str | PathLike[str]) -> None:
     """Raise `InvalidInputError` for a file, and for a folder that already holds a model or an adapter."""
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise InvalidInputError(f"Expected a folder for the outputs (got {folder}, which is a file)")
-    held = sorted(str(path.relative_to(folder)) for pattern in _OUTPUTS for path in folder.glob(pattern))
-    if held:
-        raise InvalidInputError(
-            f"Expected a folder without a model for the outputs (got {folder}, which holds {held[0]}); take another"
-        )
+    check_no_model(folder, _OUTPUTS)

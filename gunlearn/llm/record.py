@@ -13,7 +13,7 @@ from typing import Any, cast
 from torch import nn
 
 from gunlearn.core.atomic import file_checksum, replace_folder, write_file
-from gunlearn.errors import InvalidInputError
+from gunlearn.core.cards import check_no_model, figures_in_markdown, front_matter, in_columns
 from gunlearn.llm.card import loading, movement, unchanged
 from gunlearn.llm.data.rows import is_labelled
 from gunlearn.llm.data.text_items import IGNORE
@@ -98,10 +98,7 @@ class LLMResult(Result):
     def __repr__(self) -> str:
         s = self.settings
         lines = [[s["objective"], f"{s['steps']} steps, {self.seconds:.0f} s"]]
-        head, body = self.table()
-        if body:
-            widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
-            lines += [[cell.ljust(n) for cell, n in zip(row, widths, strict=True)] for row in (head, *body)]
+        lines += in_columns(*self.table())
         if unchanged(self.before, self.after):
             lines.append(["no measurable effect on the rows to forget"])
         if self.unchanged:
@@ -115,7 +112,7 @@ class LLMResult(Result):
         if s["base_model"]:
             front["base_model"] = s["base_model"]
         blocks = [
-            ["---", *(f"{name}: {json.dumps(value)}" for name, value in front.items()), "---"],
+            front_matter(front),
             [f"# {Path(s['base_model']).name or 'Model'}, trained to forget"],
             [
                 f"Trained to forget {s['rows']['forget']} rows with gunlearn {s['versions']['gunlearn']}"
@@ -128,8 +125,7 @@ class LLMResult(Result):
         blocks += [[sentence] for sentence in movement(self.before, self.after)]
         blocks += [["To load it:"], ["```python", *loading(s, None if folder is None else Path(folder)), "```"]]
         if body:
-            rule = "|---|---|" + "---:|" * (len(head) - 2)
-            blocks.append([f"| {' | '.join(head)} |", rule, *(f"| {' | '.join(row)} |" for row in body)])
+            blocks.append(figures_in_markdown(head, body))
             legends = [f"- `{name}`: {FIGURES[name].legend}" for name in RECORDED if self.after]
             if self.alignment:
                 legends.append(
@@ -181,12 +177,4 @@ def _checksums(folder: Path) -> dict[str, str]:
 
 def check_folder(folder: str | PathLike[str]) -> None:
     """Raise `InvalidInputError` for a file, and for a folder that already holds a model or an adapter."""
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise InvalidInputError(f"Expected a folder for the outputs (got {folder}, which is a file)")
-    held = sorted(path.name for pattern in OUTPUTS for path in folder.glob(pattern))
-    if held:
-        raise InvalidInputError(
-            f"Expected a folder without a model or an adapter for the outputs (got {folder}, which holds "
-            f"{', '.join(held)}); take another one (--out), or empty it"
-        )
+    check_no_model(folder, OUTPUTS)

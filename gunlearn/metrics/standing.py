@@ -156,6 +156,24 @@ def standings(
     return out
 
 
+def named_models(
+    models: Mapping[str, nn.Module], references: Sequence[nn.Module], original: nn.Module | None
+) -> dict[str, nn.Module]:
+    """Return all models by name; those that the caller named keep their names.
+
+    Raises InvalidInputError where one name would stand for two models.
+    """
+    out = dict(models)
+    further = {} if original is None else {"original": original}
+    further |= {f"retrained {k}": model for k, model in enumerate(references)}
+    for name, model in further.items():
+        if not any(model is known for known in out.values()):
+            if name in out:
+                raise InvalidInputError(f"Expected {name!r} to name one model (got two)")
+            out[name] = model
+    return out
+
+
 def _alike(model: Any, reference: Any) -> bool:
     both = isinstance(model, nn.Module) and isinstance(reference, nn.Module)
     return model is reference or (both and same_weights(model, reference))

@@ -14,7 +14,7 @@ from gunlearn.diffusion.metrics.denoiser_figures import UNSEEN, DenoiserFigures
 from gunlearn.diffusion.metrics.fade_images import ImageAlignment, ImageSampler
 from gunlearn.errors import InvalidInputError
 from gunlearn.metrics.judged import mean_confusion, nearest_classes
-from gunlearn.metrics.standing import Standing, check_retrained, standings
+from gunlearn.metrics.standing import Standing, check_retrained, named_models, standings
 
 if TYPE_CHECKING:
     from gunlearn.diffusion.denoising import Denoising
@@ -98,7 +98,7 @@ def evaluate_denoisers(
     how: dict[str, Any] = {"num_steps": num_steps, "guidance": guidance, "clip": clip, "seed": seed}
     given = _conditions(concepts, conditions)
     asking = ConceptPictures(task, judge, features, given, gone, near, forgotten, retained, per_concept, how)
-    named = _named(models, references, original)
+    named = named_models(models, references, original)
     out = DenoiserFigures([], {}, concepts, gone, "" if features is None else features[0])
     for name, model in named.items():
         drawn = asking.drawn(model)
@@ -124,21 +124,6 @@ def evaluate_denoisers(
             out.of(name).update(_alignment(f"alignment_{part}", at))
             if at.floor is not None and at.original is not None and at.original <= at.floor and part == "forget":
                 out.notes = [UNSEEN]
-    return out
-
-
-def _named(
-    models: Mapping[str, nn.Module], references: Sequence[nn.Module], original: nn.Module | None
-) -> dict[str, nn.Module]:
-    """Return all models by name; those that the caller named keep their names."""
-    out = dict(models)
-    further = {} if original is None else {"original": original}
-    further |= {f"retrained {k}": model for k, model in enumerate(references)}
-    for name, model in further.items():
-        if not any(model is known for known in out.values()):
-            if name in out:
-                raise InvalidInputError(f"Expected {name!r} to name one model (got two)")
-            out[name] = model
     return out
 
 

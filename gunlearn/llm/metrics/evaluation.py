@@ -22,7 +22,7 @@ from gunlearn.llm.model.causality import check_language_models
 from gunlearn.llm.model.head import context_of
 from gunlearn.metrics.alignment import Sampler
 from gunlearn.metrics.base import Figure, figures_of
-from gunlearn.metrics.standing import Standing, check_retrained, standings
+from gunlearn.metrics.standing import Standing, check_retrained, named_models, standings
 from gunlearn.metrics.untrained import learned_little
 
 ATTACKS = ("loss", "min_k", "min_k_plus", "zlib", "reference", "gradient")
@@ -115,7 +115,7 @@ def evaluate_language_models(
     """
     _check_arguments(models, tokenizer, references, attacks, align_on)
     check_retrained(references, {} if original is None else {"the original model": original})
-    models = _named(models, references, original)
+    models = named_models(models, references, original)
     check_language_models(models.values())
     sets = {"forget": forget_rows, "retain": retain_rows, **(utility_rows or {})}
     sets = {part: _encoded(f"{part}_rows" if part in OWN else part, rows) for part, rows in sets.items()}
@@ -226,20 +226,6 @@ def _encoded(name: str, rows: Any) -> list[Mapping[str, Any]]:
 
 def _among(model: nn.Module | None, models: Iterable[nn.Module]) -> bool:
     return any(model is other for other in models)
-
-
-def _named(
-    models: Mapping[str, nn.Module], references: Sequence[nn.Module], original: nn.Module | None
-) -> dict[str, nn.Module]:
-    out = dict(models)
-    further = {} if original is None else {"original": original}
-    further |= {f"retrained {i}": model for i, model in enumerate(references)}
-    for name, model in further.items():
-        if not any(model is known for known in out.values()):
-            if name in out:
-                raise InvalidInputError(f"Expected {name!r} to name one model (got two)")
-            out[name] = model
-    return out
 
 
 def _shown(value: float | bool | None) -> str:

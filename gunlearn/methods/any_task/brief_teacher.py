@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from gunlearn.errors import UnsupportedModelError
@@ -16,6 +15,7 @@ from gunlearn.methods.base import Problem
 from gunlearn.methods.forget_part import has_forget_items, no_forget_items
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Parts
+from gunlearn.tasks.items.statistics import averaged_anew, batch_norm_layers
 from gunlearn.tasks.sampling import BatchOptions
 from gunlearn.training.arguments import TrainArguments
 from gunlearn.training.from_scratch import fresh_like, train_from_scratch
@@ -37,16 +37,12 @@ def can_teach(parts: Parts, model: nn.Module) -> bool:
 
 
 def _new_model(model: nn.Module, parts: Parts) -> nn.Module:
-    if _statistics_of(model) and not parts.joint:  # see `RetainedStatistics`
+    if batch_norm_layers(model) and not parts.joint:  # see `RetainedStatistics`
         raise UnsupportedModelError(
             "Expected a model without batch normalisation for 'teacher_share' where items are read apart (got one): a "
             "pass over forgotten items would enter its statistics"
         )
     return fresh_like(model)
-
-
-def _statistics_of(model: nn.Module) -> list[Any]:
-    return [module for module in model.modules() if isinstance(module, _BatchNorm) and module.running_mean is not None]
 
 
 @torch.no_grad()
@@ -55,14 +51,9 @@ def _settle(layers: list[Any], read: Callable[[], Any]) -> None:
 
     After a short training they would be those of its first steps, too, and predictions of no use.
     """
-    momenta = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None  # all passes count alike
-    for _ in range(_PASSES if layers else 0):
-        read()
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
+    with averaged_anew(layers):
+        for _ in range(_PASSES if layers else 0):
+            read()
 
 
 def taught(
@@ -103,7 +94,7 @@ def taught(
 
     with isolated_rng(problem.seed):
         model = _new_model(problem.model, parts)
-        norms = _statistics_of(model)
+        norms = batch_norm_layers(model)
         args = TrainArguments(
             0,
             steps=max(1, steps - 1) if norms else steps,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,20 @@ def batch_norm_layers(model: nn.Module) -> list[_BatchNorm]:
     """Return the layers with running statistics."""
     layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     return [layer for layer in layers if layer.running_mean is not None]
+
+
+@contextmanager
+def averaged_anew(layers: Sequence[_BatchNorm]) -> Iterator[None]:
+    """Forget the running statistics of layers; passes inside the block make them anew, all of which count alike."""
+    momenta = [layer.momentum for layer in layers]
+    try:
+        for layer in layers:
+            layer.reset_running_stats()
+            layer.momentum = None
+        yield
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
 
 
 def check_batches(model: nn.Module, parts: Parts, names: Collection[str], size: int | None) -> None:
@@ -52,23 +67,19 @@ def recalibrate(model: nn.Module, layers: list[_BatchNorm], batches: Iterable[Te
 
     Everything but these layers runs in evaluation mode, and the modes come back.
     """
-    device = next(model.parameters()).device
+    device, count = next(model.parameters()).device, 0
     modes = {module: module.training for module in model.modules()}
-    momenta, count = [layer.momentum for layer in layers], 0
     try:
         model.eval()
-        for layer in layers:
-            layer.reset_running_stats()
-            layer.momentum = None  # the mean over all batches
-            layer.train()
-        for x in batches:
-            if len(x) < 2 and count:  # a last item alone has no variance
-                continue
-            model(x.to(device))
-            count += len(x)
+        with averaged_anew(layers):
+            for layer in layers:
+                layer.train()
+            for x in batches:
+                if len(x) < 2 and count:  # a last item alone has no variance
+                    continue
+                model(x.to(device))
+                count += len(x)
     finally:
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
         for module, training in modes.items():
             module.training = training
     return count
