@@ -85,7 +85,7 @@ class Diffusion:
         clash = sorted(set(options) & {*settings, "peft", "preserve", "null", "method"})
         if clash:
             raise InvalidInputError(f"Expected --{clash[0].replace('_', '-')} (got it as --method-arg)")
-        with loading.quiet(self.progress):
+        with loading.quiet_loading(self.progress):
             pipeline = loading.load_pipeline(self.pipeline, self.device)
             try:
                 result = gunlearn.diffusion.unlearn(

@@ -13,7 +13,7 @@ from gunlearn.cli.devices import check_device, without_bars
 from gunlearn.diffusion.pipelines import open_pipeline
 
 #: Hides the bars of diffusers inside a block, unless it is called with `progress=True`.
-quiet = partial(without_bars, logging)
+quiet_loading = partial(without_bars, logging)
 
 
 def load_pipeline(folder: Path, device: str) -> Any:

@@ -8,21 +8,19 @@ from typing import Any
 
 from gunlearn.errors import InvalidInputError
 
-Row = Sequence[str]
-
 
 def front_matter(front: Mapping[str, Any]) -> list[str]:
     """Return the lines of a card's YAML header."""
     return ["---", *(f"{name}: {json.dumps(value)}" for name, value in front.items()), "---"]
 
 
-def figures_in_markdown(head: Row, body: Sequence[Row]) -> list[str]:
+def figures_in_markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
     """Return the lines of a table of figures, of which the first two columns are words."""
     rule = "|---|---|" + "---:|" * (len(head) - 2)
     return [f"| {' | '.join(head)} |", rule, *(f"| {' | '.join(row)} |" for row in body)]
 
 
-def in_columns(head: Row, body: Sequence[Row]) -> list[list[str]]:
+def in_columns(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[list[str]]:
     """Return head and rows with cells as wide as the widest of their column; nothing without rows."""
     widths = [max(map(len, column)) for column in zip(head, *body, strict=True)] if body else []
     return [[cell.ljust(n) for cell, n in zip(row, widths, strict=True)] for row in (head, *body) if body]
