@@ -16,7 +16,8 @@ from gunlearn.losses import Loss, Objective
 from gunlearn.methods.base import Method
 from gunlearn.methods.door import run_method
 from gunlearn.methods.published import build_method
-from gunlearn.report.result_evaluation import Evaluation, evaluate
+from gunlearn.report.evaluation_of_result import Evaluation
+from gunlearn.report.result_evaluation import evaluate
 from gunlearn.requests.base import Request
 from gunlearn.requests.prepared import trusting
 from gunlearn.seed import isolated_rng

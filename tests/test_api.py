@@ -140,6 +140,22 @@ def test_a_training_function_that_reads_other_data_is_refused_or_named(result: g
             gu.evaluate(result, train=lambda given, seed, copied=copied: fit(copied(given), seed))
 
 
+def test_a_training_function_that_reads_the_old_features_is_named() -> None:
+    """Edges that were sorted anew and hold the same are no difference: the control reads them and no features."""
+    data = make_data().clone()
+    result = gu.unlearn(fresh_model("gcn"), data, gu.ForgetFeatures([0, 1]), "utu", "link_prediction")
+    given = [k for k in (0, 1) if result.data.edge_index is data.edge_index]
+
+    def old_features(graph: Any, seed: int) -> torch.nn.Module:
+        mixed = data.clone()
+        mixed.edge_index = graph.edge_index
+        return gu.train(fresh_model("gcn", seed), mixed, epochs=2, seed=seed).model
+
+    with pytest.warns(UserWarning, match=r"'train' read data\.edge_index .* and not data\.x, where what is forgot"):
+        gu.evaluate(result, train=old_features)
+    assert not given
+
+
 def test_an_evaluation_is_a_mapping_of_figures(result: gu.Result) -> None:
     table = gu.evaluate(result)
     assert isinstance(table, Mapping)

@@ -11,7 +11,7 @@ from torch_geometric.data import Data
 from gunlearn.attribution.distinct_items import ITEM_KINDS, Items, grouped, owner, plain_edges
 from gunlearn.errors import InvalidInputError
 from gunlearn.nn.kernels.memo import memo
-from gunlearn.requests.training_graph import same_both_ways
+from gunlearn.requests.relations import same_both_ways
 
 
 def standing_still(nodes: Tensor, num_nodes: int) -> Items:

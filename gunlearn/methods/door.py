@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -52,6 +52,33 @@ class _Clocked(Callback):
         return tell
 
 
+class _Tried(NamedTuple):
+    """What is known before a method starts: the task as the model answers it, its trial outputs, and a remark."""
+
+    task: Task
+    outputs: Any
+    why: str
+    spared: bool
+
+
+def _tried(method: Method, model: nn.Module, partition: Any, task: Task) -> _Tried:
+    """Check that the method, the model, the request and the task fit, and call the model once."""
+    method.supports(task, partition)
+    check_forgotten_before(getattr(method, "training", None), partition)
+    note_content(partition)
+    task.check_parts(model, partition)
+    known = not method.runs_model and is_known(model, task, partition)
+    spared = spares_retained(method, partition)
+    tried = partition.forget_data if spared else partition.retain_data
+    outputs = None if known else trial_pass(model, tried, task).outputs
+    why = task.check_request(model, partition, outputs, anew=method.state == "own")
+    if not known:
+        given, task = task, task.fitted(outputs, tried)
+        if task is given and not why:
+            take_note_of(model, task, partition)
+    return _Tried(task, outputs, why, spared)
+
+
 @one_key_each()
 def run_method(
     method: Method,
@@ -74,19 +101,8 @@ def run_method(
         raise InvalidTypeError(f"Expected 'model' to be a torch module (got {type(model).__name__})")
     check_seed(seed)
     check_callbacks(callbacks)
-    method.supports(task, partition)
-    check_forgotten_before(getattr(method, "training", None), partition)
-    note_content(partition)
-    task.check_parts(model, partition)
-    known = not method.runs_model and is_known(model, task, partition)
-    spared = spares_retained(method, partition)
-    tried = partition.forget_data if spared else partition.retain_data
-    outputs = None if known else trial_pass(model, tried, task).outputs
-    why = task.check_request(model, partition, outputs, anew=method.state == "own")
-    if not known:
-        given, task = task, task.fitted(outputs, tried)
-        if task is given and not why:
-            take_note_of(model, task, partition)
+    tried = _tried(method, model, partition, task)
+    task = tried.task
     runner = task.runner(method)
     if runner is not None:
         result = runner(method, model, partition, task, seed, callbacks, progress, checkpoint_dir)
@@ -100,10 +116,6 @@ def run_method(
         share_key(model, original)
         fresh = None if method.state == "own" else task.forgotten_state(original, partition, seed)
         memory, watch = PeakMemory(device_of(model)), Stopwatch()
-        fingerprint = ""
-        if checkpoint_dir is not None:
-            settings = [method.name, method.config(), partition.request_hash]
-            fingerprint = fingerprint_of(settings, task, seed, model, partition.data)
         problem = Problem(
             model=private_copy(model, task),
             reference=original,
@@ -113,27 +125,12 @@ def run_method(
             callbacks=[_Clocked(callbacks, watch, memory)] if callbacks else (),
             progress=progress,
             checkpoint_dir=checkpoint_dir,
-            fingerprint=fingerprint,
+            fingerprint="" if checkpoint_dir is None else _fingerprint(method, model, partition, task, seed),
             fresh=fresh,
         )
-        outcome = method.run_with_fresh_state(problem)
-        if not isinstance(outcome, Outcome):
-            raise InvalidTypeError(f"Expected an Outcome from '{method.name}' (got {type(outcome).__name__})")
-        settled = {} if method.state == "own" else task.settle(outcome.model, partition)  # new ones have their own
-        outcome.notes |= settled
-        state = outcome.state
-        seconds = watch.seconds + (0.0 if state is None else state.seconds_before)
-    for name, tensor in outcome.model.state_dict().items():
-        if not is_finite(tensor):
-            raise DivergenceError(f"Expected finite weights from '{method.name}' (got NaN or infinity in '{name}')")
-    told = {"why": " ".join(filter(None, [why, outcome.notes.get("why")]))} if why else {}
-    notes = remark_unchanged({**outcome.notes, **told}, original, outcome.model, state, outcome.unchanged, fresh)
-    if spared:
-        for_what = "but for the statistics of batch normalisation" if settled else "at all"
-        notes["retained"] = f"no item was read {for_what}: whether the rest is still known was not measured"
-    elif state is not None and not notes.get("unchanged") and not outcome.proven:
-        collapsed = check_kept(method, task, partition.retain_data, original, outputs, outcome.model)
-        notes |= {"collapsed": collapsed} if collapsed else {}
+        outcome, settled = _outcome(method, problem)
+        seconds = watch.seconds + (0.0 if outcome.state is None else outcome.state.seconds_before)
+    state = outcome.state
     return Result(
         model=outcome.model.eval(),
         method=method.name,
@@ -146,9 +143,45 @@ def run_method(
         seconds=seconds,
         peak_memory_mb=memory.mb,
         history=[] if state is None else state.log_history,
-        notes={**notes, **task.remarks(outcome.model), **_skipped(partition)},
+        notes=_notes(method, problem, outcome, tried, settled),
         partition=partition,
         task=task,
         original=original,
         training=None if outcome.training is None else replace(outcome.training, weights=state_hash(outcome.model)),
     )
+
+
+def _fingerprint(method: Method, model: nn.Module, partition: Any, task: Task, seed: int) -> str:
+    settings = [method.name, method.config(), partition.request_hash]
+    return fingerprint_of(settings, task, seed, model, partition.data)
+
+
+def _outcome(method: Method, problem: Problem) -> tuple[Outcome, bool]:
+    """Run the method; return its outcome, and whether the task then settled statistics."""
+    outcome = method.run_with_fresh_state(problem)
+    if not isinstance(outcome, Outcome):
+        raise InvalidTypeError(f"Expected an Outcome from '{method.name}' (got {type(outcome).__name__})")
+    # new models have statistics of their own
+    settled = {} if method.state == "own" else problem.task.settle(outcome.model, problem.partition)
+    outcome.notes |= settled
+    return outcome, bool(settled)
+
+
+def _notes(method: Method, problem: Problem, outcome: Outcome, tried: _Tried, settled: bool) -> dict[str, Any]:
+    """Return what a result says beside its figures; raise where weights are not finite or too much was lost."""
+    for name, tensor in outcome.model.state_dict().items():
+        if not is_finite(tensor):
+            raise DivergenceError(f"Expected finite weights from '{method.name}' (got NaN or infinity in '{name}')")
+    state, partition, task = outcome.state, problem.partition, problem.task
+    told = {"why": " ".join(filter(None, [tried.why, outcome.notes.get("why")]))} if tried.why else {}
+    notes = remark_unchanged(
+        {**outcome.notes, **told}, problem.reference, outcome.model, state, outcome.unchanged, problem.fresh
+    )
+    if tried.spared:
+        for_what = "but for the statistics of batch normalisation" if settled else "at all"
+        notes["retained"] = f"no item was read {for_what}: whether the rest is still known was not measured"
+    elif state is not None and not notes.get("unchanged") and not outcome.proven:
+        kept = partition.retain_data
+        collapsed = check_kept(method, task, kept, problem.reference, tried.outputs, outcome.model)
+        notes |= {"collapsed": collapsed} if collapsed else {}
+    return {**notes, **task.remarks(outcome.model), **_skipped(partition)}

@@ -25,7 +25,7 @@ from gunlearn.report.table import ONE_RUN, columns, comparison, legend
 from gunlearn.report.verdict import verdict
 
 if TYPE_CHECKING:
-    from gunlearn.report.result_evaluation import Evaluation
+    from gunlearn.report.evaluation_of_result import Evaluation
 
 
 def grid_report(rows: Sequence[Row], path: str | Path, figures: Sequence[Figure] = (), command: str = "") -> Path:

@@ -29,13 +29,14 @@ from gunlearn.requests.edge_positions import edge_pointers, is_changed, position
 from gunlearn.requests.entries import entries_without, select_entries
 from gunlearn.requests.features import features_without
 from gunlearn.requests.forgotten import Forgotten
+from gunlearn.requests.graph_tensors import GONE, MASKS, num_graphs
 from gunlearn.requests.list_names import numbers_other_things
 from gunlearn.requests.list_partners import NamedList, runs_along_a_list, with_partners
 from gunlearn.requests.neighbor_tables import neighbors_without
 from gunlearn.requests.nested import is_nested, nested_without
 from gunlearn.requests.pair_lists import kept_entries, named_lists
 from gunlearn.requests.selection import Selection
-from gunlearn.requests.training_graph import GONE, MASKS, TrainingGraph, num_graphs
+from gunlearn.requests.training_graph import TrainingGraph
 from gunlearn.requests.unclear import warn_of_unclear
 
 if TYPE_CHECKING:

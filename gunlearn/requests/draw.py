@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from gunlearn.errors import InvalidRequestError
+from gunlearn.requests.graph_tensors import check_node_ids, pair_tensor
 from gunlearn.requests.ids import number_to_draw
 from gunlearn.requests.selection import k_hop_mask
-from gunlearn.requests.training_graph import TrainingGraph, check_node_ids, pair_tensor
+from gunlearn.requests.training_graph import TrainingGraph
 from gunlearn.seed import isolated_rng
 
 if TYPE_CHECKING:

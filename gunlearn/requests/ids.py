@@ -12,8 +12,8 @@ from torch import Tensor
 from gunlearn.core.checks import check_choice, check_seed, check_size, the_one_given
 from gunlearn.errors import EmptyForgetSetError, InvalidRequestError
 from gunlearn.requests.base import Request
+from gunlearn.requests.graph_tensors import MASKS
 from gunlearn.requests.names import Names, read_names
-from gunlearn.requests.training_graph import MASKS
 
 #: What to do about named things that are named twice, or are no longer there.
 MISSING = ("error", "ignore")

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from gunlearn.requests.forgotten import Forgotten
+from gunlearn.requests.graph_tensors import GONE
 from gunlearn.requests.list_names import lists_absent_pairs
-from gunlearn.requests.training_graph import GONE
 
 _LEAST = 0.5  # share of pairs that are edges, from which unnamed integers are read as nodes
 _ENOUGH = 3  # pairs among numbers with a point, and codes of pairs

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gunlearn.errors import EmptyForgetSetError, InvalidRequestError
-from gunlearn.requests.training_graph import GONE
+from gunlearn.requests.graph_tensors import GONE
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from gunlearn.errors import InvalidRequestError
+from gunlearn.requests.graph_tensors import GONE, num_graphs
 from gunlearn.requests.ids import RequestByIds, named_tensor, skipped, trainable_mask
 from gunlearn.requests.names import Names, check_numbering, rows_by_name
 from gunlearn.requests.selection import Selection, k_hop_mask
-from gunlearn.requests.training_graph import GONE, TrainingGraph, num_graphs
+from gunlearn.requests.training_graph import TrainingGraph
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data

@@ -12,21 +12,17 @@ from torch import Tensor
 from gunlearn.core.detached import detached
 from gunlearn.core.large_pages import large_copy
 from gunlearn.core.shared_pages import can_share
-from gunlearn.core.sorting import places, unique, unique_inverse
+from gunlearn.core.sorting import places, unique_inverse
 from gunlearn.errors import InvalidRequestError, InvalidTypeError
+from gunlearn.requests.graph_tensors import check_node_ids, pair_tensor, relation_tensor
 from gunlearn.requests.pair_index import PairIndex
 from gunlearn.requests.pair_keys import MAX_NUM_NODES, is_among, pair_key
 from gunlearn.requests.prepared import facts_of, hand_on, memory_of
+from gunlearn.requests.relations import DIRECTED, REVERSE, SYMMETRIC, relations_and_reverses
 from gunlearn.requests.shared_features import SharedFeatures
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
-
-MASKS = ("train_mask", "val_mask", "test_mask")
-#: Name of the mask `[num_nodes]` of forgotten nodes: nothing is drawn among them, and they have no name any more.
-GONE = "forgotten_mask"
-# How the pairs of a relation are turned into those of its edges.
-DIRECTED, FORWARD, REVERSE, SYMMETRIC = range(4)
 
 
 class TrainingGraph:
@@ -246,59 +242,6 @@ class TrainingGraph:
         return is_among(self.ordered_key(edge_index), keys)
 
 
-def relations_and_reverses(graph: TrainingGraph) -> tuple[Tensor, Tensor]:
-    """Return the number that the edges of each relation go by, and how their pairs are turned, `[num_relations]` both.
-
-    Two relations are each other's reverse where the data know their names (those of `gunlearn.nn.homogeneous` and of
-    PyG's `to_homogeneous` do) and one is the other's `rev_*`, or where one holds the other's pairs flipped. They go by
-    the smaller number, and pairs of the larger one are turned.
-    """
-    device = graph.edge_index.device
-    if graph.index is not None:
-        one = DIRECTED if graph.index.one_way else SYMMETRIC
-        return torch.tensor([0], device=device), torch.tensor([one], device=device)
-    ahead, back = graph.ordered_key(graph.edge_index), graph.ordered_key(graph.edge_index.flip(0))
-    if graph.edge_type is None:
-        one = SYMMETRIC if same_both_ways(ahead, back) else DIRECTED
-        return torch.tensor([0], device=device), torch.tensor([one], device=device)
-    prints, turned = (_fingerprints(pair, graph.edge_type, graph.num_relations) for pair in (ahead, back))
-    symmetric = [a == b for a, b in zip(prints, turned, strict=True)]
-    reverse = _named_reverses(graph)
-    by_print = {prints[r]: r for r in reversed(range(len(prints))) if r not in reverse and not symmetric[r]}
-    for relation, print_ in enumerate(turned):
-        other = by_print.get(print_, relation)
-        if other != relation and relation in by_print.values() and not {relation, other} & set(reverse):
-            reverse |= {relation: other, other: relation}
-    forward, turn = list(range(len(prints))), [SYMMETRIC if own else DIRECTED for own in symmetric]
-    for relation, other in reverse.items():
-        forward[relation] = min(relation, other)
-        if not (symmetric[relation] and symmetric[other]):
-            turn[relation] = FORWARD if relation < other else REVERSE
-    return torch.tensor(forward, device=device), torch.tensor(turn, device=device)
-
-
-def _named_reverses(graph: TrainingGraph) -> dict[int, int]:
-    """Return the relations whose reverse is known by its name, `rev_*` between the same types, both ways."""
-    names = [tuple(name) for name in getattr(graph.data, "_edge_type_names", None) or ()][: graph.num_relations]
-    number = {name: i for i, name in enumerate(names)}
-    found: dict[int, int] = {}
-    for relation, (source, name, target) in enumerate(names):
-        other = number.get((target, f"rev_{name}", source))
-        if other is not None:
-            found |= {relation: other, other: relation}
-    return found
-
-
-def _fingerprints(pair: Tensor, relation: Tensor, number: int) -> list[tuple[int, int]]:
-    """Return, of each relation, the number of its distinct pairs and a 64-bit sum of their hashes."""
-    distinct = (pair * number + relation).unique()
-    relation, mixed = distinct % number, distinct // number * -7046029254386353131  # odd constants of splitmix64
-    mixed = (mixed ^ (mixed >> 29)) * -4658895280553007687
-    mixed = mixed ^ (mixed >> 32)
-    total = torch.zeros(number, dtype=torch.long, device=pair.device).index_add_(0, relation, mixed)
-    return list(zip(torch.bincount(relation, minlength=number).tolist(), total.tolist(), strict=True))
-
-
 def distinct_pairs(data: Data) -> Tensor:
     """Return the node pairs that edges join, see `TrainingGraph.distinct_pairs`."""
     return TrainingGraph(data).distinct_pairs
@@ -312,50 +255,3 @@ def first_of_pairs(pairs: Tensor, is_undirected: bool) -> Tensor:
     columns = torch.arange(pairs.size(1), device=pairs.device)
     first = torch.full_like(distinct, pairs.size(1))
     return first.scatter_reduce_(0, place, columns, "amin").sort().values
-
-
-def num_graphs(data: Data) -> int:
-    """Return how many graphs a batch holds: its `num_graphs`, else the largest number in `data.batch` plus one."""
-    if not isinstance(data.get("batch"), Tensor):
-        raise InvalidRequestError(
-            "Expected a batch of graphs with 'data.batch' (got a single graph); see "
-            "torch_geometric.data.Batch.from_data_list"
-        )
-    number = getattr(data, "num_graphs", None)
-    return int(data.batch.max()) + 1 if number is None else int(number)
-
-
-def same_both_ways(forward: Tensor, backward: Tensor) -> bool:
-    """Return whether a graph is undirected as a set of pairs, from keys `[E]` of its edges and of the reversed ones."""
-    return torch.equal(unique(forward), unique(backward))
-
-
-def relation_tensor(data: Data, num_columns: int) -> Tensor | None:
-    """Return the relation of each column, `data.edge_type` `[E]`, or `None`."""
-    value = data.get("edge_type")
-    if value is None:
-        return None
-    integers = isinstance(value, Tensor) and not value.is_floating_point() and value.dtype != torch.bool
-    if not integers or value.shape != (num_columns,) or int(value.min()) < 0:
-        got = f"{tuple(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
-        raise InvalidRequestError(f"Expected 'data.edge_type' to hold {num_columns} integers >= 0 (got {got})")
-    return value.long()
-
-
-def pair_tensor(data: Data, name: str) -> Tensor:
-    """Return the attribute `name` of `data`, `[2, n]` int64."""
-    value = getattr(data, name, None)
-    if value is None:
-        raise InvalidRequestError(f"Expected data with '{name}' (got a Data with {sorted(data.keys())})")
-    if not isinstance(value, Tensor) or value.dtype != torch.long or value.dim() != 2 or value.size(0) != 2:
-        got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise InvalidRequestError(f"Expected 'data.{name}' to be an int64 tensor of shape [2, n] (got {got})")
-    # PyG's EdgeIndex carries caches of the unfiltered edges.
-    return value.as_tensor() if hasattr(value, "as_tensor") else value
-
-
-def check_node_ids(edge_index: Tensor, num_nodes: int, name: str) -> None:
-    """Refuse end points outside `[0, num_nodes)`."""
-    if edge_index.numel() and (int(edge_index.min()) < 0 or int(edge_index.max()) >= num_nodes):
-        low, high = int(edge_index.min()), int(edge_index.max())
-        raise InvalidRequestError(f"Expected node ids of '{name}' in [0, {num_nodes}) (got {low} to {high})")

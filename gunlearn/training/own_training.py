@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from gunlearn.core.detached import own_form, private
@@ -43,8 +44,7 @@ def trained_by(train: Callable[[Any, int], nn.Module], data: Any, seed: int, bef
             f"nothing of them, so that it trained on others, such as a variable around it); {_REMEDY}. Models that "
             "were retrained before go in as references=[...]"
         )
-    new = [] if before is None else [name for name in data.keys() if before.get(name) is not data[name]]  # noqa: SIM118
-    new = sorted(name for name in new if isinstance(data[name], Tensor))  # PyG's order of keys is by chance
+    new = [] if before is None else _changed(data, before)
     if new and not read & set(new):
         warnings.warn(
             f"'train' read {', '.join(f'data.{name}' for name in sorted(read))} of the data that it was given, and not "
@@ -53,6 +53,22 @@ def trained_by(train: Callable[[Any, int], nn.Module], data: Any, seed: int, bef
             stacklevel=2,
         )
     return model
+
+
+def _changed(data: Any, before: Any) -> list[str]:
+    """Return the tensors in which a graph differs from the one before, by what they hold: a copy is no difference."""
+    names = [name for name in data.keys() if isinstance(data[name], Tensor)]  # noqa: SIM118 - iterating yields pairs
+    return sorted(name for name in names if not _same(before.get(name), data[name]))
+
+
+def _same(before: Any, value: Tensor) -> bool:
+    if before is value:
+        return True
+    if not isinstance(before, Tensor) or before.layout != value.layout or before.shape != value.shape:
+        return False
+    if value.layout != torch.strided:
+        return False  # a sparse one that was made anew was changed
+    return torch.equal(before, value)
 
 
 def _watched(data: Any) -> tuple[Any, set[str] | None]:

@@ -16,7 +16,7 @@ from gunlearn.nn.attach.message_layers import CACHES
 from gunlearn.nn.kernels.bag_of_words import sparse_features
 from gunlearn.nn.kernels.fast import fast_path
 from gunlearn.nn.kernels.paths import path_of
-from gunlearn.requests.training_graph import GONE
+from gunlearn.requests.graph_tensors import GONE
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Parts, Reader, Task, View
 from gunlearn.tasks.calling import Called, own_words, suggested

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from gunlearn.errors import GunlearnError
-from gunlearn.requests.training_graph import num_graphs
+from gunlearn.requests.graph_tensors import num_graphs
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.graph.held_tensors import named_tensors

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from gunlearn.errors import InvalidInputError, InvalidTypeError
+from gunlearn.requests.graph_tensors import GONE, MASKS, check_node_ids, num_graphs, pair_tensor, relation_tensor
 from gunlearn.requests.list_names import SPLIT_PAIRS, is_list
 from gunlearn.requests.prepared import is_prepared
-from gunlearn.requests.training_graph import GONE, MASKS, check_node_ids, num_graphs, pair_tensor, relation_tensor
 
 #: Attributes that models read along the columns of `edge_index`.
 ALONG_EDGES = ("edge_weight", "edge_attr", "edge_type")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
-from gunlearn.requests.training_graph import GONE, num_graphs
+from gunlearn.requests.graph_tensors import GONE, num_graphs
 from gunlearn.tasks.base import View
 from gunlearn.tasks.graph.beside import beside
 from gunlearn.tasks.graph.node_classification import NodeClassification, NodeItems, NodeParts

@@ -16,7 +16,8 @@ from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.losses import Prediction
 from gunlearn.nn.kernels.edge_scores import EdgePattern
 from gunlearn.nn.kernels.subgraph import Subgraph
-from gunlearn.requests.training_graph import GONE, distinct_pairs, first_of_pairs
+from gunlearn.requests.graph_tensors import GONE
+from gunlearn.requests.training_graph import distinct_pairs, first_of_pairs
 from gunlearn.tasks.base import Parts, Reader, Task, View
 from gunlearn.tasks.calling import Called, own_words
 from gunlearn.tasks.graph.base import GraphTask

@@ -10,7 +10,7 @@ from torch_geometric.data import Data
 
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.losses import Prediction
-from gunlearn.requests.training_graph import GONE
+from gunlearn.requests.graph_tensors import GONE
 from gunlearn.tasks.graph.graph_classification import WholeGraphs
 from gunlearn.tasks.graph.node_classification import NodeClassification, NodeItems
 from gunlearn.tasks.logits import logit_of_pairs

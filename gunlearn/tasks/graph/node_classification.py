@@ -12,8 +12,8 @@ from torch_geometric.data import Data
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError, UnsupportedModelError
 from gunlearn.losses import Prediction
 from gunlearn.nn.kernels.subgraph import Subgraph
+from gunlearn.requests.graph_tensors import MASKS
 from gunlearn.requests.ids import checked_masks
-from gunlearn.requests.training_graph import MASKS
 from gunlearn.tasks.base import PartItems, Parts, View
 from gunlearn.tasks.graph.base import GraphTask
 from gunlearn.tasks.graph.beside import is_joint

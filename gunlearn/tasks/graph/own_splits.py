@@ -7,8 +7,8 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from gunlearn.errors import InvalidInputError
+from gunlearn.requests.graph_tensors import MASKS
 from gunlearn.requests.ids import checked_masks
-from gunlearn.requests.training_graph import MASKS
 
 
 def own_split(data: Data, split: int) -> Data:

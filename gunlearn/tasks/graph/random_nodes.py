@@ -10,7 +10,7 @@ from torch_geometric.data import Data
 from gunlearn.core.sorting import argsort
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.nn.kernels.subgraph import Subgraph, part_of
-from gunlearn.requests.training_graph import GONE
+from gunlearn.requests.graph_tensors import GONE
 from gunlearn.tasks.base import Parts
 from gunlearn.tasks.graph.edge_items import EdgeItems, EdgeParts
 from gunlearn.tasks.graph.negatives import NegativeSampler

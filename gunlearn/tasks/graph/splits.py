@@ -13,9 +13,10 @@ from gunlearn.core.sorting import sort
 from gunlearn.errors import InvalidInputError
 from gunlearn.requests.apply import data_without
 from gunlearn.requests.edge_positions import position_lists
+from gunlearn.requests.graph_tensors import num_graphs
 from gunlearn.requests.pair_keys import MAX_NUM_NODES, comparable_keys, is_among, pair_key
 from gunlearn.requests.selection import Selection
-from gunlearn.requests.training_graph import TrainingGraph, num_graphs
+from gunlearn.requests.training_graph import TrainingGraph
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.graph.check_graph import check_graph
 from gunlearn.tasks.graph.negatives import NegativeSampler
