@@ -58,6 +58,9 @@ CASES = (
     Case("Cora", "sage", 200, cosine=True),
     Case("Cora", "gcn", 500, "random", cosine=True),
     Case("Cora", "gcn", 200, batch_norm=True),
+    Case("Cora", "gcn", 500, "random", batch_norm=True),
+    Case("CiteSeer", "gcn", 200, batch_norm=True),
+    Case("Cora", "sage", 200, batch_norm=True),
 )
 
 

@@ -14,6 +14,7 @@ from gunlearn.methods.any_task.training_budget import is_trace, share_of, steps_
 from gunlearn.methods.base import Method, Outcome, Problem, check_interval
 from gunlearn.nn.layers.linear_head import LinearHead
 from gunlearn.tasks.base import Task
+from gunlearn.tasks.items.statistics import batch_norm_layers
 from gunlearn.training.optimizer_state import steps_taken
 from gunlearn.training.optimizers import check_optimizer, goes_on
 from gunlearn.training.settled import GROWING, growth_rate
@@ -38,13 +39,16 @@ class Auto(Method):
     3. `budget` below a hundredth: `utu`, which costs nothing;
     4. `training` that had not settled (`gunlearn.training.settled`: its weights still grew by more than a tenth per
        training, as without weight decay): `continued_training` with a teacher where nodes or items are forgotten whose
-       model can be drawn anew, else `replay` from a checkpoint within the budget;
+       model can be drawn anew, else `replay` from a checkpoint within the budget; the teacher, too, where it had
+       settled and the model of a graph has batch normalisation: weight decay shrinks the weights before it, and
+       nothing that the model says;
     5. else `continued_training`, with the state of the training or its `optimizer`, else with estimates in its place.
 
     A twentieth of the training's steps is spent on up to 10 items (nodes: that touch at most a tenth of the graph),
-    an eighth on more nodes, a fifth on more edges and with a teacher; more while the predictions of forgotten items
-    move; and never more than the budget (but for a pass that checks the loss of a training of your own before
-    `replay`). The rules come from the tables of `experiments/nearest`.
+    an eighth on more nodes, a fifth on more edges and with a teacher, all of the budget with one under batch
+    normalisation; more while the predictions of forgotten items move; and never more than the budget (but for a pass
+    that checks the loss of a training of your own before `replay`). The rules come from the tables of
+    `experiments/nearest`.
 
     A trace of a large graph takes 12 steps at most, all passes counted, where rule 5 applies, the `training` is known
     to have settled and nobody gave a `budget`: up to 10 nodes, or their features, that are at most a ten-thousandth of
@@ -131,7 +135,13 @@ class Auto(Method):
         how = f"at its end the norm of the weights changed by {rate:.1%} per training"
         if rate <= GROWING:
             why = f"the training had settled: {how}"
-            if self.budget is not None or not is_trace(task, partition, rate):
+            trace = self.budget is None and is_trace(task, partition, rate)
+            if not trace and batch_norm_layers(model) and self._may_teach(task, partition, model):
+                hidden = (
+                    "but batch normalisation hides from that what was learned by heart, and only a teacher moves it"
+                )
+                return "continued_training", {"training": state, "budget": self.most} | TEACHER, f"{why}, {hidden}"
+            if not trace:
                 return "continued_training", options, why
             steps = steps_of(None, partition, state.total, brief=True)
             few = (

@@ -13,6 +13,7 @@ import gunlearn as gu
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError, UnsupportedModelError
 from gunlearn.methods.any_task.brief_teacher import _as_sure, _entropy, _settle
 from gunlearn.methods.freezing import RetainedStatistics
+from gunlearn.training.settled import GROWING, growth_rate
 from tests.methods.cases import same_weights
 
 TASK = "image_classification"
@@ -194,6 +195,25 @@ def test_batch_normalisation_takes_no_statistics_of_forgotten_nodes() -> None:
     far = (model.norm.running_mean - mean).abs()
     assert bool((far <= share * (before.running_mean - mean).abs() + 0.2 * variance.sqrt()).all())
     assert not any("forward" in vars(module) for module in result.model.modules())
+
+
+@pytest.mark.parametrize("norm", [True, False])
+def test_auto_takes_a_teacher_where_batch_normalisation_hides_what_weight_decay_does(norm: bool) -> None:
+    """Two wrong labels were learned by heart; without normalisation the decay is seen to work, and there is none."""
+    torch.manual_seed(0)
+    ring = torch.stack([torch.arange(60), (torch.arange(60) + 3) % 60])
+    y, gone = torch.arange(60) % 3, [4, 5]
+    data = Data(x=torch.randn(60, 6) + 2.0 * torch.eye(6)[y], edge_index=torch.cat([ring, ring.flip(0)], dim=1), y=y)
+    data.y[gone] = (y[gone] + 1) % 3
+    model = Normed()
+    if not norm:
+        model.norm = nn.Identity()
+    base = gu.train(model, data, "node_classification", epochs=400, lr=1e-2, weight_decay=5e-3, eval_every=400)
+    assert growth_rate(base.training, base.model) < GROWING
+    result = gu.unlearn(base.model, data, gu.ForgetNodes(gone), "auto", "node_classification", training=base)
+    assert result.notes["chosen"] == "continued_training"
+    assert ("teacher_share" in result.notes["options"]) == norm
+    assert ("batch normalisation hides" in result.notes["why"]) == norm
 
 
 def test_rows_beside_the_retained_ones_are_normalised_by_these_alone() -> None:
