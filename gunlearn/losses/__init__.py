@@ -12,7 +12,7 @@ from gunlearn.losses import functional
 from gunlearn.losses.adjusted import IHL, UNDIAL, CrossEntropyUnlearning, FlatLogits
 from gunlearn.losses.base import Loss
 from gunlearn.losses.influence_weights import influence_weights
-from gunlearn.losses.likelihood import NLL, WGA, GradientAscent, SatImp, SigmoidNLL
+from gunlearn.losses.likelihood import NLL, WGA, BoundedAscent, GradientAscent, SatImp, SigmoidNLL
 from gunlearn.losses.misdirection import RMU
 from gunlearn.losses.objective import Objective, ObjectiveValue, as_objective, weighted
 from gunlearn.losses.prediction import Prediction
@@ -32,6 +32,7 @@ __all__ = [
     "RMU",
     "UNDIAL",
     "WGA",
+    "BoundedAscent",
     "CrossEntropyUnlearning",
     "Distillation",
     "FlatLogits",

@@ -43,6 +43,31 @@ class GradientAscent(Loss):
         return -functional.nll(current.log_prob)
 
 
+@dataclass(frozen=True, repr=False)
+class BoundedAscent(Loss):
+    r"""Gradient ascent that stops at a bound: :math:`-\min(-\log p, b)`, so an item that is forgotten has no gradient.
+
+    Along curves between unlearned models it keeps out models that remember (`gunlearn.connectivity`).
+
+    Args:
+        bound: :math:`b`, in nats.
+
+    Example:
+        >>> import torch
+        >>> BoundedAscent(bound=8.0)(Prediction(log_prob=torch.tensor([-2.0, -20.0])))
+        tensor(-5.)
+    """
+
+    name = "bounded_ascent"
+    summary = "raises the negative log-likelihood of the forgotten data, up to a bound"
+    checks = checked(bound=POSITIVE)
+
+    bound: float = 8.0
+
+    def values(self, current: Prediction, reference: Prediction | None = None) -> Tensor:
+        return -functional.nll(current.log_prob).clamp(max=self.bound)
+
+
 @dataclass(frozen=True, repr=False, kw_only=True)
 class SigmoidNLL(Loss):
     """INPO's retain loss for its paper mode: its code applies one sigmoid too many, see `functional.sigmoid_nll`."""

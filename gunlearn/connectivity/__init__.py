@@ -1,0 +1,14 @@
+"""What lies between two models: paths in weight space, curves of low loss, and figures along them."""
+
+from gunlearn.core.lazy import lazy
+
+_HERE = "gunlearn.connectivity"
+_HOMES = {
+    f"{_HERE}.path_ends": ("PathEnds", "path_ends"),
+    f"{_HERE}.weight_paths": ("PATHS", "BezierPath", "LinearPath", "PolygonalChain", "WeightPath", "make_path"),
+    f"{_HERE}.part_losses": ("PartLosses",),
+    f"{_HERE}.curve_finding": ("DRAWS", "CurveSettings", "find_curve"),
+}
+
+__all__ = sorted(name for names in _HOMES.values() for name in names)
+__getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -1,0 +1,103 @@
+"""Losses of the parts of a problem at a point of a path, on the same items at every point."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gunlearn.core.modes import evaluating
+from gunlearn.losses import NLL, Prediction
+from gunlearn.seed import isolated_rng
+from gunlearn.tasks.base import Parts, Task
+from gunlearn.tasks.items.statistics import averaged_anew, batch_norm_layers
+
+_READ = 1024  # independent items that are read at a time
+#: Parts whose losses are computed, in the order of rows.
+PARTS = ("retain", "forget", "val")
+
+
+class PartLosses:
+    """Mean negative log-likelihood of retained, forgotten and validation items, in nats per item.
+
+    Retained items are those of training: of links, edges and as many other pairs, drawn once under the seed, so that
+    all points are judged by the same. Models read what unlearning reads.
+
+    Args:
+        task: what the models predict.
+        partition: what was forgotten; `None` where nothing was, for which `data` is given.
+        data: training data without a request.
+        model: of the architecture at hand.
+        seed: of what is drawn.
+    """
+
+    def __init__(self, task: Task, partition: Any, model: nn.Module, data: Any = None, seed: int = 0) -> None:
+        self.task, retained = task, data if partition is None else partition.retain_data
+        self.held: dict[str, tuple[Any, list[Any]]] = {}
+        with isolated_rng(seed):
+            for name in PARTS[: 1 if partition is None else 2]:
+                parts = (
+                    task.training_parts(data)
+                    if partition is None
+                    else task.parts(partition, "retain", model, (name,))
+                )
+                self.held[name] = parts.data, list(_pieces(task, parts, name))
+        validation = task.validation_items(retained)
+        if validation is not None:
+            self.held["val"] = retained, [validation]
+
+    @torch.no_grad()
+    def losses(self, model: nn.Module) -> dict[str, float | None]:
+        """Return the loss of each part by its name; `None` for one without items, and for a model that knows none."""
+        with evaluating(model):
+            return {name: self._loss(model, name) for name in PARTS}
+
+    def _loss(self, model: nn.Module, name: str) -> float | None:
+        data, pieces = self.held.get(name, (None, []))
+        total, count = 0.0, 0
+        outputs = self.task.encode(model, data) if pieces else None
+        for items in pieces:
+            prediction = self.task.read(model, outputs, items)
+            size = _size(prediction)
+            total += size * float(NLL(on=name)(prediction).double()) if size else 0.0
+            count += size
+        return total / count if count else None
+
+    @torch.no_grad()
+    def recompute(self, model: nn.Module) -> None:
+        """Compute running statistics of batch normalisation anew on the retained items, in place.
+
+        All batches count alike; everything else runs in evaluation mode.
+        """
+        layers = batch_norm_layers(model)
+        data, pieces = self.held["retain"]
+        with evaluating(model), averaged_anew(layers):
+            for layer in layers:
+                layer.train()
+            outputs = self.task.encode(model, data)
+            if not self.task.shared_pass:
+                for items in pieces:
+                    if items.num_items > 1 or len(pieces) == 1:  # one item has no variance
+                        self.task.read(model, outputs, items)
+
+
+def _pieces(task: Task, parts: Parts, name: str) -> Iterator[Any]:
+    """Yield the items of a part; independent ones so many at a time."""
+    unread = parts.unread(name, _READ)
+    if unread:
+        yield from unread
+        return
+    items = parts.sample([name])[name]
+    if task.shared_pass or items.num_items <= _READ or not hasattr(items, "take"):
+        yield items
+        return
+    for index in torch.arange(items.num_items).split(_READ):
+        yield items.take(index)
+
+
+def _size(prediction: Prediction) -> int:
+    """Return the number of values that a mean counts."""
+    mask: Tensor | None = prediction.mask
+    return prediction.log_prob.numel() if mask is None else int(mask.sum())

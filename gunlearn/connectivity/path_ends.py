@@ -1,0 +1,179 @@
+"""The two ends of a path in weight space: models of one architecture, held against each other by name."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gunlearn.core.behaviour import code_of, differences, settings_of
+from gunlearn.core.checks import check_model
+from gunlearn.errors import GunlearnError, InvalidInputError, InvalidTypeError, UnsupportedModelError
+from gunlearn.tasks.items.statistics import batch_norm_layers
+
+_OPERATORS = ".deletions."
+_SHOWN = 3  # names in an error
+
+
+@dataclass(frozen=True, eq=False)
+class PathEnds:
+    """Two models of one architecture, checked.
+
+    Attributes:
+        template: a private copy of the first one, to compute with.
+        weights: copies of the parameters by name at both ends, tied ones once, without gradient.
+        buffers: copies of the buffers by name at both ends.
+        moving: names of the parameters that a curve may bend: all but frozen ones that are the same at both ends.
+        statistics: whether layers hold running statistics of batch normalisation.
+    """
+
+    template: nn.Module
+    weights: tuple[dict[str, Tensor], dict[str, Tensor]]
+    buffers: tuple[dict[str, Tensor], dict[str, Tensor]]
+    moving: tuple[str, ...]
+    statistics: bool
+
+
+def path_ends(first: Any, second: Any) -> PathEnds:
+    """Return the ends of a path between two modules, or results that hold them.
+
+    A model with a LoRA adapter is merged into plain weights first: the path then runs on `W + B A`. A path on the
+    factors would be another one, whose middle is no mean of the two models.
+
+    Raises:
+        InvalidTypeError: no module.
+        InvalidInputError: lazy weights, NaN, or tensors that differ in name, shape, type or device, by their names.
+        UnsupportedModelError: another architecture, quantised weights, adapters that cannot be merged, operators of a
+            request at one end alone, or buffers that differ and that nobody can compute anew.
+    """
+    models = [_checked(end, which) for end, which in ((first, "first"), (second, "second"))]
+    weights = [{name: p.detach().clone() for name, p in model.named_parameters()} for model in models]
+    buffers = [{name: b.detach().clone() for name, b in model.named_buffers()} for model in models]
+    _check_names(*weights)
+    _check_kinds(*weights)
+    _check_architecture(*models)
+    _check_buffers(models[0], *buffers)
+    learning = {name for model in models for name, p in model.named_parameters() if p.requires_grad}
+    moving = tuple(n for n in weights[0] if n in learning or not torch.equal(weights[0][n], weights[1][n]))
+    return PathEnds(
+        template=copy.deepcopy(models[0]),
+        weights=(weights[0], weights[1]),
+        buffers=(buffers[0], buffers[1]),
+        moving=moving or tuple(weights[0]),
+        statistics=bool(batch_norm_layers(models[0])),
+    )
+
+
+def module_of(end: Any) -> nn.Module:
+    """Return the module itself, or that of a result; InvalidTypeError for anything else."""
+    model = getattr(end, "model", None) if not isinstance(end, nn.Module) else end
+    if not isinstance(model, nn.Module):
+        raise InvalidTypeError(f"Expected modules or results as ends of a path (got {type(end).__name__})")
+    return model
+
+
+def _checked(end: Any, which: str) -> nn.Module:
+    model = module_of(end)
+    try:
+        check_model(model)
+    except GunlearnError as error:
+        raise type(error)(f"At the {which} end of the path: {error}") from error
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        packed = tensor.is_quantized or (isinstance(tensor, nn.Parameter) and not tensor.is_floating_point())
+        if packed:
+            raise UnsupportedModelError(
+                f"Expected floating point weights at the {which} end of the path (got '{name}' of {tensor.dtype}); "
+                "convert quantised weights back first"
+            )
+        if tensor.is_meta:
+            raise UnsupportedModelError(f"Expected weights in memory at the {which} end (got '{name}' on 'meta')")
+    return _merged(model, which)
+
+
+def _merged(model: nn.Module, which: str) -> nn.Module:
+    """Return a model with an adapter as plain weights; others as they are."""
+    adapted = [name for name, _ in model.named_parameters() if ".lora_" in f".{name}"]
+    if not adapted and not hasattr(model, "peft_config"):
+        return model
+    merge = getattr(copy.deepcopy(model), "merge_and_unload", None)
+    if not callable(merge):
+        raise UnsupportedModelError(
+            f"Expected an adapter that can be merged at the {which} end of the path, since a path on its factors is "
+            f"none on its weights (got {type(model).__name__} with '{(adapted or ['peft_config'])[0]}' and no "
+            "'merge_and_unload'); merge it first"
+        )
+    merged = merge()
+    left = [name for name, _ in merged.named_parameters() if ".lora_" in f".{name}"]
+    if left:
+        raise UnsupportedModelError(f"Expected an adapter that merges into the weights (got '{left[0]}' after merging)")
+    return merged.requires_grad_(True)
+
+
+def _check_names(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
+    """Refuse parameters that one end alone has."""
+    only = {"first": sorted(first.keys() - second.keys()), "second": sorted(second.keys() - first.keys())}
+    if not any(only.values()):
+        return
+    told = "; ".join(f"the {which} alone has {_listed(names)}" for which, names in only.items() if names)
+    if all(_OPERATORS in f".{name}" for names in only.values() for name in names):
+        raise UnsupportedModelError(
+            f"Expected deletion operators at both ends of the path or at neither (got: {told}); nothing lies between a "
+            "layer and none"
+        )
+    raise InvalidInputError(
+        f"Expected the same parameters at both ends of the path, weights that are tied in both (got: {told})"
+    )
+
+
+def _check_kinds(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
+    """Refuse tensors of different shapes, types or devices."""
+    for what in ("shape", "dtype", "device"):
+        wrong = [n for n in first if getattr(first[n], what) != getattr(second[n], what)]
+        if wrong:
+            a, b = (getattr(side[wrong[0]], what) for side in (first, second))
+            a, b = (tuple(a), tuple(b)) if what == "shape" else (a, b)
+            raise InvalidInputError(
+                f"Expected parameters of one {what} at both ends of the path (got {a} and {b} in {_listed(wrong)})"
+            )
+
+
+def _check_architecture(first: nn.Module, second: nn.Module) -> None:
+    """Refuse models whose modules compute different things from the same weights."""
+    found = differences(settings_of(first), settings_of(second))
+    codes = code_of(first), code_of(second)
+    found += [f"the code of '{n}' differs" for n in {**codes[0], **codes[1]} if codes[0].get(n) != codes[1].get(n)]
+    if found:
+        raise UnsupportedModelError(
+            f"Expected one architecture at both ends of the path (got: {'; '.join(found[:_SHOWN])})"
+        )
+
+
+def _check_buffers(model: nn.Module, first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
+    """Refuse buffers that differ, but for running statistics, which are computed anew."""
+    layers = {id(layer) for layer in batch_norm_layers(model)}
+    anew = {f"{name}." for name, module in model.named_modules() if id(module) in layers}
+    wrong = [
+        name
+        for name in {**first, **second}
+        if not name.startswith(tuple(anew))
+        and not (name in first and name in second and torch.equal(first[name], second[name]))
+    ]
+    if wrong and all(_OPERATORS in f".{name}" for name in wrong):
+        raise UnsupportedModelError(
+            f"Expected deletion operators on the same nodes at both ends of the path (got other nodes in "
+            f"{_listed(wrong)}): the two requests differ"
+        )
+    if wrong:
+        raise UnsupportedModelError(
+            f"Expected buffers that are the same at both ends of the path, but for statistics of batch normalisation "
+            f"(got {_listed(wrong)}, which nobody can compute anew)"
+        )
+
+
+def _listed(names: list[str]) -> str:
+    """Return the first names in words."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(f"'{name}'" for name in names[:_SHOWN]) + more

@@ -1,0 +1,245 @@
+"""Paths between two models in weight space: straight lines, Bezier curves and chains of lines."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from gunlearn.connectivity.path_ends import path_ends
+from gunlearn.core.checks import check_choice, check_integer, check_number
+from gunlearn.errors import DivergenceError, InvalidInputError, UnsupportedModelError
+
+_Value = TypeVar("_Value")
+
+
+class WeightPath(nn.Module):
+    r"""A path :math:`\phi(t)` between two models of one architecture, :math:`0 \le t \le 1`.
+
+    .. math:: \phi(t) = \sum_{k=0}^{K-1} w_k(t)\, P_k, \qquad P_0 = \theta_1, \; P_{K-1} = \theta_2
+
+    The points between the ends, the bends, are the parameters of this module: one tensor per bend and parameter of the
+    models that may move. Tied weights count once. At `t = 0` and `t = 1` all weights and buffers are those of the
+    models, bit for bit. The models themselves do not change.
+
+    Args:
+        first: the module at `t = 0`, or a result with it.
+        second: that at `t = 1`.
+        num_bends: number of points between them.
+        start: where bends begin: `"midpoint"`, on the straight line at equal distances, or a module whose weights all
+            of them take (the model before unlearning, as Cheng and Amiri do).
+
+    Raises:
+        GunlearnError: see `path_ends`; `start` is checked as the ends are.
+
+    Attributes:
+        name: short name.
+        ends: see `PathEnds`.
+    """
+
+    name: ClassVar[str] = ""
+
+    def __init__(self, first: Any, second: Any, num_bends: int = 0, start: str | Any = "midpoint") -> None:
+        super().__init__()
+        check_integer("num_bends", num_bends, minimum=0)
+        self.num_bends, self.ends = num_bends, path_ends(first, second)
+        one, two = self.ends.weights
+        if isinstance(start, str):
+            check_choice("start", start, ("midpoint",))
+            shares = [k / (num_bends + 1) for k in range(1, num_bends + 1)]
+            points = [{n: torch.lerp(one[n], two[n], share) for n in self.moving} for share in shares]
+        else:
+            own = path_ends(self.ends.template, start).weights[1]
+            points = [{n: own[n].to(one[n]).clone() for n in self.moving} for _ in range(num_bends)]
+        self.bends = nn.ParameterList(nn.Parameter(point[n]) for point in points for n in self.moving)
+
+    @property
+    def moving(self) -> tuple[str, ...]:
+        """Names of the parameters that bends may move."""
+        return self.ends.moving
+
+    @property
+    def template(self) -> nn.Module:
+        """A module of the path's own, in which its weights are put to compute."""
+        return self.ends.template
+
+    def train(self, mode: bool = True) -> WeightPath:
+        """Set the mode of the models on the path."""
+        super().train(mode)
+        if "ends" in vars(self):
+            self.ends.template.train(mode)
+        return self
+
+    def coefficients(self, t: float) -> list[float]:
+        """Return the weight of each point at `t`, the ends' first and last; they add up to 1."""
+        raise NotImplementedError
+
+    def point(self, number: int) -> dict[str, Tensor]:
+        """Return the weights of a point by name: 0 is the first end, -1 the second."""
+        number %= self.num_bends + 2
+        if number in (0, self.num_bends + 1):
+            return self.ends.weights[number > 0]
+        size = len(self.moving)
+        own = self.bends[(number - 1) * size : number * size]
+        return {**self.ends.weights[0], **dict(zip(self.moving, own, strict=True))}
+
+    def mixed(self, shares: list[float]) -> dict[str, Tensor]:
+        """Return a weighted sum of the points, by name of the parameter, differentiable in the bends."""
+        points = [self.point(k) for k in range(self.num_bends + 2)]
+        mixed = dict(self.ends.weights[0])
+        for name in self.moving:
+            mixed[name] = sum(
+                (share * point[name] for share, point in zip(shares[1:], points[1:], strict=True)),
+                start=shares[0] * points[0][name],
+            )
+        return mixed
+
+    def weights(self, t: float) -> dict[str, Tensor]:
+        """Return the weights at `t` by name: at the ends those of the models, bit for bit."""
+        self._check(t)
+        return self.ends.weights[int(t)] if t in (0, 1) else self.mixed(self.coefficients(t))
+
+    def call(self, t: float, function: Callable[[nn.Module], _Value]) -> _Value:
+        """Return `function(model)` of the model at `t`, differentiable in the bends, at the ends too.
+
+        The module that the function gets is the path's own, and holds these weights inside the call alone. Its buffers
+        are whatever the last call left: evaluate batch normalisation with `model_at`.
+        """
+        self._check(t)
+        weights = {f"model.{name}": value for name, value in self.mixed(self.coefficients(t)).items()}
+        return functional_call(_Calls(self.template, function), weights, ())
+
+    @torch.no_grad()
+    def put(
+        self, model: nn.Module, t: float | dict[str, Tensor], anew: Callable[[nn.Module], object] | None = None
+    ) -> nn.Module:
+        """Write the weights at `t` (or others, by name) and the buffers into `model`, in place, and return it.
+
+        Args:
+            model: of the same architecture, such as a copy of `template`.
+            t: where.
+            anew: computes the statistics of batch normalisation anew, in place; called between the ends.
+
+        Raises:
+            UnsupportedModelError: batch normalisation between the ends without `anew`: a mean of two statistics is not
+                the statistics of the model in between.
+            DivergenceError: NaN or infinity among the weights.
+        """
+        weights = t if isinstance(t, dict) else self.weights(t)
+        end = None if isinstance(t, dict) or t not in (0, 1) else int(t)
+        for name, parameter in model.named_parameters():
+            if not torch.isfinite(weights[name]).all():
+                raise DivergenceError(f"Expected finite weights on the path (got NaN or infinity in '{name}')")
+            parameter.copy_(weights[name])
+        own = self.ends.buffers[end or 0]
+        for name, buffer in model.named_buffers():
+            buffer.copy_(own[name])
+        if end is None and self.ends.statistics:
+            if anew is None:
+                raise UnsupportedModelError(
+                    "Expected data to compute the statistics of batch normalisation anew at every point between the "
+                    "ends (got none)"
+                )
+            anew(model)
+        return model
+
+    def model_at(
+        self, t: float | dict[str, Tensor], anew: Callable[[nn.Module], object] | None = None
+    ) -> nn.Module:
+        """Return a new model with the weights at `t`, in evaluation mode; see `put`."""
+        return self.put(copy.deepcopy(self.template), t, anew).eval()
+
+    def mean(self, low: float = 0.0, high: float = 1.0, points: int = 21) -> dict[str, Tensor]:
+        """Return the mean of the weights at equally spaced points of `[low, high]`, for `put` and `model_at`."""
+        check_integer("points", points, minimum=1)
+        for t in (low, high):
+            self._check(t)
+        ts = [low + (high - low) * k / max(points - 1, 1) for k in range(points)]
+        columns = zip(*(self.coefficients(t) for t in ts), strict=True)
+        with torch.no_grad():
+            return self.mixed([math.fsum(column) / points for column in columns])
+
+    def _check(self, t: Any) -> None:
+        check_number("t", t, minimum=0.0)
+        if t > 1:
+            raise InvalidInputError(f"Expected 't' in [0, 1] (got {t!r})")
+
+    def extra_repr(self) -> str:
+        return f"{type(self.template).__name__}, bends={self.num_bends}, moving={len(self.moving)} tensors"
+
+
+class LinearPath(WeightPath):
+    r"""The straight line :math:`(1-t)\theta_1 + t\theta_2`, which has nothing to train."""
+
+    name = "linear"
+
+    def __init__(self, first: Any, second: Any) -> None:
+        super().__init__(first, second)
+
+    def coefficients(self, t: float) -> list[float]:
+        return [1 - t, t]
+
+
+class BezierPath(WeightPath):
+    r"""A Bezier curve, :math:`w_k(t) = \binom{K-1}{k} t^k (1-t)^{K-1-k}`; one bend makes it quadratic.
+
+    Garipov et al., "Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs" (arXiv 1802.10026), eq. 4.
+    """
+
+    name = "bezier"
+
+    def __init__(self, first: Any, second: Any, num_bends: int = 1, start: str | Any = "midpoint") -> None:
+        check_integer("num_bends", num_bends, minimum=1)
+        super().__init__(first, second, num_bends, start)
+
+    def coefficients(self, t: float) -> list[float]:
+        degree = self.num_bends + 1
+        return [math.comb(degree, k) * t**k * (1 - t) ** (degree - k) for k in range(degree + 1)]
+
+
+class PolygonalChain(BezierPath):
+    r"""Straight lines from point to point, :math:`w_k(t) = \max(0, 1 - |t(K-1) - k|)` (arXiv 1802.10026, eq. 3)."""
+
+    name = "chain"
+
+    def coefficients(self, t: float) -> list[float]:
+        degree = self.num_bends + 1
+        return [max(0.0, 1 - abs(t * degree - k)) for k in range(degree + 1)]
+
+
+#: Kinds of paths by name.
+PATHS: dict[str, type[WeightPath]] = {cls.name: cls for cls in (LinearPath, BezierPath, PolygonalChain)}
+
+
+def make_path(kind: str, first: Any, second: Any, num_bends: int = 1, start: str | Any = "midpoint") -> WeightPath:
+    """Return a path by the name of its kind; a straight line has no bends, and takes no `start`."""
+    check_choice("path", kind, tuple(PATHS))
+    return LinearPath(first, second) if kind == "linear" else PATHS[kind](first, second, num_bends, start)
+
+
+def arc_lengths(path: WeightPath, points: list[float]) -> list[float]:
+    """Return the length of the path from its first point to each of `points`, by straight lines between them."""
+    lengths, before = [0.0], path.weights(points[0])
+    with torch.no_grad():
+        for t in points[1:]:
+            now = path.weights(t)
+            squares = [float((now[n] - before[n]).double().square().sum()) for n in path.moving]
+            lengths.append(lengths[-1] + math.sqrt(math.fsum(squares)))
+            before = now
+    return lengths
+
+
+class _Calls(nn.Module):
+    """Calls a function with its submodule, so that `functional_call` can put weights into it meanwhile."""
+
+    def __init__(self, model: nn.Module, function: Callable[[nn.Module], Any]) -> None:
+        super().__init__()
+        self.model, self.function = model, function
+
+    def forward(self) -> Any:
+        return self.function(self.model)
