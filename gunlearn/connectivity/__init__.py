@@ -5,8 +5,10 @@ from gunlearn.core.lazy import lazy
 _HERE = "gunlearn.connectivity"
 _HOMES = {
     f"{_HERE}.path_ends": ("PathEnds", "path_ends"),
-    f"{_HERE}.weight_paths": ("PATHS", "BezierPath", "LinearPath", "PolygonalChain", "WeightPath", "make_path"),
+    f"{_HERE}.weight_paths": ("WEIGHT_PATHS", "BezierPath", "LinearPath", "PolygonalChain", "WeightPath", "make_path"),
     f"{_HERE}.part_losses": ("PartLosses",),
+    f"{_HERE}.barriers": ("barrier", "path_summary"),
+    f"{_HERE}.path_evaluation": ("PathEvaluation", "evaluate_path"),
     f"{_HERE}.curve_finding": ("DRAWS", "CurveSettings", "find_curve"),
 }
 

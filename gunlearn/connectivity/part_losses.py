@@ -39,9 +39,7 @@ class PartLosses:
         with isolated_rng(seed):
             for name in PARTS[: 1 if partition is None else 2]:
                 parts = (
-                    task.training_parts(data)
-                    if partition is None
-                    else task.parts(partition, "retain", model, (name,))
+                    task.training_parts(data) if partition is None else task.parts(partition, "retain", model, (name,))
                 )
                 self.held[name] = parts.data, list(_pieces(task, parts, name))
         validation = task.validation_items(retained)

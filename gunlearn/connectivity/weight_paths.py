@@ -148,9 +148,7 @@ class WeightPath(nn.Module):
             anew(model)
         return model
 
-    def model_at(
-        self, t: float | dict[str, Tensor], anew: Callable[[nn.Module], object] | None = None
-    ) -> nn.Module:
+    def model_at(self, t: float | dict[str, Tensor], anew: Callable[[nn.Module], object] | None = None) -> nn.Module:
         """Return a new model with the weights at `t`, in evaluation mode; see `put`."""
         return self.put(copy.deepcopy(self.template), t, anew).eval()
 
@@ -213,13 +211,13 @@ class PolygonalChain(BezierPath):
 
 
 #: Kinds of paths by name.
-PATHS: dict[str, type[WeightPath]] = {cls.name: cls for cls in (LinearPath, BezierPath, PolygonalChain)}
+WEIGHT_PATHS: dict[str, type[WeightPath]] = {cls.name: cls for cls in (LinearPath, BezierPath, PolygonalChain)}
 
 
 def make_path(kind: str, first: Any, second: Any, num_bends: int = 1, start: str | Any = "midpoint") -> WeightPath:
     """Return a path by the name of its kind; a straight line has no bends, and takes no `start`."""
-    check_choice("path", kind, tuple(PATHS))
-    return LinearPath(first, second) if kind == "linear" else PATHS[kind](first, second, num_bends, start)
+    check_choice("path", kind, tuple(WEIGHT_PATHS))
+    return LinearPath(first, second) if kind == "linear" else WEIGHT_PATHS[kind](first, second, num_bends, start)
 
 
 def arc_lengths(path: WeightPath, points: list[float]) -> list[float]:

@@ -1,0 +1,226 @@
+"""Figures along a path: losses, every figure of the task, barriers, and what retrained models have."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from gunlearn.connectivity.barriers import barrier, path_summary
+from gunlearn.connectivity.part_losses import PARTS, PartLosses
+from gunlearn.connectivity.path_picture import draw_path
+from gunlearn.connectivity.weight_paths import WeightPath, arc_lengths
+from gunlearn.core.atomic import write_file
+from gunlearn.core.checks import check_integer, check_number
+from gunlearn.errors import CheckpointError, DivergenceError, InvalidInputError, UnsupportedMethodError
+from gunlearn.metrics.base import Figure
+from gunlearn.metrics.problem import evaluator
+from gunlearn.tasks.base import Task
+
+#: Default number of points, and how large a barrier of connected models may be, in nats.
+GRID_POINTS, TOLERANCE = 31, 0.1
+_SHOWN = ("forget_acc", "retain_acc", "test_acc", "forget_auc", "retain_auc", "mia_auc")
+
+
+@dataclass
+class PathEvaluation:
+    r"""Figures at the points of a path, and its barriers.
+
+    With :math:`L_r` and :math:`L_f` the mean losses of retained and forgotten items, in nats,
+
+    .. math::
+        B_r = \max_t \big[L_r(\phi(t)) - ((1-t) L_r(\theta_1) + t L_r(\theta_2))\big], \qquad
+        B_f = \max_t \big[((1-t) L_f(\theta_1) + t L_f(\theta_2)) - L_f(\phi(t))\big]
+
+    Two models are connected where neither is above its tolerance. A high loss of forgotten items is an arbitrary
+    target, so what retrained models have stands beside it (`references`).
+
+    Attributes:
+        kind: of the path.
+        rows: one per point: `t`, `arc` (length of the path so far), `loss_retain`, `loss_forget`, `loss_val` (nats,
+            `None` without items) and figures by name.
+        references: the same figures of models that never saw the forgotten items.
+        tolerance_retain, tolerance_forget: how large the barriers of connected models may be, in nats.
+        notes: remarks in words.
+    """
+
+    kind: str
+    rows: list[dict[str, float | None]]
+    references: list[dict[str, float | None]] = field(default_factory=list)
+    tolerance_retain: float = TOLERANCE
+    tolerance_forget: float = TOLERANCE
+    notes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def ts(self) -> list[float]:
+        """Return the points."""
+        return [float(row["t"] or 0.0) for row in self.rows]
+
+    def column(self, name: str) -> list[float | None]:
+        """Return a figure at all points."""
+        return [row.get(name) for row in self.rows]
+
+    @property
+    def barrier_retain(self) -> float | None:
+        r"""Return :math:`B_r` in nats; 0 where the path never rises above the line between its ends."""
+        return barrier(self.ts, self.column("loss_retain"))
+
+    @property
+    def barrier_forget(self) -> float | None:
+        r"""Return :math:`B_f` in nats; `None` where nothing was forgotten."""
+        return barrier(self.ts, [None if v is None else -v for v in self.column("loss_forget")])
+
+    @property
+    def connected(self) -> bool | None:
+        """Return whether both barriers are within their tolerances; `None` where neither is known."""
+        both = (self.barrier_retain, self.tolerance_retain), (self.barrier_forget, self.tolerance_forget)
+        known = [value <= most for value, most in both if value is not None]
+        return all(known) if known else None
+
+    @property
+    def verdict(self) -> str:
+        """Return what was found in a sentence."""
+        told = []
+        sides = ("retained", self.barrier_retain, self.tolerance_retain), (
+            "forgotten", self.barrier_forget, self.tolerance_forget
+        )  # fmt: skip
+        for which, value, most in sides:
+            if value is not None:
+                told.append(f"barrier of the {which} items {value:.3g} nats (tolerance {most:g})")
+        word = {True: "connected", False: "not connected", None: "unknown"}[self.connected]
+        return f"{self.kind} path: {word}; {', '.join(told) or 'no losses'}"
+
+    def summary(self) -> dict[str, dict[str, float]]:
+        """Return by figure its value at both ends, minimum, maximum, mean, and integral weighted by arc length."""
+        arc = [float(row["arc"] or 0.0) for row in self.rows]
+        names = [name for name in self.rows[0] if name not in ("t", "arc")]
+        found = {name: path_summary(self.column(name), arc) for name in names}
+        return {name: values for name, values in found.items() if values is not None}
+
+    def table(self, figures: Iterable[str] | None = None, every: int = 1) -> str:
+        """Return a table of figures (by default losses and accuracies) at every n-th point (`every`), as text."""
+        names = list(figures) if figures is not None else [n for n in self._usual() if n in self.rows[0]]
+        head = ["t", *names]
+        lines = [[_cell(row.get(name)) for name in head] for row in self.rows[::every]]
+        lines += [["retrain", *(_cell(row.get(name)) for name in names)] for row in self.references]
+        widths = [max(len(line[k]) for line in (head, *lines)) for k in range(len(head))]
+        text = [
+            "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in (head, *lines)
+        ]
+        return "\n".join([*text, self.verdict])
+
+    def _usual(self) -> list[str]:
+        told = [f"loss_{part}" for part in PARTS] + list(_SHOWN)
+        return [name for name in told if any(value is not None for value in self.column(name))]
+
+    def __str__(self) -> str:
+        return self.table()
+
+    def plot(self, path: str | Path) -> Path:
+        """Write a picture of losses and figures along the path; its format is that of the file's name."""
+        return draw_path(self, path)
+
+    def record(self) -> dict[str, Any]:
+        """Return everything as plain values, the barriers included."""
+        barriers = {name: getattr(self, name) for name in ("barrier_retain", "barrier_forget", "connected")}
+        return {**vars(self), **barriers}
+
+    def save(self, path: str | Path) -> Path:
+        """Write everything as JSON."""
+        return write_file(Path(path), (json.dumps(self.record(), indent=1, allow_nan=False) + "\n").encode())
+
+    @classmethod
+    def load(cls, path: str | Path) -> PathEvaluation:
+        """Read what `save` wrote; CheckpointError where there is no such file, or `save` did not write it."""
+        try:
+            saved = json.loads(Path(path).read_text(encoding="utf-8"))
+            return cls(**{name: saved[name] for name in cls.__dataclass_fields__})
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise CheckpointError(f"Expected a saved evaluation of a path in {path} (got: {error})") from error
+
+
+def evaluate_path(
+    path: WeightPath,
+    task: Task,
+    partition: Any,
+    *,
+    points: int | Sequence[float] = GRID_POINTS,
+    references: Sequence[nn.Module] = (),
+    metrics: Iterable[str | Figure] = (),
+    tolerance_retain: float = TOLERANCE,
+    tolerance_forget: float = TOLERANCE,
+    original: nn.Module | None = None,
+    data: Any = None,
+    seed: int = 0,
+) -> PathEvaluation:
+    """Evaluate the models on a path: losses, and the figures that `gunlearn.evaluate` computes.
+
+    Models between the ends with batch normalisation have statistics of the retained items, computed anew at each point.
+
+    Args:
+        path: see `WeightPath`.
+        task: what the models predict.
+        partition: what was forgotten; `None` where nothing was: then there are losses, but no figures.
+        points: number of equally spaced points (at least 2), or the points themselves, ascending.
+        references: models that were trained without the forgotten items.
+        metrics: further figures, see `gunlearn.evaluate`.
+        tolerance_retain: how large the barrier of connected models may be, in nats.
+        tolerance_forget: the same of the forgotten items.
+        original: the model before unlearning, for figures that compare with it.
+        data: training data, where there is no partition.
+        seed: of figures that draw, and of drawn pairs.
+
+    Raises:
+        DivergenceError: NaN or infinity on the path.
+    """
+    ts = _grid(points)
+    for name, value in (("tolerance_retain", tolerance_retain), ("tolerance_forget", tolerance_forget)):
+        check_number(name, value, minimum=0.0)
+    model = task.adopt(copy.deepcopy(path.template))
+    losses = PartLosses(task, partition, model, data, seed)
+    notes: dict[str, str] = {}
+    judge = None
+    try:
+        judge = None if partition is None else evaluator(task, partition, references, seed, metrics)
+    except UnsupportedMethodError as error:
+        notes["figures"] = f"losses alone: {error}"
+    if judge is not None:
+        judge.original = original
+    if path.ends.statistics:
+        notes["statistics"] = "of batch normalisation: those of the models at the ends, computed anew between them"
+
+    def row(which: nn.Module) -> dict[str, float | None]:
+        found: dict[str, float | None] = {f"loss_{part}": v for part, v in losses.losses(which).items()}
+        for name, value in found.items():
+            if value is not None and not abs(value) < float("inf"):
+                raise DivergenceError(f"Expected finite losses on the path (got {value} in '{name}')")
+        return {**found, **({} if judge is None else judge.view(which).figures())}
+
+    rows = []
+    for t, arc in zip(ts, arc_lengths(path, ts), strict=True):
+        path.put(model, t, losses.recompute).eval()
+        rows.append({"t": t, "arc": arc, **row(model)})
+    return PathEvaluation(path.name, rows, [row(one) for one in references], tolerance_retain, tolerance_forget, notes)
+
+
+def _grid(points: int | Sequence[float]) -> list[float]:
+    """Return the points to evaluate."""
+    if isinstance(points, Sequence):
+        for t in points:
+            check_number("points", t, minimum=0.0)
+        ts = [float(t) for t in points]
+        if len(ts) < 2 or ts[0] != 0 or ts[-1] != 1 or any(a >= b for a, b in pairwise(ts)):
+            raise InvalidInputError(f"Expected ascending points from 0 to 1 (got {list(points)[:5]})")
+        return ts
+    check_integer("points", points, minimum=2)
+    return [k / (points - 1) for k in range(points)]
+
+
+def _cell(value: Any) -> str:
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

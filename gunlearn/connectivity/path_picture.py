@@ -1,0 +1,65 @@
+"""One picture of what lies between two models."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gunlearn.core.atomic import replace_file
+
+if TYPE_CHECKING:
+    from gunlearn.connectivity.path_evaluation import PathEvaluation
+
+# Okabe and Ito's colours for colour-blind readers.
+_COLOURS = {"retain": "#0072B2", "forget": "#D55E00", "val": "#56B4E9", "test": "#009E73", "mia": "#CC79A7"}
+_WORDS = {"retain": "retained", "forget": "forgotten", "val": "validation", "test": "test", "mia": "attack"}
+_SHARES = (("forget_acc", "retain_acc", "test_acc", "mia_auc"), ("forget_auc", "retain_auc", "mia_auc"))
+
+
+def draw_path(evaluation: PathEvaluation, path: str | Path) -> Path:
+    """Draw losses above, shares (accuracy, AUC) below, over `t`; dashed lines are retrained models."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"svg.hashsalt": "gunlearn", "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(6.4, 6.0), layout="constrained")
+        above, below = figure.subplots(2, 1, sharex=True)
+        _lines(above, evaluation, ("loss_retain", "loss_forget", "loss_val"))
+        above.set_yscale("symlog", linthresh=0.1)
+        above.set_ylabel("loss (nats)")
+        shares = next((names for names in _SHARES if _known(evaluation, names[0])), ())
+        _lines(below, evaluation, shares)
+        below.set_ylim(-0.03, 1.03)
+        below.set_ylabel("AUC" if "retain_auc" in shares else "accuracy")
+        below.set_xlabel("t: from the first model (0) to the second (1)")
+        figure.suptitle(evaluation.verdict, fontsize=9, wrap=True)
+        out = Path(path)
+        kind = out.suffix.removeprefix(".") or "png"
+        return replace_file(out, partial(_write, figure, kind))
+
+
+def _write(figure: Any, kind: str, path: Path) -> None:
+    with path.open("wb") as file:
+        figure.savefig(file, format=kind, dpi=150)
+
+
+def _known(evaluation: PathEvaluation, name: str) -> bool:
+    return any(value is not None for value in evaluation.column(name))
+
+
+def _lines(axes: Any, evaluation: PathEvaluation, names: tuple[str, ...]) -> None:
+    """Draw figures over t, and those of each retrained model as dashed lines."""
+    for name in names:
+        if not _known(evaluation, name):
+            continue
+        part = name.removeprefix("loss_").partition("_")[0]
+        values = [float("nan") if value is None else value for value in evaluation.column(name)]
+        axes.plot(evaluation.ts, values, color=_COLOURS[part], label=_WORDS[part], marker=".", markersize=4)
+        for k, row in enumerate(evaluation.references):
+            if row.get(name) is not None:
+                told = f"{_WORDS[part]}, retrained" if k == 0 else None
+                axes.axhline(row[name], color=_COLOURS[part], linestyle="--", linewidth=0.8, label=told)
+    if axes.get_lines():
+        axes.legend(fontsize=8, frameon=False)
+    axes.grid(color="#E6E6E6", linewidth=0.7)
