@@ -12,6 +12,7 @@ _HOMES = {
     "gunlearn.api": ("Evaluation", "evaluate", "influence", "train", "unlearn"),
     "gunlearn.datasets": ("load",),
     "gunlearn.attribution": ("influence_study",),
+    "gunlearn.connectivity": ("connect",),
     "gunlearn.methods": ("METHODS", "Callback", "EarlyStopping", "Method", "Result"),
     "gunlearn.nn": (
         "GCN",

@@ -9,6 +9,9 @@ _HOMES = {
     f"{_HERE}.part_losses": ("PartLosses",),
     f"{_HERE}.barriers": ("barrier", "path_summary"),
     f"{_HERE}.path_evaluation": ("PathEvaluation", "evaluate_path"),
+    f"{_HERE}.dial": ("Dial",),
+    f"{_HERE}.door_to_paths": ("Connection", "connect"),
+    f"{_HERE}.stored_paths": ("load_path", "save_path"),
     f"{_HERE}.curve_finding": ("DRAWS", "CurveSettings", "find_curve"),
 }
 

@@ -1,0 +1,87 @@
+"""A dial between two models: any point of a stored path, one that is chosen, or the mean along it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from gunlearn.connectivity.part_losses import PartLosses
+from gunlearn.connectivity.path_evaluation import GRID_POINTS, evaluate_path
+from gunlearn.connectivity.weight_paths import WeightPath
+from gunlearn.core.checks import check_integer, check_number
+from gunlearn.errors import InvalidInputError, UnsupportedMethodError
+from gunlearn.tasks.base import Task
+
+
+class Dial:
+    """Turns a path, such as a curve from the original model (0) to an unlearned one (1), into models.
+
+    Args:
+        path: see `WeightPath`; its ends and bends are all that is kept.
+        task: what the models predict.
+        partition: what was forgotten; models are chosen by what stays. `None` where nothing was: then `data` is given.
+        data: training data, where there is no partition.
+        seed: of drawn pairs, for the loss of links.
+    """
+
+    def __init__(self, path: WeightPath, task: Task, partition: Any, data: Any = None, seed: int = 0) -> None:
+        self.path, self.task, self.partition, self.data, self.seed = path, task, partition, data, seed
+        self.losses = PartLosses(task, partition, task.adopt(copy.deepcopy(path.template)), data, seed)
+
+    def at(self, t: float) -> nn.Module:
+        """Return a new model with the weights at `t`, in evaluation mode."""
+        return self.path.model_at(t, self.losses.recompute)
+
+    def mean(self, low: float = 0.0, high: float = 1.0, points: int = 21) -> nn.Module:
+        """Return a new model with the mean of the weights along a part of the path (see `WeightPath.mean`)."""
+        return self.path.model_at(self.path.mean(low, high, points), self.losses.recompute)
+
+    def choose(self, slack: float = 0.05, points: int = GRID_POINTS, references: Sequence[nn.Module] = ()) -> float:
+        """Return the point farthest from the first model that keeps what the first model knows.
+
+        Only retained and validation items are read: at the point, and at every one before it, neither loss is more than
+        `slack` nats above the first model's. With models that were trained without the forgotten items, of these points
+        the one whose predictions on forgotten items are nearest to theirs (`alignment_forget`).
+
+        Args:
+            slack: in nats, at least 0.
+            points: equally spaced points to try.
+            references: models trained without the forgotten items.
+
+        Raises:
+            UnsupportedMethodError: references, and a task without that figure or no forgotten items.
+        """
+        check_number("slack", slack, minimum=0.0)
+        check_integer("points", points, minimum=2)
+        model = self.task.adopt(copy.deepcopy(self.path.template))
+        kept: list[float] = []
+        first: dict[str, float] = {}
+        for t in (k / (points - 1) for k in range(points)):
+            self.path.put(model, t, self.losses.recompute)
+            found = {n: v for n, v in self.losses.losses(model).items() if n != "forget" and v is not None}
+            if not found:
+                raise InvalidInputError("Expected retained items to choose a point by (got none)")
+            first = first or found
+            if any(found[name] > first[name] + slack for name in first):
+                break
+            kept.append(t)
+        return self._nearest(kept, references) if references else kept[-1]
+
+    def _nearest(self, ts: list[float], references: Sequence[nn.Module]) -> float:
+        """Return the point whose predictions on forgotten items are nearest to those of references."""
+        points = [*ts, *([] if ts[-1] == 1 else [1.0])]
+        points = points if points[0] == 0 and len(points) > 1 else [0.0, 1.0]
+        found = evaluate_path(
+            self.path, self.task, self.partition, points=points, references=references, metrics=["alignment_forget"],
+            data=self.data, seed=self.seed,
+        )  # fmt: skip
+        distance = {row["t"]: row.get("alignment_forget") for row in found.rows}
+        known = {t: distance[t] for t in ts if distance.get(t) is not None}
+        if not known:
+            raise UnsupportedMethodError(
+                f"Expected forgotten items of which '{self.task.name}' has a distance to 'references' (got none)"
+            )
+        return min(known, key=lambda t: known[t] or 0.0)

@@ -1,0 +1,87 @@
+"""Paths on disk: the ends, the bends, and what kind of path it is."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as weights_of
+from safetensors.torch import save as as_bytes
+from torch import nn
+
+from gunlearn.connectivity.path_ends import module_of
+from gunlearn.connectivity.weight_paths import WEIGHT_PATHS, WeightPath, make_path
+from gunlearn.core.atomic import checksum, write_files
+from gunlearn.core.behaviour import differences, settings_of
+from gunlearn.errors import CheckpointError, GunlearnError
+
+_RECORD, _WEIGHTS = "path.json", "path.safetensors"
+
+
+def save_path(path: WeightPath, directory: str | Path) -> Path:
+    """Write a path into a folder: its ends and bends (safetensors), and its kind (JSON).
+
+    Ends hold what the models learned, the original one's included; keep them where you keep the models.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    directory = Path(directory)
+    tensors = {}
+    for k in range(path.num_bends + 2):
+        tensors |= {f"{k}:{name}": value for name, value in path.point(k).items()}
+    for end, buffers in enumerate(path.ends.buffers):
+        tensors |= {f"buffer {end}:{name}": value for name, value in buffers.items()}
+    content = as_bytes({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()})
+    record = {
+        "kind": path.name,
+        "num_bends": path.num_bends,
+        "settings": settings_of(path.template),
+        "checksum": checksum(content),
+    }
+    files = {directory / _WEIGHTS: content, directory / _RECORD: (json.dumps(record, indent=1) + "\n").encode()}
+    write_files(files)
+    return directory
+
+
+@torch.no_grad()
+def load_path(directory: str | Path, model: nn.Module) -> WeightPath:
+    """Read what `save_path` wrote.
+
+    Args:
+        directory: that `save_path` wrote to.
+        model: of the same architecture; it does not change.
+
+    Raises:
+        CheckpointError: files are missing, damaged, or do not fit the model.
+    """
+    directory = Path(directory)
+    try:
+        record, content = json.loads((directory / _RECORD).read_text("utf-8")), (directory / _WEIGHTS).read_bytes()
+        if record["checksum"] != checksum(content):
+            raise ValueError(f"{_WEIGHTS} is not the file that {_RECORD} was written for")
+        found = differences(record["settings"], settings_of(module_of(model)))
+        if found or record["kind"] not in WEIGHT_PATHS:
+            raise ValueError("; ".join(found[:3]) or f"an unknown kind of path, {record['kind']!r}")
+        tensors, bends = weights_of(content), int(record["num_bends"])
+        ends = [copy.deepcopy(model).requires_grad_(True) for _ in range(2)]
+        for end, one in enumerate(ends):
+            for name, parameter in one.named_parameters():
+                parameter.copy_(tensors[f"{end * (bends + 1)}:{name}"])
+            for name, buffer in one.named_buffers():
+                buffer.copy_(tensors[f"buffer {end}:{name}"])
+        path = make_path(record["kind"], *ends, num_bends=bends)
+        for k in range(1, bends + 1):
+            for name, value in path.point(k).items():
+                if name in path.moving:
+                    value.copy_(tensors[f"{k}:{name}"])
+    except OSError as error:
+        raise CheckpointError(f"Expected a saved path in {directory} (got no readable {error.filename})") from error
+    except (RuntimeError, ValueError, KeyError, TypeError, SafetensorError, GunlearnError) as error:
+        raise CheckpointError(
+            f"Expected a saved path that fits {type(model).__name__} in {directory} (got: {error})"
+        ) from error
+    return path
