@@ -23,6 +23,7 @@ from gunlearn.training.held_weights import HeldWeights
 from gunlearn.training.loop import TrainArguments, fit
 from gunlearn.training.optimizers import OptimizerSpec, SchedulerSpec, makes_its_own
 from gunlearn.training.step import ObjectiveStep, Reference
+from gunlearn.training.super_loss import curriculum_of
 
 
 def uniform_t() -> float:
@@ -159,7 +160,7 @@ def find_curve(
                 checkpoint_dir=checkpoint_dir,
                 steps=settings.steps,
             ),
-            [*callbacks, feed],
+            [*callbacks, feed, *curriculum_of(full)],
             optimizer=settings.optimizer,
             optimizer_options=options,
             scheduler=settings.scheduler,

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as weights_of
 from safetensors.torch import save as as_bytes
-from torch import nn
+from torch import Tensor, nn
 
 from gunlearn.connectivity.path_ends import module_of
 from gunlearn.connectivity.weight_paths import WEIGHT_PATHS, WeightPath, make_path
@@ -30,7 +30,7 @@ def save_path(path: WeightPath, directory: str | Path) -> Path:
         OutputError: the folder cannot be written.
     """
     directory = Path(directory)
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for k in range(path.num_bends + 2):
         tensors |= {f"{k}:{name}": value for name, value in path.point(k).items()}
     for end, buffers in enumerate(path.ends.buffers):
@@ -73,7 +73,7 @@ def load_path(directory: str | Path, model: nn.Module) -> WeightPath:
                 parameter.copy_(tensors[f"{end * (bends + 1)}:{name}"])
             for name, buffer in one.named_buffers():
                 buffer.copy_(tensors[f"buffer {end}:{name}"])
-        path = make_path(record["kind"], *ends, num_bends=bends)
+        path = make_path(record["kind"], ends[0], ends[1], bends)
         for k in range(1, bends + 1):
             for name, value in path.point(k).items():
                 if name in path.moving:

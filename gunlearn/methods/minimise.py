@@ -23,6 +23,7 @@ from gunlearn.training.feeding import Feed
 from gunlearn.training.loop import fit
 from gunlearn.training.optimizers import PhasedOptimizer, makes_its_own
 from gunlearn.training.step import ObjectiveStep, Reference
+from gunlearn.training.super_loss import curriculum_of
 
 if TYPE_CHECKING:
     from gunlearn.methods.gradient import GradientMethod
@@ -60,6 +61,7 @@ def minimise(method: GradientMethod, problem: Problem) -> Outcome:
     objective_at = method.objective_at if phased else lambda step: objective
     validate = None if method.eval_every is None else _validation(problem)
     callbacks = [*problem.callbacks, feed] if feed.draws or phased else problem.callbacks
+    callbacks = [*callbacks, *curriculum_of(objective)]
     optimizer = method.make_optimizer(problem)
     # A stop criterion reads the weights that the next step reads.
     with shared_product(getattr(parts.data, "x", None) if stop is not None else None):

@@ -8,6 +8,8 @@ _HOMES = {
     "gunlearn.training.loop": ("TrainArguments", "fit"),
     "gunlearn.training.result": ("Result",),
     "gunlearn.training.run": ("run_training",),
+    "gunlearn.training.sophia": ("SophiaG",),
+    "gunlearn.training.super_loss": ("SuperLoss", "super_loss_weights", "with_curriculum"),
 }
 
 __all__ = sorted(name for names in _HOMES.values() for name in names)

@@ -12,10 +12,11 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from gunlearn.core.options import did_you_mean
 from gunlearn.errors import InvalidInputError, InvalidTypeError
 from gunlearn.training.resumed_optimizer import classes_of, goes_on, resumed_optimizer
+from gunlearn.training.sophia import SophiaG
 from gunlearn.training.training_state import TrainingState
 
-#: A name of `torch.optim`, in any spelling, a class of optimisers, a function from parameters to an optimiser, or what
-#: goes on from where it is: an optimiser, its `state_dict`, or a `TrainingState`.
+#: A name of `torch.optim` or `"sophia_g"`, in any spelling, a class of optimisers, a function from parameters to an
+#: optimiser, or what goes on from where it is: an optimiser, its `state_dict`, or a `TrainingState`.
 OptimizerSpec = str | Callable[[Sequence[nn.Parameter]], Any] | Optimizer | Mapping[str, Any] | TrainingState
 #: The same of `torch.optim.lr_scheduler`: a name, a class, or a function from an optimiser to a scheduler.
 SchedulerSpec = str | Callable[[Any], Any]
@@ -34,14 +35,20 @@ def _find(name: Any, module: Any, base: type, what: str) -> Any:
     if not isinstance(name, str):
         got = name.__name__ if isinstance(name, type) else type(name).__name__
         raise InvalidTypeError(f"Expected the name of {what}, its class, or a function (got {got})")
-    key = name.lower().replace("_", "").replace("-", "")
+    key = _plain(name)
     if key not in known:
         raise InvalidInputError(f"Expected {what} (got {name!r}){did_you_mean(key, known)}")
     return known[key]
 
 
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "").replace("-", "")
+
+
 def find_optimizer(name: Any) -> type[Optimizer]:
-    """Return the class of `torch.optim` with that name, in any spelling; a class stands for itself."""
+    """Return the class of `torch.optim`, or `SophiaG`, with that name in any spelling; a class stands for itself."""
+    if isinstance(name, str) and _plain(name) == "sophiag":
+        return SophiaG
     return _find(name, torch.optim, Optimizer, "an optimizer of torch.optim")
 
 

@@ -19,6 +19,7 @@ from gunlearn.losses import (
     RMU,
     UNDIAL,
     WGA,
+    BoundedAscent,
     CrossEntropyUnlearning,
     Distillation,
     FlatLogits,
@@ -222,6 +223,7 @@ def dpo(beta: float, factor: float) -> Callable[[Item, Item], float]:
 CASES = [
     Case(NLL(), lambda c, r: -c["log_prob"]),
     Case(GradientAscent(), lambda c, r: c["log_prob"]),
+    Case(BoundedAscent(bound=0.9), lambda c, r: -min(-c["log_prob"], 0.9)),
     Case(SigmoidNLL(), lambda c, r: math.log(1 + math.exp(-math.exp(c["log_prob"])))),
     Case(NPO(), npo(0.1)),
     Case(NPO(beta=5), npo(5)),
@@ -271,6 +273,7 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: DPO(preferred=""), "preferred"),
     (lambda: KTO(point=3), "point"),
     (lambda: WGA(beta=-1), "beta"),
+    (lambda: BoundedAscent(bound=0), "bound"),
     (lambda: SatImp(beta2=-1), "beta2"),
     (lambda: UNDIAL(beta=0), "beta"),
     (lambda: CrossEntropyUnlearning(skip_first=1.5), "skip_first"),
