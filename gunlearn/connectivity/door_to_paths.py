@@ -12,7 +12,7 @@ from torch import nn
 from gunlearn.connectivity.curve_finding import CurveSettings, find_curve
 from gunlearn.connectivity.dial import Dial
 from gunlearn.connectivity.path_ends import module_of
-from gunlearn.connectivity.path_evaluation import GRID_POINTS, TOLERANCE, PathEvaluation, evaluate_path
+from gunlearn.connectivity.path_evaluation import BOUND, GRID_POINTS, TOLERANCE, PathEvaluation, evaluate_path
 from gunlearn.connectivity.weight_paths import WeightPath, make_path
 from gunlearn.core.checks import check_choice, check_seed
 from gunlearn.errors import InvalidInputError, InvalidTypeError
@@ -84,6 +84,7 @@ def connect(
     metrics: Iterable[str | Figure] = (),
     tolerance_retain: float = TOLERANCE,
     tolerance_forget: float = TOLERANCE,
+    bound_forget: float = BOUND,
     seed: int = 0,
     callbacks: Sequence[Callback] = (),
     progress: bool = False,
@@ -112,6 +113,7 @@ def connect(
         metrics: further figures, see `gunlearn.evaluate`.
         tolerance_retain: how large the barrier of connected models may be, in nats.
         tolerance_forget: the same of the forgotten items.
+        bound_forget: where their loss stops to count, in nats: nothing is remembered there.
         seed: of the curve's points and batches, and of figures that draw.
         callbacks: objects with `TrainerCallback` methods, while the curve is trained.
         progress: show a progress bar.
@@ -175,6 +177,7 @@ def connect(
         metrics=metrics,
         tolerance_retain=tolerance_retain,
         tolerance_forget=tolerance_forget,
+        bound_forget=bound_forget,
         original=original,
         data=data,
         seed=seed,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -23,8 +24,8 @@ from gunlearn.metrics.base import Figure
 from gunlearn.metrics.problem import evaluator
 from gunlearn.tasks.base import Task
 
-#: Default number of points, and how large a barrier of connected models may be, in nats.
-GRID_POINTS, TOLERANCE = 31, 0.1
+#: Default number of points; in nats: how large a barrier of connected models may be, and what is no memory any more.
+GRID_POINTS, TOLERANCE, BOUND = 31, 0.1, 8.0
 _SHOWN = ("forget_acc", "retain_acc", "test_acc", "forget_auc", "retain_auc", "mia_auc")
 
 
@@ -39,7 +40,8 @@ class PathEvaluation:
         B_f = \max_t \big[((1-t) L_f(\theta_1) + t L_f(\theta_2)) - L_f(\phi(t))\big]
 
     Two models are connected where neither is above its tolerance. A high loss of forgotten items is an arbitrary
-    target, so what retrained models have stands beside it (`references`).
+    target: above `bound_forget` nats, where nothing is remembered, :math:`L_f` counts as that bound, and what retrained
+    models have stands beside it (`references`).
 
     Attributes:
         kind: of the path.
@@ -47,6 +49,7 @@ class PathEvaluation:
             `None` without items) and figures by name.
         references: the same figures of models that never saw the forgotten items.
         tolerance_retain, tolerance_forget: how large the barriers of connected models may be, in nats.
+        bound_forget: where losses of forgotten items stop to count, in nats; `math.inf` nowhere.
         notes: remarks in words.
     """
 
@@ -55,6 +58,7 @@ class PathEvaluation:
     references: list[dict[str, float | None]] = field(default_factory=list)
     tolerance_retain: float = TOLERANCE
     tolerance_forget: float = TOLERANCE
+    bound_forget: float = BOUND
     notes: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -74,7 +78,7 @@ class PathEvaluation:
     @property
     def barrier_forget(self) -> float | None:
         r"""Return :math:`B_f` in nats; `None` where nothing was forgotten."""
-        return barrier(self.ts, [None if v is None else -v for v in self.column("loss_forget")])
+        return barrier(self.ts, [None if v is None else -min(v, self.bound_forget) for v in self.column("loss_forget")])
 
     @property
     def connected(self) -> bool | None:
@@ -129,7 +133,8 @@ class PathEvaluation:
     def record(self) -> dict[str, Any]:
         """Return everything as plain values, the barriers included."""
         barriers = {name: getattr(self, name) for name in ("barrier_retain", "barrier_forget", "connected")}
-        return {**vars(self), **barriers}
+        bound = self.bound_forget if math.isfinite(self.bound_forget) else None
+        return {**vars(self), "bound_forget": bound, **barriers}
 
     def save(self, path: str | Path) -> Path:
         """Write everything as JSON."""
@@ -140,7 +145,8 @@ class PathEvaluation:
         """Read what `save` wrote; CheckpointError where there is no such file, or `save` did not write it."""
         try:
             saved = json.loads(Path(path).read_text(encoding="utf-8"))
-            return cls(**{name: saved[name] for name in cls.__dataclass_fields__})
+            bound = math.inf if saved["bound_forget"] is None else saved["bound_forget"]
+            return cls(**{name: saved[name] for name in cls.__dataclass_fields__} | {"bound_forget": bound})
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise CheckpointError(f"Expected a saved evaluation of a path in {path} (got: {error})") from error
 
@@ -155,6 +161,7 @@ def evaluate_path(
     metrics: Iterable[str | Figure] = (),
     tolerance_retain: float = TOLERANCE,
     tolerance_forget: float = TOLERANCE,
+    bound_forget: float = BOUND,
     original: nn.Module | None = None,
     data: Any = None,
     seed: int = 0,
@@ -172,6 +179,7 @@ def evaluate_path(
         metrics: further figures, see `gunlearn.evaluate`.
         tolerance_retain: how large the barrier of connected models may be, in nats.
         tolerance_forget: the same of the forgotten items.
+        bound_forget: where their loss stops to count, in nats.
         original: the model before unlearning, for figures that compare with it.
         data: training data, where there is no partition.
         seed: of figures that draw, and of drawn pairs.
@@ -182,6 +190,8 @@ def evaluate_path(
     ts = _grid(points)
     for name, value in (("tolerance_retain", tolerance_retain), ("tolerance_forget", tolerance_forget)):
         check_number(name, value, minimum=0.0)
+    if not bound_forget > 0:  # NaN as well
+        raise InvalidInputError(f"Expected 'bound_forget' > 0 (got {bound_forget!r})")
     model = task.adopt(copy.deepcopy(path.template))
     losses = PartLosses(task, partition, model, data, seed)
     notes: dict[str, str] = {}
@@ -198,7 +208,7 @@ def evaluate_path(
     def row(which: nn.Module) -> dict[str, float | None]:
         found: dict[str, float | None] = {f"loss_{part}": v for part, v in losses.losses(which).items()}
         for name, value in found.items():
-            if value is not None and not abs(value) < float("inf"):
+            if value is not None and not math.isfinite(value):
                 raise DivergenceError(f"Expected finite losses on the path (got {value} in '{name}')")
         return {**found, **({} if judge is None else judge.view(which).figures())}
 
@@ -206,7 +216,9 @@ def evaluate_path(
     for t, arc in zip(ts, arc_lengths(path, ts), strict=True):
         path.put(model, t, losses.recompute).eval()
         rows.append({"t": t, "arc": arc, **row(model)})
-    return PathEvaluation(path.name, rows, [row(one) for one in references], tolerance_retain, tolerance_forget, notes)
+    return PathEvaluation(
+        path.name, rows, [row(one) for one in references], tolerance_retain, tolerance_forget, bound_forget, notes
+    )
 
 
 def _grid(points: int | Sequence[float]) -> list[float]:
