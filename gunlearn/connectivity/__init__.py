@@ -11,6 +11,7 @@ _HOMES = {
     f"{_HERE}.path_evaluation": ("PathEvaluation", "evaluate_path"),
     f"{_HERE}.dial": ("Dial",),
     f"{_HERE}.door_to_paths": ("Connection", "connect"),
+    f"{_HERE}.mcu": ("MCU",),
     f"{_HERE}.stored_paths": ("load_path", "save_path"),
     f"{_HERE}.curve_finding": ("DRAWS", "CurveSettings", "find_curve"),
 }

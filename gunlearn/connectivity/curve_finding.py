@@ -22,7 +22,7 @@ from gunlearn.training.feeding import Feed
 from gunlearn.training.held_weights import HeldWeights
 from gunlearn.training.loop import TrainArguments, fit
 from gunlearn.training.optimizers import OptimizerSpec, SchedulerSpec, makes_its_own
-from gunlearn.training.step import ObjectiveStep, Reference
+from gunlearn.training.step import Change, ObjectiveStep, Reference
 from gunlearn.training.super_loss import curriculum_of
 
 
@@ -57,6 +57,7 @@ class CurveSettings:
         bound: see `BoundedAscent`, in nats.
         l2: weight of half the squared norm of the moving weights at the point, as in arXiv 1802.10026.
         batch_size: items of each part per step; `None` reads all.
+        epochs: passes over the items, in place of `steps`.
         optimizer: a name or class of `torch.optim`, or a function from parameters to an optimiser.
         optimizer_options: further arguments of the named optimiser.
         scheduler: a name of `torch.optim.lr_scheduler`, or a function from the optimiser to one.
@@ -74,6 +75,7 @@ class CurveSettings:
     bound: float = 8.0
     l2: float = 0.0
     batch_size: int | None = None
+    epochs: int | None = None
     optimizer: OptimizerSpec = "adam"
     optimizer_options: Mapping[str, Any] | None = None
     scheduler: SchedulerSpec | None = None
@@ -87,8 +89,9 @@ class CurveSettings:
         check_number("forgetting", self.forgetting, minimum=0.0)
         check_number("bound", self.bound, positive=True)
         check_number("l2", self.l2, minimum=0.0)
-        if self.batch_size is not None:
-            check_integer("batch_size", self.batch_size, minimum=1)
+        for name, value in (("batch_size", self.batch_size), ("epochs", self.epochs)):
+            if value is not None:
+                check_integer(name, value, minimum=1)
 
     def objective(self, given: Loss | Objective | None) -> Objective:
         """Return the objective of the steps: the caller's, by default the retained items' loss, and `forgetting`."""
@@ -108,6 +111,8 @@ def find_curve(
     seed: int = 0,
     callbacks: Sequence[Callback] = (),
     held: HeldWeights | None = None,
+    change: Change | None = None,
+    fingerprint: str = "",
     progress: bool = False,
     checkpoint_dir: str | Path | None = None,
 ) -> TrainState:
@@ -126,6 +131,8 @@ def find_curve(
         seed: of points, batches and dropout.
         callbacks: as of `gunlearn.unlearn`.
         held: entries of bends that stay as they are.
+        change: changes predictions before the losses read them, of objectives that read forgotten items.
+        fingerprint: names the run; a checkpoint of another run is refused.
         progress: show a progress bar.
         checkpoint_dir: write checkpoints of the bends there, and resume from them.
 
@@ -147,18 +154,19 @@ def find_curve(
         parts = _parts(task, partition, data, model, full)
         feed = Feed(model, task, parts, full.parts, BatchOptions(settings.batch_size))
         references = [] if original is None else [_reference(original, task, parts, full)]
-        inner = ObjectiveStep(model, task, feed, lambda step: full, references)
+        inner = ObjectiveStep(model, task, feed, lambda step: full, references, change)
         options = None if makes_its_own(settings.optimizer) else settings.optimizer_options
         return fit(
             path,
             _CurveStep(path, inner, DRAWS[settings.t], settings.l2),
             TrainArguments(
-                0,
+                settings.epochs or 0,
                 settings.lr,
                 max_grad_norm=settings.max_grad_norm,
                 progress=progress,
                 checkpoint_dir=checkpoint_dir,
-                steps=settings.steps,
+                steps=None if settings.epochs else settings.steps,
+                fingerprint=fingerprint,
             ),
             [*callbacks, feed, *curriculum_of(full)],
             optimizer=settings.optimizer,

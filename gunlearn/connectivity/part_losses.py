@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gunlearn.core.modes import evaluating
 from gunlearn.losses import NLL, Prediction
+from gunlearn.methods.forget_part import has_forget_items
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Parts, Task
 from gunlearn.tasks.items.statistics import averaged_anew, batch_norm_layers
@@ -41,6 +42,8 @@ class PartLosses:
                 parts = (
                     task.training_parts(data) if partition is None else task.parts(partition, "retain", model, (name,))
                 )
+                if name == "forget" and not has_forget_items(parts):
+                    continue
                 self.held[name] = parts.data, list(_pieces(task, parts, name))
         validation = task.validation_items(retained)
         if validation is not None:
@@ -62,6 +65,18 @@ class PartLosses:
             total += size * float(NLL(on=name)(prediction).double()) if size else 0.0
             count += size
         return total / count if count else None
+
+    def number(self, name: str) -> int:
+        """Return the number of items of a part."""
+        return sum(items.num_items for items in self.held.get(name, (None, []))[1])
+
+    @torch.no_grad()
+    def each(self, model: nn.Module, name: str, value: Callable[[Prediction], Tensor]) -> Tensor:
+        """Return a value of each item of a part, on the CPU `[num_items]`."""
+        data, pieces = self.held[name]
+        with evaluating(model):
+            outputs = self.task.encode(model, data)
+            return torch.cat([value(self.task.read(model, outputs, items)).cpu() for items in pieces])
 
     @torch.no_grad()
     def recompute(self, model: nn.Module) -> None:

@@ -88,6 +88,10 @@ class WeightPath(nn.Module):
         own = self.bends[(number - 1) * size : number * size]
         return {**self.ends.weights[0], **dict(zip(self.moving, own, strict=True))}
 
+    def bent(self) -> list[tuple[str, nn.Parameter]]:
+        """Return all tensors of the bends, with the names of the parameters that they are of."""
+        return list(zip(self.moving * self.num_bends, self.bends, strict=True))
+
     def mixed(self, shares: list[float]) -> dict[str, Tensor]:
         """Return a weighted sum of the points, by name of the parameter, differentiable in the bends."""
         points = [self.point(k) for k in range(self.num_bends + 2)]

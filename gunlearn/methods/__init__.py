@@ -26,6 +26,7 @@ _METHODS = {
     "bad_teacher": f"{_HERE}.any_task.teachers:BadTeacher",
     "d2dgn": f"{_HERE}.any_task.teachers:D2DGN",
     "ssd": f"{_HERE}.any_task.ssd:SSD",
+    "mcu": "gunlearn.connectivity.mcu:MCU",
     "etr": f"{_HERE}.graph.etr:ETR",
     "megu": f"{_HERE}.graph.megu:MEGU",
     "cognac": f"{_HERE}.graph.cognac:Cognac",

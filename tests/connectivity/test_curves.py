@@ -112,9 +112,7 @@ def test_any_objective_of_the_methods(small) -> None:
     with pytest.raises(InvalidInputError, match="'original', the model that"):
         find_curve(path, TASK, partition, objective)
     state = find_curve(path, TASK, partition, objective, CurveSettings(steps=5), original=ends[0])
-    assert {"npo(forget)", "nll(retain)", "kl_to_reference(retain)"} <= set(state.log_history[0]) | {"kl(retain)"} | {
-        "kl_to_reference(retain)"
-    }
+    assert set(objective.labels) <= set(state.log_history[0])
 
 
 def test_what_cannot_be_trained_is_refused(small) -> None:
@@ -152,7 +150,7 @@ def test_digits_connect_by_curves_alone_and_remember_without_a_forgetting_term()
     request = gu.ForgetItems(mask=mask)
     partition = request.resolve(data)
     base = train(make, data, 0, epochs=12, lr=3e-3).model
-    options = {**SCRUB, "lr": 1e-3, "epochs": 30, "temperature": 1.0, "forget_batch_size": 32}
+    options = {**SCRUB, "epochs": 20, "temperature": 1.0, "forget_batch_size": 32}
     one, two = (gu.unlearn(base, data, request, "scrub", IMAGES, seed=s, **options).model for s in (1, 2))
     other = train(make, partition.retain_data, 100, epochs=12, lr=3e-3).model
     problem = {"data": data, "request": partition, "task": IMAGES, "points": 11}

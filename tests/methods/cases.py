@@ -111,6 +111,13 @@ CASES = [
     ),
     MethodCase("ssd", "paper", options={"alpha": 1.5}, trains=False, moves=True),
     MethodCase(
+        "mcu", options={"epochs": 4}, validates=True, chooses=True,
+        bad=(
+            {"pre_method": "mcu"}, {"pre_method": "x"}, {"pre_options": {"x": 1}}, {"epochs": -1}, {"beta": -1.0},
+            {"beta": NAN}, {"share": 0.0}, {"spared": 1.0}, {"low": 1.5}, {"points": 0}, {"bound": 0.0}, {"lr": 0.0},
+        ),
+    ),
+    MethodCase(
         "etr", trains=False, moves=True,
         bad=(
             {"mode": "x"}, {"lr": -1.0}, {"lr": NAN}, {"erase_ratio": 1.0}, {"label_smoothing": -0.1}, {"rectify": ""},
