@@ -9,6 +9,7 @@ from typing import Any
 import tyro
 
 import gunlearn
+from gunlearn.cli.connect_command import Connect
 from gunlearn.cli.diffusion_command import Diffusion
 from gunlearn.cli.grid_command import Run
 from gunlearn.cli.influence import InfluenceCommand
@@ -21,6 +22,7 @@ from gunlearn.errors import GunlearnError
 COMMANDS: dict[str, Callable[..., Any]] = {
     "run": Run,
     "influence": InfluenceCommand,
+    "connect": Connect,
     "methods": Methods,
     "figures": FiguresCommand,
     "estimators": Estimators,

@@ -1,4 +1,4 @@
-"""Figures along a path: losses and barriers against plain arithmetic, figures against `evaluate`, files and pictures."""
+"""Figures along a path: losses and barriers by plain arithmetic, figures as `evaluate` has them, files, pictures."""
 
 import json
 import math
@@ -62,7 +62,7 @@ def test_a_loss_above_the_bound_does_not_count() -> None:
 
 
 def test_figures_are_those_of_evaluate(problem) -> None:
-    data, partition, (first, second, reference) = problem
+    _data, partition, (first, second, reference) = problem
 
     class Sure(Figure):
         """Mean probability of the likeliest class on test items."""
@@ -94,7 +94,7 @@ def test_summaries_weigh_by_arc_length() -> None:
 
 
 def test_arc_lengths_add_up(problem) -> None:
-    data, partition, (first, second, _) = problem
+    _data, partition, (first, second, _) = problem
     line = evaluate_path(LinearPath(first, second), TASK, partition, points=7)
     one, two = (torch.cat([p.flatten() for p in m.parameters()]) for m in (first, second))
     assert line.rows[-1]["arc"] == pytest.approx(float((one - two).norm()), rel=1e-5)
@@ -132,7 +132,7 @@ def test_without_a_request_there_are_losses_alone() -> None:
 
 
 def test_files_tables_and_pictures(problem, tmp_path: Path) -> None:
-    data, partition, (first, second, reference) = problem
+    _data, partition, (first, second, reference) = problem
     found = evaluate_path(LinearPath(first, second), TASK, partition, points=4, references=[reference])
     again = PathEvaluation.load(found.save(tmp_path / "path.json"))
     assert again == found
@@ -153,13 +153,13 @@ def test_files_tables_and_pictures(problem, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("points", [1, [0.0, 0.5], [0.0, 0.5, 0.5, 1.0], [0.0, math.nan, 1.0]])
 def test_bad_points_are_refused(problem, points: object) -> None:
-    data, partition, (first, second, _) = problem
+    _data, partition, (first, second, _) = problem
     with pytest.raises(InvalidInputError, match="points"):
         evaluate_path(LinearPath(first, second), TASK, partition, points=points)
 
 
 def test_weights_that_overflow_on_the_way_are_refused(problem) -> None:
-    data, partition, (first, second, _) = problem
+    _data, partition, (first, second, _) = problem
     path = BezierPath(first, second)
     with torch.no_grad():
         for bend in path.bends:

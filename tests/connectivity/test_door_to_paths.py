@@ -1,0 +1,230 @@
+"""`connect` on modules and results, the dial, stored paths, and what they refuse."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import gunlearn as gu
+from gunlearn.connectivity import BezierPath, Dial, LinearPath, PartLosses, WeightPath, connect, load_path, save_path
+from gunlearn.errors import CheckpointError, InvalidInputError, InvalidTypeError, UnsupportedMethodError
+from tests.connectivity.cases import gnn, graph, items, perceptron, trained
+
+TASK = gu.ImageClassification()
+
+
+@pytest.fixture(scope="module")
+def results():
+    """Two results of one request, one of another, and models retrained without what it names."""
+    data = items(number=60)
+    base = trained(perceptron(), data)
+    request, other = gu.ForgetItems(label=1), gu.ForgetItems(label=2)
+    options = {"epochs": 25, "lr": 0.03}
+    one, two = (gu.unlearn(base, data, request, m, TASK, **options) for m in ("graddiff", "npo"))
+    retrained = [trained(perceptron(seed), one.partition.retain_data, seed) for seed in (5, 6)]
+    return one, two, gu.unlearn(base, data, other, "graddiff", TASK, **options), retrained
+
+
+def same(a: WeightPath, b: WeightPath, t: float) -> bool:
+    one, two = a.weights(t), b.weights(t)
+    return all(torch.equal(one[n], two[n]) for n in one)
+
+
+def test_results_know_their_problem(results) -> None:
+    one, two, _, retrained = results
+    found = gu.connect(one, two, points=5, references=retrained)
+    asked = connect(one.model, two.model, one.partition.data, gu.ForgetItems(label=1), TASK, points=5)
+    assert [r["loss_forget"] for r in found.evaluation.rows] == [r["loss_forget"] for r in asked.evaluation.rows]
+    assert len(found.evaluation.references) == 2
+    assert "js_forget" in found.evaluation.rows[0]
+    assert "units of the second model" in found.evaluation.notes["alignment"]
+    assert found.evaluation.verdict in repr(found)
+    curve = gu.connect(one, two, points=5, path="bezier", start="original", steps=20, lr=0.01)
+    assert len(curve.history) == 20
+    bend = connect(one, two, points=3, path="bezier", start="original", steps=1, lr=1e-12).path.point(1)
+    assert all(torch.allclose(bend[n], p, atol=1e-6) for n, p in one.original.named_parameters())
+
+
+def test_the_second_model_can_be_aligned(results) -> None:
+    one, two, _, _retrained = results
+    order = torch.tensor([3, 1, 0, 5, 4, 2])
+
+    class Aligned:
+        notes = "units in the order of the test"
+
+        def __init__(self, model: torch.nn.Module) -> None:
+            self.model = perceptron()
+            with torch.no_grad():
+                for name, p in self.model.named_parameters():
+                    other = dict(model.named_parameters())[name]
+                    p.copy_(other[:, order] if name == "2.weight" else other[order] if name[0] == "0" else other)
+
+    found = gu.connect(one, two, points=3, align=lambda first, second: Aligned(second))
+    plain = gu.connect(one, two, points=3)
+    ends = [c.evaluation.rows[-1]["loss_retain"] for c in (found, plain)]
+    assert ends[0] == pytest.approx(ends[1], abs=1e-5)  # the same function
+    middles = [c.evaluation.rows[1]["loss_retain"] for c in (found, plain)]
+    assert middles[0] != pytest.approx(middles[1], rel=1e-3)
+    assert "units in the order of the test" in found.evaluation.notes["alignment"]
+
+
+def test_what_is_missing_is_named(results) -> None:
+    one, two, other, _ = results
+    with pytest.raises(InvalidInputError, match="two different requests"):
+        gu.connect(one, other)
+    assert gu.connect(one, other, request=gu.ForgetItems(label=1), points=3).partition.num_forget > 0
+    with pytest.raises(InvalidInputError, match="Expected 'task'"):
+        gu.connect(one.model, two.model, one.partition.data)
+    with pytest.raises(InvalidInputError, match="Expected 'data'"):
+        gu.connect(one.model, two.model, task=TASK)
+    with pytest.raises(InvalidTypeError, match="modules or results"):
+        gu.connect(one, "two")
+    with pytest.raises(InvalidTypeError, match="forget request"):
+        gu.connect(one, two, request="all")
+    with pytest.raises(InvalidInputError, match=r"no settings of a curve.*\(got steps\)"):
+        gu.connect(one, two, steps=5)
+    with pytest.raises(InvalidInputError, match="settings among"):
+        gu.connect(one, two, path="bezier", stepz=5)
+    with pytest.raises(InvalidInputError, match="Expected 'original'"):
+        gu.connect(one.model, two.model, one.partition.data, one.partition, TASK, path="bezier", start="original")
+    with pytest.raises(InvalidInputError, match="'path'"):
+        gu.connect(one, two, path="straight")
+
+
+def test_the_random_state_is_the_caller_s(results) -> None:
+    one, two, _, _ = results
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    gu.connect(one, two, path="bezier", steps=3, points=3)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_dial_keeps_what_stays(results) -> None:
+    one, _, _, retrained = results
+    dial = gu.connect(one.original, one.model, one.partition.data, one.partition, TASK, points=3).dial
+    losses = PartLosses(TASK, one.partition, dial.path.template)
+    ts = [k / 20 for k in range(21)]
+    table = {t: losses.losses(dial.at(t)) for t in ts}
+    for slack in (0.02, 0.2):
+        expected = 0.0
+        for t in ts:
+            if any(table[t][n] > table[0.0][n] + slack for n in ("retain", "val")):
+                break
+            expected = t
+        assert dial.choose(slack, points=21) == expected
+    assert dial.choose(100.0, points=21) == 1.0  # control: what is forgotten has no say
+    nearest = dial.choose(100.0, points=5, references=retrained)
+    assert nearest in (0.0, 0.25, 0.5, 0.75, 1.0)
+    mean = dial.mean(0.5, 1.0, 3)
+    weights = [dial.at(t).state_dict()["0.weight"] for t in (0.5, 0.75, 1.0)]
+    assert torch.allclose(mean.state_dict()["0.weight"], torch.stack(weights).mean(0), atol=1e-6)
+
+
+def test_a_dial_takes_the_point_nearest_to_references(results) -> None:
+    one, _, _, _ = results
+    path = LinearPath(one.original, one.model)
+    dial = Dial(path, TASK, one.partition)
+    ts = [0.0, 0.25, 0.5, 0.75, 1.0]
+    for t in (0.25, 0.75):  # a reference that lies on the path itself
+        assert dial.choose(100.0, points=len(ts), references=[path.model_at(t + 1e-3)]) == t
+
+
+@pytest.mark.parametrize("kind", ["linear", "bezier"])
+def test_paths_are_stored(results, tmp_path: Path, kind: str) -> None:
+    one, two, _, _ = results
+    path = LinearPath(one, two) if kind == "linear" else BezierPath(one, two, 2)
+    with torch.no_grad():
+        for bend in path.bends:
+            bend.add_(0.1)
+    again = load_path(save_path(path, tmp_path / "path"), perceptron(9).requires_grad_(False))
+    assert all(same(path, again, t) for t in (0.0, 0.3, 1.0))
+    with pytest.raises(CheckpointError, match="fits"):
+        load_path(tmp_path / "path", perceptron(9, norm=True))
+    with pytest.raises(CheckpointError, match="saved path"):
+        load_path(tmp_path / "nothing", perceptron())
+    weights = tmp_path / "path" / "path.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x00")
+    with pytest.raises(CheckpointError, match="not the file that"):
+        load_path(tmp_path / "path", perceptron())
+
+
+def test_statistics_are_stored_and_computed_anew(tmp_path: Path) -> None:
+    data = items(number=60)
+    models = [trained(perceptron(seed, norm=True), data, seed) for seed in (0, 1)]
+    partition = gu.ForgetItems(count=6).resolve(data)
+    connection = connect(*models, data, partition, TASK, points=3, path="bezier", steps=30, lr=0.02)
+    assert "computed anew" in connection.evaluation.notes["statistics"]
+    again = load_path(save_path(connection.path, tmp_path), perceptron(3, norm=True))
+    dial = Dial(again, TASK, partition)
+    for t in (0.0, 0.5, 1.0):
+        a, b = connection.dial.at(t), dial.at(t)
+        assert all(torch.equal(v, b.state_dict()[n]) for n, v in a.state_dict().items())
+
+
+def test_mcu_finds_a_point_that_forgets_and_keeps() -> None:
+    data = items(number=90)
+    base = trained(perceptron(), data)
+    request = gu.ForgetItems(label=1)
+    result = gu.unlearn(base, data, request, "mcu", TASK, epochs=60, pre_options={"epochs": 30, "lr": 0.02})
+    spectrum, wanted = result.notes["spectrum"], result.notes["wanted"]
+    assert wanted["forget_acc"] == 0  # nothing stays of the class
+    assert len(spectrum) == 6
+
+    def gap(point: dict) -> float:
+        return sum(abs(point[n] - wanted[n]) for n in wanted)
+
+    chosen = next(point for point in spectrum if point["t"] == result.notes["t"])
+    assert gap(chosen) == min(map(gap, spectrum))
+    mask = data.train_mask & (data.y == 1)
+    hits = float((result.model(data.x[mask]).argmax(1) == 1).float().mean())
+    assert hits == pytest.approx(chosen["forget_acc"])
+    assert hits <= 0.1
+    assert float((base(data.x[mask]).argmax(1) == 1).float().mean()) > 0.8  # control
+
+
+def test_mcu_bends_the_tensors_of_its_mask_alone() -> None:
+    data = items(number=90)
+    base, request = trained(perceptron(), data), gu.ForgetItems(label=1)
+    ends = {"pre_method": "graddiff", "pre_options": {"epochs": 5, "lr": 0.02}, "low": 0.5, "points": 1}
+    pre = gu.unlearn(base, data, request, "graddiff", TASK, epochs=5, lr=0.02).model
+    # `points=1` returns t = 1, which no mask changes.
+    assert same_model(gu.unlearn(base, data, request, "mcu", TASK, epochs=3, **ends).model, pre)
+    held = gu.unlearn(base, data, request, "mcu", TASK, epochs=20, **{**ends, "points": 2, "share": 0.2}).model
+    assert not same_model(held, base)
+
+
+def same_model(a: torch.nn.Module, b: torch.nn.Module) -> bool:
+    return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def test_mcu_needs_validation_items() -> None:
+    data = items()
+    del data.val_mask
+    with pytest.raises(UnsupportedMethodError, match="Expected validation items for 'mcu'"):
+        gu.unlearn(perceptron(), data, gu.ForgetItems(count=3), "mcu", TASK)
+
+
+def test_adaptive_penalties() -> None:
+    from gunlearn.connectivity.mcu import _Goal
+
+    goal = object.__new__(_Goal)
+    goal.retain, goal.forget = 0.8, 0.5
+    assert goal.penalty(0.8, 0.5) == 0.0
+    assert goal.penalty(0.8, 0.6) == 0.5
+    assert goal.penalty(0.99, 0.6) == 0.01  # 0.2 above against 0.24
+    goal.forget = 0.0
+    assert goal.penalty(1.0, 0.01) == 0.5
+    assert goal.gap(0.7, 0.2) == pytest.approx(0.15)
+
+
+def test_a_graph_needs_nothing_else() -> None:
+    data = graph()
+    base = gu.train(gnn("sage", data), data, "node_classification", epochs=40).model
+    nodes = data.train_mask.nonzero().view(-1)[:3]
+    runs = [
+        gu.unlearn(base, data, gu.ForgetNodes(nodes), "npo", "node_classification", epochs=5, lr=r)
+        for r in (1e-3, 1e-2)
+    ]
+    found = gu.connect(*runs, points=5)
+    assert found.connected is not None
+    assert found.evaluation.rows[0]["forget_acc"] is not None
