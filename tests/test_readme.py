@@ -18,6 +18,7 @@ README = REPOSITORY / "README.md"
 IMAGES = REPOSITORY / "docs" / "images.md"
 INFLUENCE = REPOSITORY / "docs" / "influence.md"
 LOSSES = REPOSITORY / "docs" / "losses.md"
+CONNECTIVITY = REPOSITORY / "docs" / "connectivity.md"
 DIFFUSION = REPOSITORY / "docs" / "diffusion.md"
 GUIDE = REPOSITORY / "docs" / "methods.md"
 METRICS = REPOSITORY / "docs" / "metrics.md"
@@ -74,6 +75,14 @@ def test_images() -> None:
     gone = names["data"].train_mask & (names["data"].y == 3)
     assert names["result"].num_forget == int(gone.sum())
     assert names["table"].rows[1]["forget_acc"] == 0.0  # a model that never saw the class
+
+
+def test_paths_between_models(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = executed(CONNECTIVITY)
+    assert names["curve"].evaluation.barrier_retain < names["line"].evaluation.barrier_retain
+    assert max(row["forget_acc"] for row in names["kept"].evaluation.rows) < 0.2
+    assert {path.name for path in tmp_path.iterdir()} == {"path.png", "path"}
 
 
 def test_denoisers() -> None:
