@@ -109,7 +109,7 @@ def _merged(model: nn.Module, which: str) -> nn.Module:
     left = [name for name, _ in merged.named_parameters() if ".lora_" in f".{name}"]
     if left:
         raise UnsupportedModelError(f"Expected an adapter that merges into the weights (got '{left[0]}' after merging)")
-    return merged.requires_grad_(True)
+    return merged.requires_grad_(False)  # so that weights move which the adapters change
 
 
 def _check_names(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:

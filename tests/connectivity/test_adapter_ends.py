@@ -32,6 +32,7 @@ def test_the_middle_is_the_mean_of_the_products() -> None:
     first, second = adapted(1), adapted(2)
     before = copy.deepcopy(first.state_dict())
     path = LinearPath(first, second)
+    assert path.moving == ("0.weight",)  # what the adapters change
     found = path.weights(0.5)["0.weight"]
     assert torch.allclose(found, (product(first) + product(second)) / 2, atol=1e-6)
     x = torch.randn(5, 4)

@@ -1,0 +1,84 @@
+"""The same call on language models with adapters, denoisers, data sets of images, and graphs of every task."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+from torch_geometric.data import Batch, Data
+
+import gunlearn as gu
+from gunlearn.connectivity import Connection
+from gunlearn.nn import backbone
+from gunlearn.nn.zoo import MeanPooled
+from gunlearn.seed import isolated_rng
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of models that a few steps hardly train
+
+
+def both_paths(*results: gu.Result, **options: object) -> Connection:
+    """A line, and a curve of a few steps that forgets; the curve."""
+    line = gu.connect(*results, points=3)
+    curve = gu.connect(*results, points=3, path="bezier", steps=5, lr=1e-2, forgetting=0.1, **options)
+    for found in (line, curve):
+        for row in found.evaluation.rows:
+            assert row["loss_retain"] > 0
+            assert row["loss_forget"] > 0
+    ends = [[row["loss_retain"] for row in (c.evaluation.rows[0], c.evaluation.rows[-1])] for c in (line, curve)]
+    assert ends[0] == ends[1]  # the same items, drawn once
+    assert line.evaluation.rows[1]["loss_retain"] != curve.evaluation.rows[1]["loss_retain"]
+    return curve
+
+
+def test_language_models_with_adapters() -> None:
+    peft = pytest.importorskip("peft")
+    facts = pytest.importorskip("tests.llm.facts")
+    with isolated_rng(0):
+        config = peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+        model = peft.get_peft_model(copy.deepcopy(facts.fresh()), config)
+    request, rows = gu.ForgetItems(index=[0, 1, 2]), facts.rows(range(4))
+    found = both_paths(*(gu.unlearn(model, rows, request, m, "causal_lm", steps=2) for m in ("npo", "graddiff")))
+    assert all(name.endswith(("q_proj.weight", "v_proj.weight")) for name in found.path.moving)
+    assert "losses alone" in found.evaluation.notes["figures"]
+
+
+def test_denoisers() -> None:
+    pytest.importorskip("diffusers")
+    from tests.diffusion.test_denoising import FORGET, images, task
+    from tests.tasks.cases import Denoiser
+
+    model = Denoiser()
+    both_paths(*(gu.unlearn(model, images(), FORGET, m, task(), steps=2) for m in ("npo", "graddiff")))
+
+
+def test_data_sets_with_batch_normalisation() -> None:
+    with isolated_rng(0):
+        x, y = torch.randn(40, 4), torch.arange(40) % 3
+        net = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3))
+    data, request = TensorDataset(x, y), gu.ForgetItems(count=6)
+    options = {"epochs": 2, "batch_size": 17}
+    runs = [gu.unlearn(net, data, request, m, gu.ImageClassification(), **options) for m in ("npo", "graddiff")]
+    assert "computed anew" in both_paths(*runs, batch_size=17).evaluation.notes["statistics"]
+
+
+def graph(seed: int) -> Data:
+    edges = torch.randint(8, (2, 12), generator=torch.Generator().manual_seed(seed))
+    x = torch.randn(8, 5, generator=torch.Generator().manual_seed(seed + 50))
+    return Data(x=x, edge_index=torch.cat([edges, edges.flip(0)], 1), y=torch.tensor([seed % 2]))
+
+
+@pytest.mark.parametrize("task", ["node_regression", "node_multilabel", "graph_classification"])
+def test_other_tasks_on_graphs(task: str) -> None:
+    if task == "graph_classification":
+        data = gu.tasks.graph_split(Batch.from_data_list([graph(k) for k in range(20)]), seed=0)
+        with isolated_rng(0):
+            model, request = MeanPooled(backbone("gcn", 5, 8, 2)), gu.ForgetGraphs(count=3)
+    else:
+        one = Batch.from_data_list([graph(k) for k in range(5)])
+        targets = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
+        y = targets if task == "node_regression" else (targets > 0).float()
+        data = gu.node_split(Data(x=one.x, edge_index=one.edge_index, y=y), seed=0)
+        with isolated_rng(0):
+            model, request = backbone("gcn", 5, 8, 2), gu.ForgetNodes(count=3)
+    both_paths(*(gu.unlearn(model, data, request, m, task, epochs=3) for m in ("graddiff", "gradient_ascent")))
