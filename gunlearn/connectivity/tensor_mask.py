@@ -28,7 +28,7 @@ def important_tensors(
 
     Example:
         >>> retain, forget = {"a": 3.0, "b": 1.0, "c": 1.0}, {"a": 9.0, "b": 2.0, "c": 5.0}
-        >>> sorted(important_tensors(retain, forget, {"a": 1, "b": 1, "c": 2}, share=0.5, spared=0.2))
+        >>> sorted(important_tensors(retain, forget, {"a": 1, "b": 1, "c": 2}, share=0.5, spared=0.25))
         ['c']
     """
     total = sum(sizes.values())
@@ -40,7 +40,7 @@ def important_tensors(
         held += sizes[name]
     moving, held = set(), 0
     for name in sorted((n for n in forget if n not in aside), key=lambda n: -forget[n]):
-        if held >= int(total * share):
+        if held >= max(1, int(total * share)):
             break
         moving.add(name)
         held += sizes[name]

@@ -7,7 +7,7 @@ import torch
 
 import gunlearn as gu
 from gunlearn.connectivity import BezierPath, Dial, LinearPath, PartLosses, WeightPath, connect, load_path, save_path
-from gunlearn.errors import CheckpointError, InvalidInputError, InvalidTypeError, UnsupportedMethodError
+from gunlearn.errors import CheckpointError, InvalidInputError, InvalidTypeError
 from tests.connectivity.cases import gnn, graph, items, perceptron, trained
 
 TASK = gu.ImageClassification()
@@ -159,62 +159,6 @@ def test_statistics_are_stored_and_computed_anew(tmp_path: Path) -> None:
     for t in (0.0, 0.5, 1.0):
         a, b = connection.dial.at(t), dial.at(t)
         assert all(torch.equal(v, b.state_dict()[n]) for n, v in a.state_dict().items())
-
-
-def test_mcu_finds_a_point_that_forgets_and_keeps() -> None:
-    data = items(number=90)
-    base = trained(perceptron(), data)
-    request = gu.ForgetItems(label=1)
-    result = gu.unlearn(base, data, request, "mcu", TASK, epochs=60, pre_options={"epochs": 30, "lr": 0.02})
-    spectrum, wanted = result.notes["spectrum"], result.notes["wanted"]
-    assert wanted["forget_acc"] == 0  # nothing stays of the class
-    assert len(spectrum) == 6
-
-    def gap(point: dict) -> float:
-        return sum(abs(point[n] - wanted[n]) for n in wanted)
-
-    chosen = next(point for point in spectrum if point["t"] == result.notes["t"])
-    assert gap(chosen) == min(map(gap, spectrum))
-    mask = data.train_mask & (data.y == 1)
-    hits = float((result.model(data.x[mask]).argmax(1) == 1).float().mean())
-    assert hits == pytest.approx(chosen["forget_acc"])
-    assert hits <= 0.1
-    assert float((base(data.x[mask]).argmax(1) == 1).float().mean()) > 0.8  # control
-
-
-def test_mcu_bends_the_tensors_of_its_mask_alone() -> None:
-    data = items(number=90)
-    base, request = trained(perceptron(), data), gu.ForgetItems(label=1)
-    ends = {"pre_method": "graddiff", "pre_options": {"epochs": 5, "lr": 0.02}, "low": 0.5, "points": 1}
-    pre = gu.unlearn(base, data, request, "graddiff", TASK, epochs=5, lr=0.02).model
-    # `points=1` returns t = 1, which no mask changes.
-    assert same_model(gu.unlearn(base, data, request, "mcu", TASK, epochs=3, **ends).model, pre)
-    held = gu.unlearn(base, data, request, "mcu", TASK, epochs=20, **{**ends, "points": 2, "share": 0.2}).model
-    assert not same_model(held, base)
-
-
-def same_model(a: torch.nn.Module, b: torch.nn.Module) -> bool:
-    return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
-
-
-def test_mcu_needs_validation_items() -> None:
-    data = items()
-    del data.val_mask
-    with pytest.raises(UnsupportedMethodError, match="Expected validation items for 'mcu'"):
-        gu.unlearn(perceptron(), data, gu.ForgetItems(count=3), "mcu", TASK)
-
-
-def test_adaptive_penalties() -> None:
-    from gunlearn.connectivity.mcu import _Goal
-
-    goal = object.__new__(_Goal)
-    goal.retain, goal.forget = 0.8, 0.5
-    assert goal.penalty(0.8, 0.5) == 0.0
-    assert goal.penalty(0.8, 0.6) == 0.5
-    assert goal.penalty(0.99, 0.6) == 0.01  # 0.2 above against 0.24
-    goal.forget = 0.0
-    assert goal.penalty(1.0, 0.01) == 0.5
-    assert goal.gap(0.7, 0.2) == pytest.approx(0.15)
 
 
 def test_a_graph_needs_nothing_else() -> None:
