@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import nn
@@ -13,6 +13,8 @@ from gunlearn.connectivity.path_evaluation import GRID_POINTS, evaluate_path
 from gunlearn.connectivity.weight_paths import WeightPath
 from gunlearn.core.checks import check_integer, check_number
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
+from gunlearn.metrics.base import Figure
+from gunlearn.metrics.problem import evaluator
 from gunlearn.tasks.base import Task
 
 
@@ -25,10 +27,20 @@ class Dial:
         partition: what was forgotten; models are chosen by what stays. `None` where nothing was: then `data` is given.
         data: training data, where there is no partition.
         seed: of drawn pairs, for the loss of links.
+        original: the model before unlearning, for figures that compare with it; by default the path's first one.
     """
 
-    def __init__(self, path: WeightPath, task: Task, partition: Any, data: Any = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        path: WeightPath,
+        task: Task,
+        partition: Any,
+        data: Any = None,
+        seed: int = 0,
+        original: nn.Module | None = None,
+    ) -> None:
         self.path, self.task, self.partition, self.data, self.seed = path, task, partition, data, seed
+        self.original = original
         self.losses = PartLosses(task, partition, task.adopt(copy.deepcopy(path.template)), data, seed)
 
     def at(self, t: float) -> nn.Module:
@@ -38,6 +50,20 @@ class Dial:
     def mean(self, low: float = 0.0, high: float = 1.0, points: int = 21) -> nn.Module:
         """Return a new model with the mean of the weights along a part of the path (see `WeightPath.mean`)."""
         return self.path.model_at(self.path.mean(low, high, points), self.losses.recompute)
+
+    def figures(
+        self, model: nn.Module, metrics: Iterable[str | Figure] = (), references: Sequence[nn.Module] = ()
+    ) -> dict[str, float | None]:
+        """Return losses and figures of one of the dial's models, as in a row of an evaluation.
+
+        `metrics=["relearn_steps"]` says how fast it learns again what was forgotten, beside retrained `references`.
+        """
+        found = {f"loss_{name}": value for name, value in self.losses.losses(model).items()}
+        if self.partition is None:
+            return found
+        judge = evaluator(self.task, self.partition, references, self.seed, metrics)
+        judge.original = self.path.model_at(0) if self.original is None else self.original
+        return {**found, **judge.row(model)}
 
     def choose(self, slack: float = 0.05, points: int = GRID_POINTS, references: Sequence[nn.Module] = ()) -> float:
         """Return the point farthest from the first model that keeps what the first model knows.

@@ -35,6 +35,8 @@ class Connection:
         evaluation: see `PathEvaluation`.
         task, partition: what the models predict, and what was forgotten (`None` where nothing was).
         history: one record for each step of the curve; empty for a straight line.
+        original: the model before unlearning, where it is known.
+        data: training data, where nothing was forgotten.
     """
 
     path: WeightPath
@@ -42,11 +44,13 @@ class Connection:
     task: Task
     partition: Any
     history: list[dict[str, float]] = field(default_factory=list)
+    original: nn.Module | None = None
+    data: Any = None
 
     @property
     def dial(self) -> Dial:
         """Return the path as a dial, from the first model to the second."""
-        return Dial(self.path, self.task, self.partition)
+        return Dial(self.path, self.task, self.partition, self.data, original=self.original)
 
     @property
     def connected(self) -> bool | None:
@@ -183,7 +187,7 @@ def connect(
         seed=seed,
     )
     found.notes |= notes
-    return Connection(made, found, task, partition, history)
+    return Connection(made, found, task, partition, history, original, data if partition is None else None)
 
 
 def _settings(path: str, curve: dict[str, Any], objective: Any, start: str, num_bends: int) -> CurveSettings | None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours for colour-blind readers.
 _COLOURS = {"retain": "#0072B2", "forget": "#D55E00", "val": "#56B4E9", "test": "#009E73", "mia": "#CC79A7"}
-_WORDS = {"retain": "retained", "forget": "forgotten", "val": "validation", "test": "test", "mia": "attack"}
+_WORDS = {"retain": "retained", "forget": "forgotten", "val": "validation", "test": "test", "mia": "attack (AUC)"}
 _SHARES = (("forget_acc", "retain_acc", "test_acc", "mia_auc"), ("forget_auc", "retain_auc", "mia_auc"))
 
 
@@ -23,17 +23,19 @@ def draw_path(evaluation: PathEvaluation, path: str | Path) -> Path:
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context({"svg.hashsalt": "gunlearn", "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(6.4, 6.0), layout="constrained")
+        figure = Figure(figsize=(7.2, 6.0), layout="constrained")
         above, below = figure.subplots(2, 1, sharex=True)
         _lines(above, evaluation, ("loss_retain", "loss_forget", "loss_val"))
         above.set_yscale("symlog", linthresh=0.1)
+        above.set_ylim(bottom=0)
         above.set_ylabel("loss (nats)")
         shares = next((names for names in _SHARES if _known(evaluation, names[0])), ())
         _lines(below, evaluation, shares)
         below.set_ylim(-0.03, 1.03)
         below.set_ylabel("AUC" if "retain_auc" in shares else "accuracy")
         below.set_xlabel("t: from the first model (0) to the second (1)")
-        figure.suptitle(evaluation.verdict, fontsize=9, wrap=True)
+        _legend(figure, above, below)
+        figure.suptitle(evaluation.verdict.replace("; ", "\n").replace("), ", ")\n"), fontsize=9)
         out = Path(path)
         kind = out.suffix.removeprefix(".") or "png"
         return replace_file(out, partial(_write, figure, kind))
@@ -56,10 +58,19 @@ def _lines(axes: Any, evaluation: PathEvaluation, names: tuple[str, ...]) -> Non
         part = name.removeprefix("loss_").partition("_")[0]
         values = [float("nan") if value is None else value for value in evaluation.column(name)]
         axes.plot(evaluation.ts, values, color=_COLOURS[part], label=_WORDS[part], marker=".", markersize=4)
-        for k, row in enumerate(evaluation.references):
+        for row in evaluation.references:
             if row.get(name) is not None:
-                told = f"{_WORDS[part]}, retrained" if k == 0 else None
-                axes.axhline(row[name], color=_COLOURS[part], linestyle="--", linewidth=0.8, label=told)
-    if axes.get_lines():
-        axes.legend(fontsize=8, frameon=False)
+                axes.axhline(row[name], color=_COLOURS[part], linestyle="--", linewidth=0.8, label="retrained models")
     axes.grid(color="#E6E6E6", linewidth=0.7)
+
+
+def _legend(figure: Any, *panels: Any) -> None:
+    """Put one legend for all panels to their right, each entry once."""
+    found: dict[str, Any] = {}
+    for axes in panels:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    dashed = found.pop("retrained models", None)
+    if dashed is not None:  # at the end
+        found["retrained models"] = dashed
+    figure.legend(found.values(), found.keys(), loc="outside right upper", fontsize=8, frameon=False)

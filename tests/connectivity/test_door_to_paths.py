@@ -115,6 +115,10 @@ def test_a_dial_keeps_what_stays(results) -> None:
     assert dial.choose(100.0, points=21) == 1.0  # control: what is forgotten has no say
     nearest = dial.choose(100.0, points=5, references=retrained)
     assert nearest in (0.0, 0.25, 0.5, 0.75, 1.0)
+    gone, there = (dial.figures(model, ["relearn_steps"], retrained) for model in (one.model, one.original))
+    assert gone["forget_acc"] < there["forget_acc"]
+    assert gone["relearn_steps"] > there["relearn_steps"]
+    assert gone["loss_retain"] == pytest.approx(table[1.0]["retain"])
     mean = dial.mean(0.5, 1.0, 3)
     weights = [dial.at(t).state_dict()["0.weight"] for t in (0.5, 0.75, 1.0)]
     assert torch.allclose(mean.state_dict()["0.weight"], torch.stack(weights).mean(0), atol=1e-6)

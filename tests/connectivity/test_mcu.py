@@ -1,10 +1,12 @@
 """MCU: its mask, its penalty, and the point that it returns."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 import gunlearn as gu
-from gunlearn.connectivity import PartLosses
+from gunlearn.connectivity import MCU, BezierPath, CurveSettings, PartLosses, find_curve
 from gunlearn.connectivity.mcu import _Goal
 from gunlearn.connectivity.tensor_mask import important_tensors, tensor_importance
 from gunlearn.errors import UnsupportedMethodError
@@ -34,15 +36,29 @@ def test_mcu_finds_a_point_that_forgets_and_keeps() -> None:
     assert float((base(data.x[mask]).argmax(1) == 1).float().mean()) > 0.8  # control
 
 
-def test_mcu_bends_the_tensors_of_its_mask_alone() -> None:
+def test_the_curve_bends_the_tensors_of_the_mask_alone() -> None:
     data = items(number=90)
     base, request = trained(perceptron(), data), gu.ForgetItems(label=1)
-    ends = {"pre_method": "graddiff", "pre_options": {"epochs": 5, "lr": 0.02}, "low": 0.5, "points": 1}
     pre = gu.unlearn(base, data, request, "graddiff", TASK, epochs=5, lr=0.02).model
-    # `points=1` returns t = 1, which no mask changes.
-    assert same_model(gu.unlearn(base, data, request, "mcu", TASK, epochs=3, **ends).model, pre)
-    held = gu.unlearn(base, data, request, "mcu", TASK, epochs=20, **{**ends, "points": 2, "share": 0.2}).model
-    assert not same_model(held, base)
+    partition = request.resolve(data)
+    for share, some in ((0.2, True), (1.0, False)):
+        path = BezierPath(base, pre)
+        before = {name: bend.detach().clone() for name, bend in path.bent()}
+        problem = SimpleNamespace(model=base, task=TASK)
+        held = MCU(share=share, spared=0.0)._mask(problem, PartLosses(TASK, partition, base), path)
+        find_curve(path, TASK, partition, settings=CurveSettings(steps=5), held=held)
+        stay = [name for name, bend in path.bent() if torch.equal(bend, before[name])]
+        assert bool(stay) == some
+        assert len(stay) < len(before)
+
+
+def test_the_second_end_is_the_other_method_s_model() -> None:
+    data = items(number=90)
+    base, request = trained(perceptron(), data), gu.ForgetItems(label=1)
+    pre = gu.unlearn(base, data, request, "graddiff", TASK, epochs=5, lr=0.02, seed=3).model
+    options = {"pre_method": "graddiff", "pre_options": {"epochs": 5, "lr": 0.02}, "points": 1, "seed": 3}
+    assert same_model(gu.unlearn(base, data, request, "mcu", TASK, epochs=3, **options).model, pre)  # t = 1
+    assert not same_model(pre, base)  # control
 
 
 def same_model(a: torch.nn.Module, b: torch.nn.Module) -> bool:
