@@ -24,6 +24,7 @@ from experiments.graph_methods.heads import table as heads
 from experiments.image_memory.__main__ import table as image_memory
 from experiments.inpo_edges.__main__ import ablation_table
 from experiments.llm_speed.__main__ import table as llm_speed
+from experiments.mode_connectivity import basins
 from experiments.nearest.__main__ import counts
 from experiments.nearest.__main__ import table as nearest_table
 from experiments.nearest.hard import table as hard
@@ -54,6 +55,11 @@ def inpo_edges() -> dict[str, str]:
     return {**compared(results), "ablation": ablation_table(results["ablation"])}
 
 
+def mode_connectivity() -> dict[str, str]:
+    rows = read("mode_connectivity", "basins")
+    return {"basins": basins.table(rows), "speed_of_paths": basins.speed_table(rows)}
+
+
 def nearest() -> dict[str, str]:
     rows = read("nearest")
     found = {"counts": counts(rows), "nearest": nearest_table(rows), "hard": hard(read("nearest", "hard"))}
@@ -77,6 +83,7 @@ def tables() -> dict[Path, dict[str, str]]:
         "image_memory": {"image_memory": image_memory(read("image_memory"))},
         "inpo_edges": inpo_edges(),
         "llm_speed": {"llm_speed": llm_speed(read("llm_speed"))},
+        "mode_connectivity": mode_connectivity(),
         "nearest": nearest(),
         "paper_modes": paper_modes(read("paper_modes")),
         "removal_influence": {"speed": speed, "quality": quality},

@@ -146,7 +146,7 @@ def connect(
     read = data if partition is None else partition.retain_data
     for model in ends:
         trial = trial_pass(model, read, task)
-    if partition is None:
+    if not any(getattr(end, "task", None) is task for end in (first, second)):  # that of a result is fitted
         task = task.fitted(trial.outputs, read)
     notes = {"alignment": "none: the units of the second model are in the order in which it came"}
     if align is not None:

@@ -16,7 +16,7 @@ from gunlearn.connectivity.path_ends import module_of
 from gunlearn.connectivity.weight_paths import WEIGHT_PATHS, WeightPath, make_path
 from gunlearn.core.atomic import checksum, write_files
 from gunlearn.core.behaviour import differences, settings_of
-from gunlearn.errors import CheckpointError, GunlearnError
+from gunlearn.errors import CheckpointError, GunlearnError, UnsupportedModelError
 
 _RECORD, _WEIGHTS = "path.json", "path.safetensors"
 
@@ -28,8 +28,15 @@ def save_path(path: WeightPath, directory: str | Path) -> Path:
 
     Raises:
         OutputError: the folder cannot be written.
+        UnsupportedModelError: deletion operators, whose node ids everybody could read; save the results instead.
     """
     directory = Path(directory)
+    operators = [name for name in path.ends.weights[0] if ".deletions." in f".{name}"]
+    if operators:
+        raise UnsupportedModelError(
+            f"Expected a path without deletion operators to store, since their node ids tell what was forgotten (got "
+            f"'{operators[0]}'); save the results at its ends instead"
+        )
     tensors: dict[str, Tensor] = {}
     for k in range(path.num_bends + 2):
         tensors |= {f"{k}:{name}": value for name, value in path.point(k).items()}

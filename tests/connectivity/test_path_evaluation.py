@@ -129,6 +129,7 @@ def test_without_a_request_there_are_losses_alone() -> None:
     assert found.evaluation.barrier_forget is None
     assert found.evaluation.barrier_retain is not None
     assert "forget_acc" not in found.evaluation.rows[0]
+    assert found.dial.choose(100.0, points=3) == 1.0
 
 
 def test_files_tables_and_pictures(problem, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from gunlearn.connectivity import (
     PolygonalChain,
     find_curve,
     make_path,
+    save_path,
 )
 from gunlearn.connectivity.weight_paths import arc_lengths
 from gunlearn.errors import DivergenceError, InvalidInputError, InvalidTypeError, UnsupportedModelError
@@ -270,7 +272,7 @@ def operated(model: nn.Module, data: object, nodes: list[int]) -> nn.Module:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_operators_at_both_ends_or_at_neither() -> None:
+def test_operators_at_both_ends_or_at_neither(tmp_path: Path) -> None:
     data = graph()
     base = gu.train(gnn("gcn", data), data, "node_classification", epochs=20).model
     train = data.train_mask.nonzero().view(-1)[:4].tolist()
@@ -284,6 +286,9 @@ def test_operators_at_both_ends_or_at_neither() -> None:
         for name, parameter in again.named_parameters():
             if "deletions" in name:
                 parameter.mul_(3)
+    with pytest.raises(UnsupportedModelError, match="node ids tell what was forgotten"):
+        save_path(LinearPath(first, again), tmp_path / "path")
+    assert not list(tmp_path.iterdir())
     middle = LinearPath(first, again).model_at(0.5)
     one, two, between = (dict(m.named_parameters()) for m in (first, again, middle))
     assert all(torch.allclose(between[n], (one[n] + two[n]) / 2, atol=1e-6) for n in between)
