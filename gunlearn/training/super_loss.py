@@ -13,7 +13,7 @@ from scipy.special import lambertw
 from torch import Tensor
 
 from gunlearn.core.checks import check_number
-from gunlearn.errors import InvalidTypeError
+from gunlearn.errors import InvalidInputError, InvalidTypeError
 from gunlearn.losses import NLL, Loss, Objective, Prediction, as_objective
 from gunlearn.losses.base import POSITIVE, checked
 from gunlearn.training.callbacks import StatefulCallback, TrainControl, TrainState
@@ -67,8 +67,8 @@ class SuperLoss(Loss):
 
     As in Cheng and Amiri's "Understanding Machine Unlearning Through the Lens of Mode Connectivity"
     (arXiv 2504.06407) the used value is :math:`\sigma_i l_i`, without the term :math:`\lambda \log^2 \sigma_i`, and
-    :math:`\tau` is the mean of all losses so far. A run begins with an empty mean; losses that are evaluated without
-    gradients do not enter it.
+    :math:`\tau` is the mean of all losses so far. A run of the package's own loop begins with an empty mean (in a
+    Trainer of transformers it goes on); losses that are evaluated without gradients do not enter it.
 
     Args:
         loss: the loss; `on` and `reduction` are taken from it.
@@ -89,12 +89,17 @@ class SuperLoss(Loss):
     strength: float = 10.0
     threshold: float | None = None
     seen: RunningMean = field(default_factory=RunningMean, compare=False)
+    on: str = field(default="", kw_only=True)
+    reduction: str = field(default="", kw_only=True)
 
     def __post_init__(self) -> None:
         if not isinstance(self.loss, Loss):
             raise InvalidTypeError(f"Expected a Loss to weigh (got {type(self.loss).__name__})")
         for name in ("on", "reduction"):
-            object.__setattr__(self, name, getattr(self.loss, name))
+            own, given = getattr(self.loss, name), getattr(self, name)
+            if given not in ("", own):
+                raise InvalidInputError(f"Expected '{name}' to be that of the loss, {own!r} (got {given!r})")
+            object.__setattr__(self, name, own)
         object.__setattr__(self, "needs_reference", self.loss.needs_reference)
         super().__post_init__()
         if self.threshold is not None:

@@ -91,4 +91,7 @@ def test_what_cannot_be_weighed_is_refused() -> None:
         SuperLoss("nll")
     with pytest.raises(InvalidInputError, match="strength"):
         SuperLoss(NLL(), strength=0)
+    for wrong in ({"on": "forget"}, {"reduction": "sum"}):
+        with pytest.raises(InvalidInputError, match="that of the loss"):
+            SuperLoss(NLL(on="retain"), **wrong)
     assert "super_npo(forget)" in with_curriculum(NPO()).labels
