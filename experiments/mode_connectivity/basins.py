@@ -97,7 +97,7 @@ def graph_problem(name: str, seed: int, args: Args, epochs: int = 200) -> Models
     other = graph_model(data, partition.retain_data, 100 + seed, epochs)
     problem = {"data": data, "request": partition, "task": NODES, "points": 11}
     steps = 20 if args.smoke else 600
-    return Models(base, unlearned, other, problem, {"steps": steps, "lr": 1e-2}, {"steps": min(steps, 150), "lr": 1e-3})
+    return Models(base, unlearned, other, problem, {"steps": steps, "lr": 1e-2}, {"steps": min(steps, 300), "lr": 1e-3})
 
 
 def pairs(models: Models) -> Iterator[tuple[str, Any, Any, dict[str, Any]]]:
