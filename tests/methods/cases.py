@@ -341,6 +341,7 @@ def nudge(module: nn.Module) -> None:
 
 
 def registered_specs() -> set[str]:
-    """Every method and variant but those of language models alone, whose rows stand in tests/llm."""
-    here = {name: cls for name, cls in METHODS.items() if cls.__module__.startswith("gunlearn.methods.")}
+    """Every method and variant but those of language models and of denoisers alone, whose rows stand elsewhere."""
+    rooms = ("gunlearn.methods.", "gunlearn.connectivity.")
+    here = {name: cls for name, cls in METHODS.items() if cls.__module__.startswith(rooms)}
     return {f"{name}:{variant}" for name, cls in here.items() for variant in cls.variants}
