@@ -156,6 +156,7 @@ def connect(
     if start == "original" and original is None:
         raise InvalidInputError("Expected 'original', the model before unlearning, for start='original' (got None)")
     made = make_path(path, *ends, num_bends, original if start == "original" else start)
+    task.adopt(made.template)  # what its layers cached of other data goes
     history = []
     if settings is not None:
         state = find_curve(

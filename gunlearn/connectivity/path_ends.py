@@ -68,11 +68,11 @@ def path_ends(first: Any, second: Any) -> PathEnds:
 
 
 def module_of(end: Any) -> nn.Module:
-    """Return the module itself, or that of a result; InvalidTypeError for anything else."""
+    """Return the module itself, uncompiled, or that of a result; InvalidTypeError for anything else."""
     model = getattr(end, "model", None) if not isinstance(end, nn.Module) else end
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(f"Expected modules or results as ends of a path (got {type(end).__name__})")
-    return model
+    return getattr(model, "_orig_mod", model)  # the wrapper of torch.compile
 
 
 def _checked(end: Any, which: str) -> nn.Module:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch_geometric.nn.models import GCN as PyGCN
 
 import gunlearn as gu
 from gunlearn.connectivity import BezierPath, Dial, LinearPath, PartLosses, WeightPath, connect, load_path, save_path
@@ -163,6 +164,21 @@ def test_statistics_are_stored_and_computed_anew(tmp_path: Path) -> None:
     for t in (0.0, 0.5, 1.0):
         a, b = connection.dial.at(t), dial.at(t)
         assert all(torch.equal(v, b.state_dict()[n]) for n, v in a.state_dict().items())
+
+
+def test_caches_of_layers_do_not_follow_the_path() -> None:
+    data = graph()
+    models = [PyGCN(data.num_features, 8, 2, 2, cached=True) for _ in range(2)]
+    for model in models:
+        model.eval()(data.x, data.edge_index)
+    caches = [layer._cached_edge_index for layer in models[0].modules() if hasattr(layer, "_cached_edge_index")]
+    assert any(cache is not None for cache in caches)  # control
+    request = gu.ForgetNodes(data.train_mask.nonzero().view(-1)[:3])
+    found = gu.connect(*models, data, request, "node_classification", points=3)
+    kept = found.path.model_at(0.0)
+    assert not any(getattr(layer, "_cached_edge_index", None) is not None for layer in kept.modules())
+    assert not any(getattr(layer, "_cached_adj_t", None) is not None for layer in kept.modules())
+    assert any(getattr(layer, "cached", False) for layer in models[0].modules())  # the caller's own stays
 
 
 def test_a_graph_needs_nothing_else() -> None:

@@ -152,6 +152,13 @@ def test_tied_weights_count_once() -> None:
         LinearPath(first, untied)
 
 
+@pytest.mark.filterwarnings("ignore")  # of torch's compiler
+def test_compiled_models_are_those_that_they_wrap() -> None:
+    first, second = perceptron(0), perceptron(1)
+    path = LinearPath(torch.compile(first), second)
+    assert set(path.weights(0.5)) == set(dict(first.named_parameters()))
+
+
 def test_frozen_weights_that_agree_stay() -> None:
     first = perceptron(0)
     second = copy.deepcopy(first)
