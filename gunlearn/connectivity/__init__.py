@@ -5,12 +5,15 @@ from gunlearn.core.lazy import lazy
 _HERE = "gunlearn.connectivity"
 _HOMES = {
     f"{_HERE}.path_ends": ("PathEnds", "path_ends"),
-    f"{_HERE}.weight_paths": ("WEIGHT_PATHS", "BezierPath", "LinearPath", "PolygonalChain", "WeightPath", "make_path"),
+    f"{_HERE}.weight_paths": ("WeightPath",),
+    f"{_HERE}.path_families": ("WEIGHT_PATHS", "BezierPath", "LinearPath", "PolygonalChain", "make_path"),
     f"{_HERE}.part_losses": ("PartLosses",),
     f"{_HERE}.barriers": ("barrier", "path_summary"),
-    f"{_HERE}.path_evaluation": ("PathEvaluation", "evaluate_path"),
+    f"{_HERE}.path_evaluation": ("PathEvaluation",),
+    f"{_HERE}.along_path": ("evaluate_path",),
+    f"{_HERE}.connection": ("Connection",),
     f"{_HERE}.dial": ("Dial",),
-    f"{_HERE}.door_to_paths": ("Connection", "connect"),
+    f"{_HERE}.door_to_paths": ("connect",),
     f"{_HERE}.mcu": ("MCU",),
     f"{_HERE}.stored_paths": ("load_path", "save_path"),
     f"{_HERE}.curve_finding": ("DRAWS", "CurveSettings", "find_curve"),

@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import nn
 
+from gunlearn.connectivity.along_path import evaluate_path
 from gunlearn.connectivity.part_losses import PartLosses
-from gunlearn.connectivity.path_evaluation import GRID_POINTS, evaluate_path
+from gunlearn.connectivity.path_evaluation import GRID_POINTS
 from gunlearn.connectivity.weight_paths import WeightPath
 from gunlearn.core.checks import check_integer, check_number
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError

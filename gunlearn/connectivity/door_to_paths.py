@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from gunlearn.connectivity.along_path import evaluate_path
+from gunlearn.connectivity.connection import Connection
 from gunlearn.connectivity.curve_finding import CurveSettings, find_curve
-from gunlearn.connectivity.dial import Dial
 from gunlearn.connectivity.path_ends import module_of
-from gunlearn.connectivity.path_evaluation import BOUND, GRID_POINTS, TOLERANCE, PathEvaluation, evaluate_path
-from gunlearn.connectivity.weight_paths import WeightPath, make_path
+from gunlearn.connectivity.path_evaluation import BOUND, GRID_POINTS, TOLERANCE
+from gunlearn.connectivity.path_families import make_path
 from gunlearn.core.checks import check_choice, check_seed
 from gunlearn.errors import InvalidInputError, InvalidTypeError
 from gunlearn.losses import Loss, Objective
@@ -24,49 +24,6 @@ from gunlearn.tasks.named import as_task
 from gunlearn.tasks.trial import trial_pass
 from gunlearn.training.callbacks import Callback
 from gunlearn.training.result import Result
-
-
-@dataclass(eq=False)
-class Connection:
-    """A path between two models, and its figures.
-
-    Attributes:
-        path: see `WeightPath`.
-        evaluation: see `PathEvaluation`.
-        task, partition: what the models predict, and what was forgotten (`None` where nothing was).
-        history: one record for each step of the curve; empty for a straight line.
-        original: the model before unlearning, where it is known.
-        data: training data, where nothing was forgotten.
-    """
-
-    path: WeightPath
-    evaluation: PathEvaluation
-    task: Task
-    partition: Any
-    history: list[dict[str, float]] = field(default_factory=list)
-    original: nn.Module | None = None
-    data: Any = None
-
-    @property
-    def dial(self) -> Dial:
-        """Return the path as a dial, from the first model to the second."""
-        return Dial(self.path, self.task, self.partition, self.data, original=self.original)
-
-    @property
-    def connected(self) -> bool | None:
-        """See `PathEvaluation.connected`."""
-        return self.evaluation.connected
-
-    def table(self) -> str:
-        """Return the table of the evaluation."""
-        return self.evaluation.table()
-
-    def plot(self, path: str | Path) -> Path:
-        """Write the picture of the evaluation."""
-        return self.evaluation.plot(path)
-
-    def __repr__(self) -> str:
-        return f"Connection({self.evaluation.verdict})"
 
 
 @isolated_rng()

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 
+from gunlearn.connectivity.accuracy_goal import AccuracyGoal, AdaptivePenalty
 from gunlearn.connectivity.curve_finding import CurveSettings, find_curve
 from gunlearn.connectivity.part_losses import PartLosses
+from gunlearn.connectivity.path_families import BezierPath
 from gunlearn.connectivity.tensor_mask import important_tensors, tensor_importance
-from gunlearn.connectivity.weight_paths import BezierPath
 from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedMethodError
-from gunlearn.losses import NLL, BoundedAscent, Objective, Prediction
+from gunlearn.losses import NLL, BoundedAscent, Objective
 from gunlearn.methods import METHODS
-from gunlearn.methods.any_task.rewind import labels_of, wrong
 from gunlearn.methods.base import Method, Outcome, Problem, check_interval, check_whole
 from gunlearn.methods.forget_part import no_forget_items
 from gunlearn.tasks.base import Task
 from gunlearn.training.held_weights import HeldWeights
 from gunlearn.training.optimizers import OptimizerSpec, check_optimizer
-
-_PENALTIES = (0.0, 0.01, 0.5)  # of the adaptive rule: forgotten enough, nearly, not yet
 
 
 @dataclass(frozen=True)
@@ -129,7 +126,7 @@ class MCU(Method):
         own = replace(problem, model=copy.deepcopy(problem.model), callbacks=(), checkpoint_dir=None, progress=False)
         before = self._before().run(own)
         path = BezierPath(problem.model, before.model)
-        goal = _Goal(problem, held)
+        goal = AccuracyGoal(problem, held)
         state = find_curve(
             path,
             task,
@@ -139,7 +136,7 @@ class MCU(Method):
             seed=problem.seed,
             callbacks=problem.callbacks,
             held=self._mask(problem, held, path),
-            change=_Penalty(goal, self.beta),
+            change=AdaptivePenalty(goal, self.beta),
             fingerprint=problem.fingerprint,
             progress=problem.progress,
             checkpoint_dir=problem.checkpoint_dir,
@@ -165,59 +162,3 @@ class MCU(Method):
         moving = important_tensors(known[0], known[1], sizes, self.share, self.spared)
         masks = [torch.full_like(bend, name in moving, dtype=torch.bool) for name, bend in path.bent()]
         return HeldWeights([bend for _, bend in path.bent()], masks)
-
-
-class _Goal:
-    """The accuracies that an unlearned model should have, from the original one: on retained and on forgotten items."""
-
-    def __init__(self, problem: Problem, held: PartLosses) -> None:
-        self.held, original = held, problem.reference
-        hits, labels = {}, {}
-        for name in ("retain", "forget", "val"):
-            hits[name], labels[name] = held.each(original, name, _hits), _labels(held, name)
-        stays = torch.isin(labels["forget"], labels["retain"].unique())
-        alike = torch.isin(labels["val"], labels["forget"][stays].unique())
-        unseen = float(hits["val"][alike].double().mean()) if bool(alike.any()) else 0.0
-        self.retain = float(hits["retain"].double().mean())
-        self.forget = float(stays.double().mean()) * unseen
-
-    def accuracies(self, model: Any) -> tuple[float, float]:
-        """Return a model's accuracy on retained and on forgotten items."""
-        retain, forget = (float(self.held.each(model, name, _hits).double().mean()) for name in ("retain", "forget"))
-        return retain, forget
-
-    def gap(self, retain: float, forget: float) -> float:
-        """Return the mean distance of both accuracies from where they should be."""
-        return (abs(retain - self.retain) + abs(forget - self.forget)) / 2
-
-    def penalty(self, retain: float, forget: float) -> float:
-        """Return the adaptive weight of the penalty for a step's accuracies."""
-        if forget <= self.forget:
-            return _PENALTIES[0]
-        nearer = self.forget > 0 and (forget - self.forget) / self.forget < (retain - self.retain) / (self.retain or 1)
-        return _PENALTIES[1] if nearer else _PENALTIES[2]
-
-
-@dataclass(eq=False)
-class _Penalty:
-    """Weighs the forgotten items of a step."""
-
-    goal: _Goal
-    beta: float | None
-
-    def __call__(self, predictions: dict[str, Prediction], rows: Callable[[Tensor], Tensor]) -> dict[str, Prediction]:
-        retain, forget = (float((~wrong(predictions[name])).double().mean()) for name in ("retain", "forget"))
-        beta = self.goal.penalty(retain, forget) if self.beta is None else self.beta
-        own = predictions["forget"]
-        weight = torch.full_like(own.log_prob.detach(), beta)
-        return {**predictions, "forget": own.replace(weight=weight if own.weight is None else weight * own.weight)}
-
-
-def _hits(prediction: Prediction) -> Tensor:
-    return ~wrong(prediction)
-
-
-def _labels(held: PartLosses, name: str) -> Tensor:
-    """Return the labels of the items of a part `[num_items]`."""
-    pieces = held.held[name][1]
-    return torch.cat([labels_of(items).cpu() for items in pieces])

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from gunlearn.connectivity.barriers import barrier, path_summary
-from gunlearn.connectivity.part_losses import PARTS, PartLosses
+from gunlearn.connectivity.part_losses import PARTS
 from gunlearn.connectivity.path_picture import draw_path
-from gunlearn.connectivity.weight_paths import WeightPath, arc_lengths
 from gunlearn.core.atomic import write_file
-from gunlearn.core.checks import check_integer, check_number
-from gunlearn.errors import CheckpointError, DivergenceError, InvalidInputError, UnsupportedMethodError
-from gunlearn.metrics.base import Figure
-from gunlearn.metrics.problem import evaluator
-from gunlearn.tasks.base import Task
+from gunlearn.errors import CheckpointError
 
 #: Default number of points; in nats: how large a barrier of connected models may be, and what is no memory any more.
 GRID_POINTS, TOLERANCE, BOUND = 31, 0.1, 8.0
@@ -149,89 +140,6 @@ class PathEvaluation:
             return cls(**{name: saved[name] for name in cls.__dataclass_fields__} | {"bound_forget": bound})
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise CheckpointError(f"Expected a saved evaluation of a path in {path} (got: {error})") from error
-
-
-def evaluate_path(
-    path: WeightPath,
-    task: Task,
-    partition: Any,
-    *,
-    points: int | Sequence[float] = GRID_POINTS,
-    references: Sequence[nn.Module] = (),
-    metrics: Iterable[str | Figure] = (),
-    tolerance_retain: float = TOLERANCE,
-    tolerance_forget: float = TOLERANCE,
-    bound_forget: float = BOUND,
-    original: nn.Module | None = None,
-    data: Any = None,
-    seed: int = 0,
-) -> PathEvaluation:
-    """Evaluate the models on a path: losses, and the figures that `gunlearn.evaluate` computes.
-
-    Models between the ends with batch normalisation have statistics of the retained items, computed anew at each point.
-
-    Args:
-        path: see `WeightPath`.
-        task: what the models predict.
-        partition: what was forgotten; `None` where nothing was: then there are losses, but no figures.
-        points: number of equally spaced points (at least 2), or the points themselves, ascending.
-        references: models that were trained without the forgotten items.
-        metrics: further figures, see `gunlearn.evaluate`.
-        tolerance_retain: how large the barrier of connected models may be, in nats.
-        tolerance_forget: the same of the forgotten items.
-        bound_forget: where their loss stops to count, in nats.
-        original: the model before unlearning, for figures that compare with it.
-        data: training data, where there is no partition.
-        seed: of figures that draw, and of drawn pairs.
-
-    Raises:
-        DivergenceError: NaN or infinity on the path.
-    """
-    ts = _grid(points)
-    for name, value in (("tolerance_retain", tolerance_retain), ("tolerance_forget", tolerance_forget)):
-        check_number(name, value, minimum=0.0)
-    if not bound_forget > 0:  # NaN as well
-        raise InvalidInputError(f"Expected 'bound_forget' > 0 (got {bound_forget!r})")
-    model = task.adopt(copy.deepcopy(path.template))
-    losses = PartLosses(task, partition, model, data, seed)
-    notes: dict[str, str] = {}
-    judge = None
-    try:
-        judge = None if partition is None else evaluator(task, partition, references, seed, metrics)
-    except UnsupportedMethodError as error:
-        notes["figures"] = f"losses alone: {error}"
-    if judge is not None:
-        judge.original = original
-    if path.ends.statistics:
-        notes["statistics"] = "of batch normalisation: those of the models at the ends, computed anew between them"
-
-    def row(which: nn.Module) -> dict[str, float | None]:
-        found: dict[str, float | None] = {f"loss_{part}": v for part, v in losses.losses(which).items()}
-        for name, value in found.items():
-            if value is not None and not math.isfinite(value):
-                raise DivergenceError(f"Expected finite losses on the path (got {value} in '{name}')")
-        return {**found, **({} if judge is None else judge.view(which).figures())}
-
-    rows = []
-    for t, arc in zip(ts, arc_lengths(path, ts), strict=True):
-        path.put(model, t, losses.recompute).eval()
-        rows.append({"t": t, "arc": arc, **row(model)})
-    return PathEvaluation(
-        path.name, rows, [row(one) for one in references], tolerance_retain, tolerance_forget, bound_forget, notes
-    )
-
-
-def _grid(points: int | Sequence[float]) -> list[float]:
-    """Return the points to evaluate."""
-    if isinstance(points, Sequence):
-        for t in points:
-            check_number("points", t, minimum=0.0)
-        ts = [float(t) for t in points]
-        if len(ts) < 2 or ts[0] != 0 or ts[-1] != 1 or any(a >= b for a, b in pairwise(ts)):
-            raise InvalidInputError(f"Expected ascending points from 0 to 1 (got {list(points)[:5]})")
-        return ts
-    check_integer("points", points, minimum=2)
-    return [k / (points - 1) for k in range(points)]
 
 
 def _cell(value: Any) -> str:

@@ -13,7 +13,8 @@ from safetensors.torch import save as as_bytes
 from torch import Tensor, nn
 
 from gunlearn.connectivity.path_ends import module_of
-from gunlearn.connectivity.weight_paths import WEIGHT_PATHS, WeightPath, make_path
+from gunlearn.connectivity.path_families import WEIGHT_PATHS, make_path
+from gunlearn.connectivity.weight_paths import WeightPath
 from gunlearn.core.atomic import checksum, write_files
 from gunlearn.core.behaviour import differences, settings_of
 from gunlearn.errors import CheckpointError, GunlearnError, UnsupportedModelError

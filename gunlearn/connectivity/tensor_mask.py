@@ -14,7 +14,7 @@ from gunlearn.tasks.base import Task
 def important_tensors(
     retain: Mapping[str, float], forget: Mapping[str, float], sizes: Mapping[str, int], share: float, spared: float
 ) -> set[str]:
-    """Return the names of the tensors that move, by their importance (Shi and Wang, arXiv 2505.10859, section 4.2).
+    """Return the names of the tensors that move, by their importance (Shi and Wang, arXiv 2505.10859).
 
     Tensors are set aside in order of their importance to the retained items until they hold `spared` of all numbers; of
     the others, those that matter most to the forgotten items move, until they hold `share`.

@@ -7,7 +7,7 @@ import torch
 
 import gunlearn as gu
 from gunlearn.connectivity import MCU, BezierPath, CurveSettings, PartLosses, find_curve
-from gunlearn.connectivity.mcu import _Goal
+from gunlearn.connectivity.accuracy_goal import AccuracyGoal
 from gunlearn.connectivity.tensor_mask import important_tensors, tensor_importance
 from gunlearn.errors import UnsupportedMethodError
 from tests.connectivity.cases import items, perceptron, trained
@@ -73,7 +73,7 @@ def test_mcu_needs_validation_items() -> None:
 
 
 def test_adaptive_penalties() -> None:
-    goal = object.__new__(_Goal)
+    goal = object.__new__(AccuracyGoal)
     goal.retain, goal.forget = 0.8, 0.5
     assert goal.penalty(0.8, 0.5) == 0.0
     assert goal.penalty(0.8, 0.6) == 0.5
