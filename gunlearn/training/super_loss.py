@@ -24,8 +24,8 @@ def super_loss_weights(values: Tensor, threshold: float, strength: float) -> Ten
 
     .. math:: \sigma_i = \exp\Big(-W\Big(\tfrac12 \max\big(-\tfrac2e, \tfrac{l_i - \tau}{\lambda}\big)\Big)\Big)
 
-    with Lambert's :math:`W` (Castells et al., "SuperLoss: A Generic Loss for Robust Curriculum Learning", NeurIPS 2020). They
-    lie between 0 and :math:`e`, and are 1 at :math:`l_i = \tau`.
+    with Lambert's :math:`W` (Castells et al., "SuperLoss: A Generic Loss for Robust Curriculum Learning", NeurIPS
+    2020). They lie between 0 and :math:`e`, and are 1 at :math:`l_i = \tau`.
 
     Args:
         values: losses of items, of any shape.
