@@ -1,0 +1,72 @@
+"""The table of a study of denoisers: means over seeds, and what a method's figures say together."""
+
+from collections.abc import Sequence
+from statistics import mean, stdev
+from typing import Any
+
+from experiments.common import markdown, sides
+
+#: UA and RA from which a model looks as if it had forgotten one thing and kept the others.
+LOOKS = 0.9
+HEAD = (
+    *("model", "UA", "RA", "RA, nearest", "RA, rest", "Fréchet", "forget loss", "retain loss"),
+    *("alignment", "in floors", "error", "gain", "its interval", "gain, retained", "price", "s", "verdict"),
+)
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the rows of one request; of the gain each seed's interval by its ends, the lowest and the highest."""
+    names = dict.fromkeys(row["model"].split(" ")[0] if row["model"].startswith("retrained") else row["model"] for row in rows)
+    order = sorted((n for n in names if n != "itself"), key=lambda n: {"original": 0, "retrained": 1}.get(n, 2))
+    return markdown(HEAD, [line(name, [row for row in rows if is_of(row, name)]) for name in order])
+
+
+def is_of(row: dict[str, Any], name: str) -> bool:
+    """Return whether a row is of a model, or of one of the retrained ones."""
+    return row["model"] == name or (name == "retrained" and row["model"].startswith("retrained "))
+
+
+def line(name: str, runs: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the cells of one model."""
+    good = [run for run in runs if not run.get("error") and not run.get("broken")]
+    if not good:
+        said = runs[0].get("error") or "draws NaN"
+        return [name, *[""] * (len(HEAD) - 2), f"refused: {said[:80]}"]
+    cells = [cell(good, "ua", ".2f"), *(cell(good, key, ".2f") for key in ("ira", "nearest", "rest"))]
+    cells += [cell(good, "frechet", ".2f"), cell(good, "forget_loss", ".3f"), cell(good, "retain_loss", ".3f")]
+    cells += [cell(good, "alignment_forget", ".3f"), floors(good), cell(good, "alignment_forget_error", ".3f", False)]
+    ours = name not in ("original", "retrained")
+    cells += [cell(good, "alignment_forget_gain", ".2f") if ours else "-", interval(good) if ours else "-"]
+    cells += [cell(good, "alignment_retain_gain", ".2f", False) if ours else "-"]
+    cells += [cell(good, "price", ".2f", False), cell(good, "seconds", ".0f", False)]
+    return [name, *cells, verdict(good) if ours else ""]
+
+
+def cell(runs: Sequence[dict[str, Any]], key: str, spec: str, spread: bool = True) -> str:
+    """Return the mean of a figure over runs, with its standard deviation."""
+    values = [run[key] for run in runs if run.get(key) is not None]
+    if not values:
+        return "-"
+    return f"{mean(values):{spec}}" + (f" ± {stdev(values):{spec}}" if spread and len(values) > 1 else "")
+
+
+def floors(runs: Sequence[dict[str, Any]]) -> str:
+    """Return the mean alignment in mean distances between retrained models."""
+    both = [(run.get("alignment_forget"), run.get("alignment_forget_floor")) for run in runs]
+    values = [value / floor for value, floor in both if value is not None and floor]
+    return f"{mean(values):.2f}" if values else "-"
+
+
+def interval(runs: Sequence[dict[str, Any]]) -> str:
+    """Return the lowest and the highest end of the runs' intervals of the gain."""
+    ends = [[run[f"alignment_forget_gain_{end}"] for run in runs if f"alignment_forget_gain_{end}" in run] for end in ("low", "high")]
+    return f"{min(ends[0]):.2f} to {max(ends[1]):.2f}" if all(ends) else "-"
+
+
+def verdict(runs: Sequence[dict[str, Any]]) -> str:
+    """Return what a method is: collapsed, looks forgotten or not, and on which side of the untouched model."""
+    said = ["collapsed"] if any(run.get("warned") for run in runs) else []
+    if min(mean(run["ua"] for run in runs), mean(run["ira"] for run in runs)) >= LOOKS:
+        said.append("looks forgotten")
+    ends = [(run.get("alignment_forget_gain_low"), run.get("alignment_forget_gain_high")) for run in runs]
+    return ", ".join([*said, sides(ends)])
