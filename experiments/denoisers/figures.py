@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from experiments.denoisers.runs import Setting
 from gunlearn.diffusion.metrics import evaluate_denoisers
@@ -56,10 +56,13 @@ def rows_of(
         name = row["model"]
         kept = {key: row[key] for key in KEPT if key in row}
         if name in found.pictures:
-            with torch.no_grad():
-                kept["seen"] = {
-                    str(c): float((setting.judge(found.pictures[name][found.concepts.index(c)]).argmax(1) == c).float().mean())
-                    for c in gone
-                }
+            drawn = {c: found.pictures[name][found.concepts.index(c)] for c in gone}
+            kept["seen"] = {str(c): share_of(setting, images, c) for c, images in drawn.items()}
         rows.append({"model": name, "seed": seed, **kept, **losses(setting, named[name], gone)})
     return rows
+
+
+@torch.no_grad()
+def share_of(setting: Setting, images: Tensor, label: int) -> float:
+    """Return the share of images in which the judge sees a class."""
+    return float((setting.judge(images).argmax(1) == label).double().mean())

@@ -123,7 +123,9 @@ def unlearned(
         begin = time.perf_counter()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            result = gu.unlearn(start, (x, y), gu.ForgetItems(mask=y == forget), method, setting.task, seed=seed, **given)
+            result = gu.unlearn(
+                start, (x, y), gu.ForgetItems(mask=y == forget), method, setting.task, seed=seed, **given
+            )
         info["seconds"], info["steps"] = time.perf_counter() - begin, len(result.history)
         info["warned"] = "collapse" if any("collapsed" in str(one.message) for one in caught) else ""
         return result.model

@@ -12,7 +12,7 @@ from torch import nn
 from experiments.denoisers.figures import rows_of
 from experiments.denoisers.runs import Setting, unlearned
 from gunlearn.bench.store import atomic_write
-from gunlearn.diffusion.metrics import image_alignment
+from gunlearn.diffusion.metrics import ImageSampler, image_alignment
 
 Rows = dict[str, list[dict[str, Any]]]
 
@@ -49,14 +49,14 @@ def measured(setting: Setting, seeds: Sequence[int], turns: Sequence[int], refer
             if key not in rows or len(rows[key]) < len(now):
                 found = rows_of(setting, now, original, retrained, gone, seed)
                 rows[key] = [{**one, **infos.get(one["model"], {}), "turn": turn + 1} for one in (*found, *refused)]
-                rows[key].append({"model": "itself", "seed": seed, "turn": turn + 1, **with_itself(setting, retrained[0], gone)})
+                same = {"alignment_forget": with_itself(setting, retrained[0], gone)}
+                rows[key].append({"model": "itself", "seed": seed, **same, "turn": turn + 1})
                 atomic_write(path, json.dumps(rows, indent=1) + "\n")
     return rows
 
 
-def with_itself(setting: Setting, model: nn.Module, gone: Sequence[int]) -> dict[str, float]:
+def with_itself(setting: Setting, model: nn.Module, gone: Sequence[int]) -> float:
     """Return the alignment of a model with its copy, which is 0 where both see the same noise."""
     shape = tuple(setting.data[0].shape[1:])
-    how = setting.figures["align"], "epsilon", "simple", setting.figures["num_draws"]
-    at = image_alignment(model, copy.deepcopy(model), setting.task, torch.tensor([*gone]), shape, *how)
-    return {"alignment_forget": at.value}
+    sampler = ImageSampler(n_samples=8, num_steps=setting.figures["num_steps"])
+    return image_alignment(model, copy.deepcopy(model), setting.task, torch.tensor([*gone]), shape, sampler).value

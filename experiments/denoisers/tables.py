@@ -16,7 +16,7 @@ HEAD = (
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Return the rows of one request; of the gain each seed's interval by its ends, the lowest and the highest."""
-    names = dict.fromkeys(row["model"].split(" ")[0] if row["model"].startswith("retrained") else row["model"] for row in rows)
+    names = dict.fromkeys("retrained" if is_of(row, "retrained") else row["model"] for row in rows)
     order = sorted((n for n in names if n != "itself"), key=lambda n: {"original": 0, "retrained": 1}.get(n, 2))
     return markdown(HEAD, [line(name, [row for row in rows if is_of(row, name)]) for name in order])
 
@@ -59,8 +59,9 @@ def floors(runs: Sequence[dict[str, Any]]) -> str:
 
 def interval(runs: Sequence[dict[str, Any]]) -> str:
     """Return the lowest and the highest end of the runs' intervals of the gain."""
-    ends = [[run[f"alignment_forget_gain_{end}"] for run in runs if f"alignment_forget_gain_{end}" in run] for end in ("low", "high")]
-    return f"{min(ends[0]):.2f} to {max(ends[1]):.2f}" if all(ends) else "-"
+    keys = "alignment_forget_gain_low", "alignment_forget_gain_high"
+    low, high = ([run[key] for run in runs if key in run] for key in keys)
+    return f"{min(low):.2f} to {max(high):.2f}" if low and high else "-"
 
 
 def verdict(runs: Sequence[dict[str, Any]]) -> str:

@@ -12,13 +12,12 @@ from torch import Tensor, nn
 
 from experiments.denoisers.runs import Setting
 from gunlearn.diffusion import Denoising, sample
-from gunlearn.diffusion.metrics import ImageSampler
 from gunlearn.seed import isolated_rng
 
 CLASSES, NULL, SHAPE = 10, 10, (1, 8, 8)
 STEPS = 800
-#: Pictures of each class for UA and RA, and of the forgotten one for the alignment; draws of noise for each of these.
-PICTURES, ALIGNED, DRAWS = 16, 64, 16
+#: Pictures of each class for UA and RA; draws of step and noise for each of the 64 images of the alignment.
+PICTURES, DRAWS = 16, 16
 GUIDANCE = 1.5
 
 
@@ -64,12 +63,11 @@ def large(seed: int = 0) -> UNet2DModel:
 
 def setting(steps: int = STEPS, prediction_type: str = "epsilon", smoke: bool = False, **changed: Any) -> Setting:
     """Return what studies need to know; `smoke` draws few pictures."""
-    pictures, aligned, draws, sampled = (2, 4, 2, 4) if smoke else (PICTURES, ALIGNED, DRAWS, 20)
+    pictures, draws, sampled = (2, 2, 4) if smoke else (PICTURES, DRAWS, 20)
     figures = {
         "per_concept": pictures,
         "guidance": GUIDANCE,
         "num_steps": sampled,
-        "align": ImageSampler(aligned, num_steps=sampled),
         "num_draws": draws,
     }
     given = {
