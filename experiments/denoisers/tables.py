@@ -71,3 +71,18 @@ def verdict(runs: Sequence[dict[str, Any]]) -> str:
         said.append("looks forgotten")
     ends = [(run.get("alignment_forget_gain_low"), run.get("alignment_forget_gain_high")) for run in runs]
     return ", ".join([*said, sides(ends)])
+
+
+def rebound(rows: Sequence[dict[str, Any]]) -> str:
+    """Return how often the judge sees the first forgotten class when it is asked for, after each request."""
+    first = next(iter(rows[0]["seen"]))
+    lines = []
+    for name in dict.fromkeys(row["model"] for row in rows if row["model"] != "itself"):
+        seen = {
+            turn: [row["seen"][first] for row in rows if (row["model"], row["turn"]) == (name, turn) and "seen" in row]
+            for turn in (1, 2)
+        }
+        if all(seen.values()):
+            before, after = (mean(values) for values in seen.values())
+            lines.append([name, f"{before:.2f}", f"{after:.2f}", f"{after - before:+.2f}"])
+    return markdown(["model", "after the first request", "after the second", "rebound"], lines)

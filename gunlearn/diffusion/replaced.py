@@ -72,8 +72,11 @@ def predicted_by(task: Any, model: nn.Module, items: DenoisingItems) -> Denoisin
 
 def same_conditions(y: Tensor, others: Tensor) -> Tensor:
     """Return which conditions `[n, ...]` equal which others `[k, ...]`, boolean `[n, k]`."""
-    same = y.unsqueeze(1) == others
-    return same.flatten(2).all(2) if same.dim() > 2 else same
+    if y.dim() == 1:
+        return y.unsqueeze(1) == others
+    # One after the other: all embeddings beside all others may not fit into memory.
+    found = [(y == other).flatten(1).all(1) for other in others]
+    return torch.stack(found, 1) if found else torch.zeros(y.size(0), 0, dtype=torch.bool, device=y.device)
 
 
 def _other_conditions(parts: DenoisingParts, forgotten: Tensor) -> Tensor:

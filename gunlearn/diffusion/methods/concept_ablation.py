@@ -87,5 +87,6 @@ class ConceptAblation(DenoiserMethod):
         if rows.numel():
             rows = rows[torch.randperm(rows.numel())[:_MOST].to(rows.device)]
             return read_rows(part.data, rows)[0], anchor, "retained"
-        how = {"num_steps": self.sampling_steps, "seed": problem.seed}
-        return sample(problem.reference, task, anchor.expand_as(y), shape, **how), anchor, "sampled"
+        how: dict[str, Any] = {"num_steps": self.sampling_steps, "seed": problem.seed}
+        drawn = sample(problem.reference, task, anchor.expand_as(y), shape, **how)
+        return drawn.float().to(y.device), anchor, "sampled"

@@ -12,7 +12,7 @@ from gunlearn.core.checks import check_choice, check_integer, check_number
 from gunlearn.diffusion.methods.base import DenoiserMethod
 from gunlearn.diffusion.noised_items import DenoisingItems, conditions_at, read_rows
 from gunlearn.diffusion.replaced import Replaced
-from gunlearn.diffusion.sampler import guided, path
+from gunlearn.diffusion.sampler import Sampling, first_noise, guided, path
 from gunlearn.methods.base import Problem
 from gunlearn.tasks.base import Parts
 
@@ -82,9 +82,10 @@ class ESD(DenoiserMethod):
         task: Any = problem.task
         y, shape = forgotten_conditions(problem, self.trajectories)
         pieces, draw = [], torch.Generator().manual_seed(problem.seed)
+        how = Sampling(self.sampling_steps, self.guidance)
         for rows in torch.arange(y.size(0)).split(self.batch_size or y.size(0)):
-            how: dict[str, Any] = {"num_steps": self.sampling_steps, "guidance": self.guidance, "seed": draw}
-            for noisy, t in path(problem.reference, task, y[rows], shape, **how):
+            first = first_noise(problem.reference, y[rows], shape, draw)
+            for noisy, t, _ in path(problem.reference, task, y[rows], first, how):
                 items = DenoisingItems(noisy, t, y[rows].to(noisy.device), torch.zeros_like(noisy))
                 pieces.append(self.aimed(problem, items))
         return joined(pieces)
