@@ -59,7 +59,7 @@ class ImageSupply:
         """
         if self.halves is not None and self.halves[1].x.size(0):
             return self.halves[1]
-        if not reads(method, "retain"):
+        if not reads_images(method, "retain"):
             return None
         if not self.wanted.kept:
             raise InvalidInputError(
@@ -76,7 +76,7 @@ class ImageSupply:
             if not forget.x.size(0):
                 raise InvalidInputError("Expected images of every concept to forget in 'data' (got none of one)")
             return forget
-        if not reads(method, "forget"):
+        if not reads_images(method, "forget"):
             y = conditions.cpu()
             return ConceptImages(torch.zeros(y.size(0), *self.parts.shape), y, "none")
         return self.drawn(conditions, self.num_images, self.seed + number)
@@ -138,7 +138,7 @@ class ImageSupply:
         return f"{said}; of {others}, of which none were given, samples of the model before" if others else said
 
 
-def reads(method: Method, part: str) -> bool:
+def reads_images(method: Method, part: str) -> bool:
     """Return whether a method reads the images of a part, `"forget"` or `"retain"`."""
     if part == "forget":
         return getattr(method, "source", "data") != "samples"

@@ -9,7 +9,7 @@ from gunlearn.errors import UnsupportedModelError
 
 #: A model is taken to predict another kind where it explains that well, as a share of a guess's error, and what the
 #: scheduler says badly, or so many times worse: kinds that have much in common, as on a short schedule.
-WELL, BADLY, TIMES = 0.25, 0.5, 4.0
+_WELL, _BADLY, _TIMES = 0.25, 0.5, 4.0
 
 
 def unexplained(schedule: NoiseSchedule, x0: Tensor, noisy: Tensor, t: Tensor, found: Tensor) -> dict[str, float]:
@@ -38,7 +38,7 @@ def refuse_another_kind(share: dict[str, float], said: str) -> None:
         UnsupportedModelError: clearly so.
     """
     best = min(share, key=lambda kind: share[kind])
-    if best != said and share[best] < WELL and share[said] > min(BADLY, TIMES * share[best]):
+    if best != said and share[best] < _WELL and share[said] > min(_BADLY, _TIMES * share[best]):
         raise UnsupportedModelError(
             f"Expected a model that predicts {said!r}, as the scheduler's prediction_type says (got one that "
             f"predicts {best!r}: of a guess's error it leaves {share[best]:.2g} there, and {share[said]:.2g} for "
