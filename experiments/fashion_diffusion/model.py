@@ -28,7 +28,7 @@ CLASSES, NULL = 10, 10
 SIDE, PATCH, KEPT = 28, 4, 4
 #: Images to train denoisers on, drawn once; the judge learns from the other training images.
 IMAGES = 10_000
-STEPS = 1500
+STEPS = 1000
 #: Chosen on models before any unlearning: of 1, 1.5 and 2 the one with the most pictures that show their class.
 GUIDANCE = 2.0
 
