@@ -16,7 +16,7 @@ from experiments.fashion_diffusion.model import setting
 
 #: Sneaker, then ankle boot, which is near to it.
 TURNS = (7, 9)
-ROWS = ("fine-tuning", "GA", "NPO", "RL", "SalUn", "ESD", "ESD, no data", "SA, no penalty", "SA")
+ROWS = ("fine-tuning", "GA", "NPO", "RL", "SalUn", "ESD", "SA")
 
 
 @dataclass

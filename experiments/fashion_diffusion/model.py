@@ -132,7 +132,7 @@ def setting(root: Path | None, folder: Path, smoke: bool = False, **changed: Any
     data = images(root, smoke)
     found, accuracy = judge(data, 1 if smoke else 3, folder)
     codec, steps = Codec.of(data["train"].x), 4 if smoke else STEPS
-    pictures, draws, sampled = (2, 2, 4) if smoke else (32, 8, 20)
+    pictures, draws, sampled = (2, 2, 4) if smoke else (16, 8, 20)
     how: dict[str, Any] = {"beta_schedule": "squaredcos_cap_v2", "clip_sample": False}
     # Velocities: trained as long on the noise itself, the same network draws hardly any garment.
     scheduler = DDIMScheduler(num_train_timesteps=200, prediction_type="v_prediction", **how)
