@@ -21,6 +21,12 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return markdown(HEAD, [line(name, [row for row in rows if is_of(row, name)]) for name in order])
 
 
+def by_turn(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Return a table for each of two requests, and how far the first class came back in the second."""
+    found = {f"request_{turn}": table([row for row in rows if row["turn"] == turn]) for turn in (1, 2)}
+    return {**found, "rebound": rebound(rows)}
+
+
 def is_of(row: dict[str, Any], name: str) -> bool:
     """Return whether a row is of a model, or of one of the retrained ones."""
     return row["model"] == name or (name == "retrained" and row["model"].startswith("retrained "))

@@ -11,7 +11,7 @@ import tyro
 from experiments.common import StudyArgs, write_results
 from experiments.denoisers.runs import BUDGET, METHODS
 from experiments.denoisers.study import measured
-from experiments.denoisers.tables import rebound, table
+from experiments.denoisers.tables import by_turn
 from experiments.fashion_diffusion.model import setting
 
 #: Sneaker, then ankle boot, which is near to it.
@@ -42,9 +42,7 @@ def main(args: Args) -> None:
     how, accuracy = setting(args.root, args.out / "models", args.smoke, methods=methods, budget=budget)
     found = measured(how, args.seeds[:1] if args.smoke else args.seeds, TURNS, args.references, args.out)
     rows = [row for one in found.values() for row in one]
-    shown = {f"request_{turn}": table([row for row in rows if row["turn"] == turn]) for turn in (1, 2)}
-    shown["rebound"] = rebound(rows)
-    text = "\n\n".join(f"### {name}\n\n{one}" for name, one in shown.items())
+    text = "\n\n".join(f"### {name}\n\n{one}" for name, one in by_turn(rows).items())
     write_results(args.out, {"judge": accuracy, "rows": rows}, text)
     print(text)
 
