@@ -31,13 +31,15 @@ def test_a_collapse_is_marked() -> None:
     assert not any(row["warned"] for name in ("RL", "ESD", "fine-tuning") for row in rows(name))
 
 
-def test_alignment_orders_amnesia_the_untouched_model_and_esd_in_every_seed() -> None:
+@pytest.mark.parametrize("amnesia", ["SA", "SA, no penalty"])
+def test_alignment_orders_amnesia_the_untouched_model_and_esd_in_every_seed(amnesia: str) -> None:
     """Intervals of the gain over the untouched model are over the same images of both."""
-    for amnesia, esd, same in zip(rows("SA, no penalty"), rows("ESD"), rows("itself"), strict=True):
-        assert amnesia["alignment_forget_gain_high"] < 0 < esd["alignment_forget_gain_low"]
+    for far, near, same in zip(rows(amnesia), rows("ESD, own samples"), rows("itself"), strict=True):
+        assert far["alignment_forget_gain_high"] < 0 < near["alignment_forget_gain_low"]
         assert same["alignment_forget"] == 0
-    values = [mean(row["alignment_forget"] for row in rows(m)) for m in ("SA, no penalty", "original", "ESD")]
-    assert values == sorted(values, reverse=True)
+    for esd in ("ESD", "ESD, own samples"):
+        values = [mean(row["alignment_forget"] for row in rows(m)) for m in (amnesia, "original", esd)]
+        assert values == sorted(values, reverse=True)
 
 
 def test_what_looks_forgotten_may_be_farther_from_retraining_than_the_untouched_model() -> None:
