@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from torch import nn
+
 from gunlearn.core.checks import check_choice, check_integer, check_number, check_seed
-from gunlearn.diffusion.concept_data import concept_partition
+from gunlearn.diffusion.concept_data import ConceptImages, concept_partition
 from gunlearn.diffusion.denoiser_adapters import adapter_for, add_adapter, without_wrapper
 from gunlearn.diffusion.diffusion_result import DiffusionResult
 from gunlearn.diffusion.image_supply import ImageSupply
@@ -111,12 +113,10 @@ def unlearn(
     retain = images.retained(chosen)
     before = images.losses(parts.denoiser)
     results, after = list[Result](), list[Mapping[str, float]]()
-    methods = [wanted.for_texts(chosen, turn) for turn in wanted.turns]
-    for number, (turn, own) in enumerate(zip(wanted.turns, methods, strict=True)):
-        partition = concept_partition(images.forgotten(chosen, turn, number), retain, wanted.of_turn(turn))
-        results.append(run_method(own, model, partition, parts.task(), seed + number, callbacks, progress))
-        model = results[-1].model
-        after.append(images.losses(model))
+    for result in _turns(images, chosen, retain, model, callbacks, progress):
+        results.append(result)
+        after.append(images.losses(result.model))
+    model = results[-1].model
     settings = {
         **_settings(wanted, images, results, adapter),
         "preserve": list(map(str, wanted.kept)) if retain is not None or hasattr(chosen, "for_texts") else [],
@@ -127,6 +127,24 @@ def unlearn(
         "seed": seed,
     }
     return DiffusionResult(parts.holding(without_wrapper(model)).pipeline, results, settings, before, after, model)
+
+
+def _turns(
+    images: ImageSupply,
+    method: Method,
+    retain: ConceptImages | None,
+    model: nn.Module,
+    callbacks: Sequence[Callback],
+    progress: bool,
+) -> Iterator[Result]:
+    """Yield the result of each turn, which begins with the model of the turn before."""
+    wanted = images.wanted
+    methods = [wanted.for_texts(method, turn) for turn in wanted.turns]  # refusals come before any turn
+    for number, (turn, own) in enumerate(zip(wanted.turns, methods, strict=True)):
+        partition = concept_partition(images.forgotten(method, turn, number), retain, wanted.of_turn(turn))
+        result = run_method(own, model, partition, wanted.parts.task(), images.seed + number, callbacks, progress)
+        model = result.model
+        yield result
 
 
 def _settings(wanted: WantedConcepts, images: ImageSupply, results: Sequence[Result], adapter: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from gunlearn.diffusion.class_pipeline import ClassConditionalPipeline
 from gunlearn.diffusion.denoising import Denoising
 from gunlearn.diffusion.noise_schedule import NoiseSchedule
+from gunlearn.diffusion.text_conditions import embedded_texts
 from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedModelError
 
 _DENOISERS = ("unet", "transformer")
@@ -112,7 +113,7 @@ class PipelineParts:
             others = [concept for concept in concepts if not isinstance(concept, str)]
             if others:
                 raise InvalidInputError(f"Expected texts as concepts of a pipeline of texts (got {others[0]!r})")
-            return _embedded(self.pipeline, [str(concept) for concept in concepts], named=True)
+            return embedded_texts(self.pipeline, [str(concept) for concept in concepts], named=True)
         return torch.tensor([self._class(concept) for concept in concepts])
 
     def _class(self, concept: str | int) -> int:
@@ -188,7 +189,7 @@ def parts_of(pipeline: Any, null: int | None = None) -> PipelineParts:
     if all(texts):
         if getattr(pipeline, "text_encoder_2", None) is not None:
             raise UnsupportedModelError(f"Expected a pipeline of one text encoder (got {kind} with several)")
-        return PipelineParts(pipeline, component, "text", _embedded(pipeline, [""], named=False)[0])
+        return PipelineParts(pipeline, component, "text", embedded_texts(pipeline, [""], named=False)[0])
     if not (config.get("num_class_embeds") or config.get("num_embeds_ada_norm")):
         raise UnsupportedModelError(
             f"Expected a pipeline that reads texts or classes, so that concepts can be named (got {kind} without "
@@ -206,23 +207,3 @@ def parts_of(pipeline: Any, null: int | None = None) -> PipelineParts:
             f"Expected the class of 'nothing' among the denoiser's classes, 0 to {count - 1} (got {chosen!r})"
         )
     return PipelineParts(pipeline, component, "class", chosen)
-
-
-@torch.no_grad()
-def _embedded(pipeline: Any, texts: list[str], named: bool) -> Tensor:
-    """Return the embeddings `[k, num_tokens, dim]` that a pipeline's text encoder has of texts."""
-    tokenizer, encoder = pipeline.tokenizer, pipeline.text_encoder
-    length = min(tokenizer.model_max_length, getattr(encoder.config, "max_position_embeddings", None) or 77)
-    for text in texts if named else ():
-        ids = tokenizer(text, add_special_tokens=False).input_ids
-        known = [i for i in ids if i not in (tokenizer.unk_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id)]
-        if not known:
-            raise InvalidInputError(
-                f"Expected a concept of at least one token that the tokenizer knows (got {text!r}, "
-                f"{'which has none' if not ids else 'all of whose tokens are unknown'})"
-            )
-        if len(tokenizer(text).input_ids) > length:
-            raise InvalidInputError(f"Expected a concept of at most {length} tokens (got {text[:60]!r}...)")
-    rows = tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-    # One by one: the same text has the same bits in every call, which is how conditions are compared.
-    return torch.cat([encoder(row[None].to(encoder.device))[0].detach() for row in rows.input_ids])
