@@ -74,9 +74,12 @@ def same_conditions(y: Tensor, others: Tensor) -> Tensor:
     """Return which conditions `[n, ...]` equal which others `[k, ...]`, boolean `[n, k]`."""
     if y.dim() == 1:
         return y.unsqueeze(1) == others
-    # One after the other: all embeddings beside all others may not fit into memory.
-    found = [(y == other).flatten(1).all(1) for other in others]
-    return torch.stack(found, 1) if found else torch.zeros(y.size(0), 0, dtype=torch.bool, device=y.device)
+    # One after the other: all embeddings beside all others may not fit into memory. Into one tensor, made before: small
+    # ones of each comparison would lie where the next large one is to go.
+    found = torch.empty(y.size(0), others.size(0), dtype=torch.bool, device=y.device)
+    for column, other in enumerate(others):
+        found[:, column] = (y == other).flatten(1).all(1)
+    return found
 
 
 def _other_conditions(parts: DenoisingParts, forgotten: Tensor) -> Tensor:
