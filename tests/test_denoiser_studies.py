@@ -71,3 +71,17 @@ def test_lines_and_verdicts() -> None:
     assert "| 2.00 |" in lines["near"]  # in floors
     shown = by_turn([*given[:4], *({**row, "turn": 2, "seen": {"7": 0.25}} for row in given[:4])])
     assert shown["rebound"].splitlines()[-1] == "| near | 0.00 | 0.25 | +0.25 |"
+
+
+@pytest.mark.parametrize("turn", [1, 2])
+@pytest.mark.parametrize("method", ["RL", "SalUn", "ESD"])
+def test_clothes_are_forgotten_one_class_after_the_other(method: str, turn: int) -> None:
+    """The controls: fine-tuning forgets nothing, and ascent keeps nothing."""
+    original, (row,) = rows("original", "fashion_diffusion", turn)[0], rows(method, "fashion_diffusion", turn)
+    assert row["ua"] >= 0.9
+    assert row["ira"] >= original["ira"] - 0.05
+    assert row["alignment_forget_gain_low"] > 0
+    assert max(row["seen"].values()) <= 0.1  # the first class does not come back
+    assert rows("fine-tuning", "fashion_diffusion", turn)[0]["ua"] <= 0.1
+    assert rows("GA", "fashion_diffusion", turn)[0]["ira"] < 0.5
+    assert rows("itself", "fashion_diffusion", turn)[0]["alignment_forget"] == 0

@@ -6,8 +6,9 @@ from typing import Any
 
 from experiments.common import markdown, sides
 
-#: UA and RA from which a model looks as if it had forgotten one thing and kept the others.
-LOOKS = 0.9
+#: A model looks as if it had forgotten one thing and kept the others from this UA on, and with an RA that is no more
+#: than so much below the untouched model's.
+LOOKS, LOST = 0.9, 0.05
 HEAD = (
     *("model", "UA", "RA", "RA, nearest", "RA, rest", "Fréchet", "forget loss", "retain loss"),
     *("alignment", "in floors", "error", "gain", "its interval", "gain, retained", "price", "s", "verdict"),
@@ -18,7 +19,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     """Return the rows of one request; of the gain each seed's interval by its ends, the lowest and the highest."""
     names = dict.fromkeys("retrained" if is_of(row, "retrained") else row["model"] for row in rows)
     order = sorted((n for n in names if n != "itself"), key=lambda n: {"original": 0, "retrained": 1}.get(n, 2))
-    return markdown(HEAD, [line(name, [row for row in rows if is_of(row, name)]) for name in order])
+    kept = mean(row["ira"] for row in rows if row["model"] == "original")
+    return markdown(HEAD, [line(name, [row for row in rows if is_of(row, name)], kept) for name in order])
 
 
 def by_turn(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
@@ -32,8 +34,8 @@ def is_of(row: dict[str, Any], name: str) -> bool:
     return row["model"] == name or (name == "retrained" and row["model"].startswith("retrained "))
 
 
-def line(name: str, runs: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the cells of one model."""
+def line(name: str, runs: Sequence[dict[str, Any]], kept: float) -> list[str]:
+    """Return the cells of one model; `kept` is the untouched model's RA."""
     good = [run for run in runs if not run.get("error") and not run.get("broken")]
     if not good:
         said = runs[0].get("error") or "draws NaN"
@@ -45,7 +47,7 @@ def line(name: str, runs: Sequence[dict[str, Any]]) -> list[str]:
     cells += [cell(good, "alignment_forget_gain", ".2f") if ours else "-", interval(good) if ours else "-"]
     cells += [cell(good, "alignment_retain_gain", ".2f", False) if ours else "-"]
     cells += [cell(good, "price", ".2f", False), cell(good, "seconds", ".0f", False)]
-    return [name, *cells, verdict(good) if ours else ""]
+    return [name, *cells, verdict(good, kept) if ours else ""]
 
 
 def cell(runs: Sequence[dict[str, Any]], key: str, spec: str, spread: bool = True) -> str:
@@ -70,10 +72,13 @@ def interval(runs: Sequence[dict[str, Any]]) -> str:
     return f"{min(low):.2f} to {max(high):.2f}" if low and high else "-"
 
 
-def verdict(runs: Sequence[dict[str, Any]]) -> str:
-    """Return what a method is: collapsed, looks forgotten or not, and on which side of the untouched model."""
+def verdict(runs: Sequence[dict[str, Any]], kept: float) -> str:
+    """Return what a method is: collapsed, looks forgotten or not, and on which side of the untouched model.
+
+    `kept` is the untouched model's RA.
+    """
     said = ["collapsed"] if any(run.get("warned") for run in runs) else []
-    if min(mean(run["ua"] for run in runs), mean(run["ira"] for run in runs)) >= LOOKS:
+    if mean(run["ua"] for run in runs) >= LOOKS and mean(run["ira"] for run in runs) >= kept - LOST:
         said.append("looks forgotten")
     ends = [(run.get("alignment_forget_gain_low"), run.get("alignment_forget_gain_high")) for run in runs]
     return ", ".join([*said, sides(ends)])
