@@ -34,3 +34,13 @@ def write_results(out: Path, results: Any, tables: str) -> None:
     """Write `results.json` and `tables.md`."""
     atomic_write(out / "results.json", json.dumps(results, indent=1) + "\n")
     atomic_write(out / "tables.md", tables + "\n")
+
+
+def sides(intervals: Sequence[tuple[float | None, float | None]]) -> str:
+    """Return in how many runs the interval of a gain over the untouched model lies on one side of 0."""
+    counts = {
+        "farther": sum(high is not None and high < 0 for _, high in intervals),
+        "nearer": sum(low is not None and low > 0 for low, _ in intervals),
+    }
+    said = [f"{word} in {count} of {len(intervals)}" for word, count in counts.items() if count]
+    return ", ".join(said) or "undecided"

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from docs.fill_tables import filled
+from experiments.denoisers.tables import by_turn
+from experiments.denoisers.tables import table as denoisers
 from experiments.digits_scrub.tables import tables as digits_scrub
 from experiments.digits_text.__main__ import table as digits_text
 from experiments.edge_training_influence.__main__ import table as edge_training
@@ -72,10 +74,12 @@ def tables() -> dict[Path, dict[str, str]]:
     speed, quality = removal(read("removal_influence")).split("\n\n")
     front = read("front_page")
     found = {
+        "digits_diffusion": {"small": denoisers(read("digits_diffusion")["rows"])},
         "digits_scrub": digits_scrub(read("digits_scrub")),
         "digits_text": {"digits_text": digits_text(read("digits_text")["rows"])},
         "edge_training_influence": {"estimates": edge_training(read("edge_training_influence"))},
         "fade_graphs": {"fade_graphs": fade_graphs(read("fade_graphs"))},
+        "fashion_diffusion": by_turn(read("fashion_diffusion")["rows"]),
         "fashion_scrub": fashion_scrub(read("fashion_scrub")),
         "front_page": {"front_page": front_page(front), "every_method": every_method(front)},
         "fuzz": {"fuzz": fuzz(read("fuzz")["counts"])},

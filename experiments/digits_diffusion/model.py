@@ -1,26 +1,24 @@
-"""A small class-conditional diffusion model of handwritten digits, trained in half a minute; tests use it too.
+"""A small class-conditional diffusion model of handwritten digits, trained in half a minute; tests use it too."""
 
-Trained models are kept in the folder that GUNLEARN_TEST_CACHE names, where it names one.
-"""
-
-import copy
-import hashlib
-import os
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, UNet2DModel
-from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-import gunlearn as gu
+from experiments.denoisers.runs import Setting
 from gunlearn.diffusion import Denoising, sample
 from gunlearn.seed import isolated_rng
 
 CLASSES, NULL, SHAPE = 10, 10, (1, 8, 8)
 STEPS = 800
+#: Pictures of each class for UA and RA; draws of step and noise for each of the 64 images of the alignment.
+PICTURES, DRAWS = 16, 16
+GUIDANCE = 1.5
 
 
 @cache
@@ -28,12 +26,6 @@ def digits() -> tuple[Tensor, Tensor]:
     """All 1797 digits of scikit-learn, `[n, 1, 8, 8]` in [-1, 1], and their classes `[n]`."""
     table = load_digits()
     return torch.tensor(table.images, dtype=torch.float32).unsqueeze(1) / 8 - 1, torch.tensor(table.target)
-
-
-def without(forgotten: int) -> tuple[Tensor, Tensor]:
-    """Images and classes of all other digits."""
-    x, y = digits()
-    return x[y != forgotten], y[y != forgotten]
 
 
 def scheduler(prediction_type: str = "epsilon") -> DDIMScheduler:
@@ -47,8 +39,8 @@ def denoising(prediction_type: str = "epsilon", null_rate: float = 0.0) -> Denoi
     return Denoising(scheduler(prediction_type), null=NULL, null_rate=null_rate)
 
 
-def network(seed: int = 0, channels: tuple[int, int] = (16, 32)) -> UNet2DModel:
-    """A new model of 160,401 weights."""
+def network(seed: int = 0, channels: tuple[int, int] = (16, 32), attention: bool = False) -> UNet2DModel:
+    """A new model of 160,401 weights, or of more."""
     with isolated_rng(seed):
         return UNet2DModel(
             sample_size=8,
@@ -60,35 +52,47 @@ def network(seed: int = 0, channels: tuple[int, int] = (16, 32)) -> UNet2DModel:
             up_block_types=("UpBlock2D", "UpBlock2D"),
             num_class_embeds=CLASSES + 1,
             norm_num_groups=8,
-            add_attention=False,
+            add_attention=attention,
         )
 
 
+def large(seed: int = 0) -> UNet2DModel:
+    """A new model of 652,449 weights, with attention: the other one of the specification."""
+    return network(seed, (32, 64), attention=True)
+
+
+def setting(steps: int = STEPS, prediction_type: str = "epsilon", smoke: bool = False, **changed: Any) -> Setting:
+    """Return what studies need to know; `smoke` draws few pictures."""
+    pictures, draws, sampled = (2, 2, 4) if smoke else (PICTURES, DRAWS, 20)
+    figures = {
+        "per_concept": pictures,
+        "guidance": GUIDANCE,
+        "num_steps": sampled,
+        "num_draws": draws,
+    }
+    given = {
+        "name": "digits",
+        "task": denoising(prediction_type),
+        "data": digits(),
+        "network": network,
+        "training": {"steps": steps, "batch_size": 64, "lr": 2e-3},
+        "judge": judge()[0],
+        "features": ("the judge's", judge()[0].features),
+        "figures": figures,
+    }
+    return Setting(**{**given, **changed})
+
+
 def trained(
-    forgotten: int | None = None, seed: int = 0, steps: int = STEPS, prediction_type: str = "epsilon"
-) -> UNet2DModel:
-    """A copy of the model trained on all digits, or on all but those of one class, drawn and trained under `seed`."""
-    return copy.deepcopy(_trained(forgotten, seed, steps, prediction_type))
-
-
-@cache
-def _trained(forgotten: int | None, seed: int, steps: int, prediction_type: str) -> UNet2DModel:
-    model = network(seed)
-    content = repr((forgotten, seed, steps, prediction_type, torch.__version__, gu.__version__))
-    folder = os.environ.get("GUNLEARN_TEST_CACHE")
-    path = Path(folder or ".") / f"digits-diffusion-{hashlib.sha256(content.encode()).hexdigest()[:16]}.safetensors"
-    if folder and path.exists():
-        model.load_state_dict(load_file(path))
-        return model.eval()
-    data = digits() if forgotten is None else without(forgotten)
-    how = {"steps": steps, "batch_size": 64, "lr": 2e-3, "seed": seed, "keep_state": False}
-    model = gu.train(model, data, denoising(prediction_type, null_rate=0.1), **how).model
-    if folder:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}")
-        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, part)
-        part.replace(path)
-    return model
+    forgotten: int | None = None,
+    seed: int = 0,
+    steps: int = STEPS,
+    prediction_type: str = "epsilon",
+    folder: Path | None = None,
+) -> nn.Module:
+    """A model trained on all digits, or on all but those of one class, drawn and trained under `seed`."""
+    without: Sequence[int] = () if forgotten is None else (forgotten,)
+    return setting(steps, prediction_type).trained(seed, without, folder)
 
 
 class Judge(nn.Module):
@@ -103,6 +107,10 @@ class Judge(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.body(x)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return what the last layer reads, `[n, 64]`."""
+        return self.body[:-1](x)
 
 
 @cache
@@ -126,13 +134,13 @@ def judge() -> tuple[Judge, float]:
     return model, accuracy
 
 
-def drawn(model: nn.Module, classes: Tensor, guidance: float = 2.0, seed: int = 0) -> Tensor:
+def drawn(model: nn.Module, classes: Tensor, guidance: float = GUIDANCE, seed: int = 0) -> Tensor:
     """Images `[n, 1, 8, 8]` of classes `[n]` that a model draws, in 20 steps."""
     return sample(model, denoising(), classes, SHAPE, guidance=guidance, seed=seed)
 
 
 @torch.no_grad()
-def accuracies(model: nn.Module, forgotten: int, per_class: int = 16, seed: int = 0) -> tuple[float, float]:
+def accuracies(model: nn.Module, forgotten: int, per_class: int = PICTURES, seed: int = 0) -> tuple[float, float]:
     """UA, the share of images asked for as `forgotten` that the judge reads as another digit, and RA of the others."""
     classes = torch.arange(CLASSES).repeat_interleave(per_class)
     right = judge()[0](drawn(model, classes, seed=seed)).argmax(1) == classes

@@ -2,25 +2,23 @@
 
 The tokenizer knows a few words, the text encoder is a tiny CLIP that was never trained (it stays frozen, as in Stable
 Diffusion), and the autoencoder is the identity. Only the denoiser is trained, for about a minute, on captions such as
-"a photo of a three". Trained models are kept in the folder that GUNLEARN_TEST_CACHE names, where it names one.
+"a photo of a three".
 """
 
-import hashlib
 import json
-import os
 import tempfile
-from functools import cache
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 import gunlearn as gu
+from experiments.denoisers.kept import kept
 from experiments.digits_diffusion.model import CLASSES, digits, judge
 from gunlearn.diffusion import Denoising
 from gunlearn.seed import isolated_rng
@@ -131,30 +129,16 @@ def denoising(pipeline: Any, null_rate: float = 0.0) -> Denoising:
 def trained_pipeline(seed: int = 0, steps: int = STEPS) -> StableDiffusionPipeline:
     """Return the pipeline with a denoiser trained on all digits; yours to change."""
     pipeline = new_pipeline(seed)
-    pipeline.unet.load_state_dict(_weights(seed, steps))
+    shapes = {name: (*value.shape,) for name, value in pipeline.unet.state_dict().items()}
+    content = (seed, steps, WORDS, CAPTIONS, OTHERS, LENGTH, DIM, shapes)
+
+    def make(unet: nn.Module) -> nn.Module:
+        how: dict[str, Any] = {"steps": steps, "batch_size": 64, "lr": 2e-3, "seed": seed, "keep_state": False}
+        how["scheduler"] = partial(CosineAnnealingLR, T_max=steps)
+        return gu.train(unet, captioned(pipeline, seed), denoising(pipeline, null_rate=0.1), **how).model
+
+    pipeline.unet = kept("digits-text", content, pipeline.unet, make)
     return pipeline
-
-
-@cache
-def _weights(seed: int, steps: int) -> dict[str, Tensor]:
-    shapes = {name: (*value.shape,) for name, value in denoiser().state_dict().items()}
-    made = (WORDS, CAPTIONS, OTHERS, LENGTH, DIM, shapes)
-    content = repr((seed, steps, made, torch.__version__, gu.__version__))
-    folder = os.environ.get("GUNLEARN_TEST_CACHE")
-    path = Path(folder or ".") / f"digits-text-{hashlib.sha256(content.encode()).hexdigest()[:16]}.safetensors"
-    if folder and path.exists():
-        return load_file(path)
-    pipeline = new_pipeline(seed)
-    how: dict[str, Any] = {"steps": steps, "batch_size": 64, "lr": 2e-3, "seed": seed, "keep_state": False}
-    how["scheduler"] = lambda optimizer: CosineAnnealingLR(optimizer, steps)
-    model = gu.train(pipeline.unet, captioned(pipeline, seed), denoising(pipeline, null_rate=0.1), **how).model
-    found = {name: value.contiguous() for name, value in model.state_dict().items()}
-    if folder:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}")
-        save_file(found, part)
-        part.replace(path)
-    return found
 
 
 @torch.no_grad()

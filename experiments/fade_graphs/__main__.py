@@ -10,7 +10,7 @@ from typing import Any
 
 import tyro
 
-from experiments.common import StudyArgs, markdown, write_results
+from experiments.common import StudyArgs, markdown, sides, write_results
 from gunlearn.bench import GridConfig, Recipe, run_grid
 from gunlearn.metrics import ALIGNMENT
 
@@ -63,13 +63,9 @@ def config(args: Args) -> GridConfig:
 
 def verdict(runs: list[dict[str, Any]]) -> str:
     """In how many of the runs the gain's interval is on one side of 0, and what the forget AUC makes one believe."""
-    counts = {
-        "farther": sum(run["gain_high_forget"] < 0 for run in runs),
-        "nearer": sum(run["gain_low_forget"] > 0 for run in runs),
-    }
-    said = [f"{word} in {count} of {len(runs)}" for word, count in counts.items() if count] or ["undecided"]
+    said = sides([(run["gain_low_forget"], run["gain_high_forget"]) for run in runs])
     looks = mean(run["forget_auc"] for run in runs) > LOOKS_FORGOTTEN
-    return ", ".join(["looks forgotten", *said] if looks else said)
+    return f"looks forgotten, {said}" if looks else said
 
 
 def table(rows: Iterable[dict[str, Any]]) -> str:

@@ -6,10 +6,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import torch
-
 from gunlearn.bench.cell import IMAGES, Cell, canonical_name
 from gunlearn.bench.models import Recipe
+from gunlearn.core.devices import resolve_device
 from gunlearn.core.options import typed_options
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.methods import METHODS
@@ -139,15 +138,6 @@ class GridConfig:
             method = build_method(label, given, as_task(self.task))
             plan.setdefault(f"{name} {sorted(method.config().items())}", method)
         return list(plan.values())
-
-
-def resolve_device(device: str) -> torch.device:
-    """Return the device of a name, `"auto"` being CUDA where there is one; refuse unknown and missing devices."""
-    if device not in ("cpu", "cuda", "auto"):
-        raise InvalidInputError(f"Expected a device 'cpu', 'cuda' or 'auto' (got '{device}')")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InvalidInputError("Expected a CUDA device for 'cuda' (got none; use 'cpu' or 'auto')")
-    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def suite(**settings: Any) -> list[GridConfig]:

@@ -15,12 +15,13 @@ from torch_geometric.data import Data
 
 from gunlearn.attribution.request_scores import resolve_for
 from gunlearn.bench.cell import Cell
-from gunlearn.bench.config import GridConfig, resolve_device
+from gunlearn.bench.config import GridConfig
 from gunlearn.bench.course import Course
 from gunlearn.bench.models import ModelStore, data_hash
 from gunlearn.bench.store import ROWS_FILE, RowStore, atomic_write, csv_text, json_plain
 from gunlearn.bench.workers import end_with
 from gunlearn.core.atomic import check_writable
+from gunlearn.core.devices import resolve_device
 from gunlearn.core.owner_key import keyed_hash
 from gunlearn.core.printable import printable
 from gunlearn.errors import DivergenceError, GunlearnError, InvalidInputError, UnsupportedMethodError

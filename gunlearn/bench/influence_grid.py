@@ -20,13 +20,13 @@ from gunlearn.attribution.study.study import Study, influence_study
 from gunlearn.attribution.study.truths import truth_estimator, truth_named
 from gunlearn.attribution.targets import INFLUENCE_TARGETS
 from gunlearn.bench.cell import GRAPH_TASKS, canonical_name, check_number_of_graphs
-from gunlearn.bench.config import resolve_device
 from gunlearn.bench.grid import threads
 from gunlearn.bench.models import ModelStore, Recipe, data_hash
 from gunlearn.bench.own_model import own_model
 from gunlearn.bench.store import RowStore, atomic_write, csv_text, json_plain
 from gunlearn.core.atomic import check_writable
 from gunlearn.core.checks import check_choice
+from gunlearn.core.devices import resolve_device
 from gunlearn.core.digest import state_hash
 from gunlearn.core.options import parse_pair, typed_options
 from gunlearn.core.owner_key import keyed_hash

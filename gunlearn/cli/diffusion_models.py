@@ -6,10 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers.utils import logging
 
-from gunlearn.cli.devices import check_device, without_bars
+from gunlearn.cli.progress_bars import without_bars
+from gunlearn.core.devices import resolve_device
 from gunlearn.diffusion.pipelines import open_pipeline
 
 #: Hides the bars of diffusers inside a block, unless it is called with `progress=True`.
@@ -18,6 +18,5 @@ quiet_loading = partial(without_bars, logging)
 
 def load_pipeline(folder: Path, device: str) -> Any:
     """Return the pipeline of a folder on a device, `"auto"` being CUDA where there is one."""
-    check_device(device)
-    pipeline = open_pipeline(folder)
-    return pipeline.to("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    where = resolve_device(device)
+    return open_pipeline(folder).to(where)

@@ -10,19 +10,20 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 import gunlearn.llm.model.bounded  # noqa: F401  # registers its adapter with peft
-from gunlearn.cli.devices import check_device, without_bars
+from gunlearn.cli.progress_bars import without_bars
+from gunlearn.core.devices import resolve_device
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.model.frozen import check_vocabulary
 from gunlearn.metrics.standing import check_retrained
 
 __all__ = [
-    "check_device",
     "check_retrained",
     "check_vocabulary",
     "is_adapter",
     "load_language_model",
     "quiet",
     "rename",
+    "resolve_device",
 ]
 
 #: Hides the bars of transformers inside a block, unless it is called with `progress=True`.

@@ -110,7 +110,7 @@ class LLM:
                 f"Expected --{clash[0].replace('_', '-')}, an option of 'gunlearn llm' (got it as --training-arg)"
             )
         console, loading = gunlearn.cli.console, gunlearn.cli.language_models
-        loading.check_device(self.device)
+        loading.resolve_device(self.device)
         with loading.quiet(self.progress):
             dtype = "float32" if self.dtype == "auto" and self.peft is None else self.dtype
             model, tokenizer = loading.load_language_model(self.model, dtype)

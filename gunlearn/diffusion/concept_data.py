@@ -93,8 +93,17 @@ def concept_partition(forget: ConceptImages, retain: ConceptImages | None, conce
     """Return images to forget and to retain (`None` for none) as a problem.
 
     The hash is of the concepts and of the images.
+
+    Raises:
+        InvalidInputError: images of two shapes.
     """
     rows = [forget] if retain is None else [forget, retain]
+    shapes = {tuple(one.x.shape[1:]): one.source for one in rows}
+    if len(shapes) > 1:
+        raise InvalidInputError(
+            f"Expected images (or their latents) of one shape to forget and to keep (got {shapes}); resize them, or "
+            "give images of both in 'data'"
+        )
     table = ItemTable(x=torch.cat([r.x for r in rows]), y=torch.cat([r.y for r in rows]))
     gone = torch.arange(table.x.size(0)) < forget.x.size(0)
     content = "\n".join(concepts).encode() + forget.x.float().contiguous().numpy().tobytes()

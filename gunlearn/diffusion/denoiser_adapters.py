@@ -12,8 +12,11 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils import get_peft_model_state_dict
 from torch import nn
 
+from gunlearn.core.checks import check_choice
 from gunlearn.core.modes import evaluating
-from gunlearn.errors import InvalidInputError, UnsupportedModelError
+from gunlearn.errors import InvalidInputError, UnsupportedMethodError, UnsupportedModelError
+from gunlearn.methods.base import Method
+from gunlearn.methods.gradient import GradientMethod
 
 #: Layers that take an adapter by the group of weights that shall learn; see `layer_groups`.
 _ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
@@ -30,6 +33,35 @@ def lora_config(rank: int = 8, group: str = "full", target_modules: str | Sequen
     targets = _TARGETS[group] if target_modules is None else target_modules
     chosen = targets if isinstance(targets, str) else list(targets)
     return LoraConfig(r=rank, lora_alpha=rank, target_modules=chosen, init_lora_weights=True)
+
+
+def adapter_for(method: Method, peft: Any, rank: int) -> Any:
+    """Return the configuration of the adapter that a method trains; `None` where it changes the weights themselves.
+
+    Args:
+        method: the method.
+        peft: `"auto"`, `"lora"`, a configuration of peft or `None`, see `gunlearn.diffusion.unlearn`.
+        rank: of an adapter that is named.
+
+    Raises:
+        UnsupportedMethodError: an adapter for a method that does not train, or masks the weights.
+    """
+    trains, masked = isinstance(method, GradientMethod), getattr(method, "saliency", None) is not None
+    if peft is None or (peft == "auto" and (masked or not trains)):
+        return None
+    if masked:
+        raise UnsupportedMethodError(
+            f"Expected peft=None for 'saliency' of '{method.name}', a mask of the model's own weights (got {peft!r}): "
+            "half of an adapter has no gradient at first, and would never learn"
+        )
+    if not trains:
+        raise UnsupportedMethodError(
+            f"Expected peft=None for '{method.name}', which changes the weights without training (got {peft!r})"
+        )
+    if isinstance(peft, str):
+        check_choice("peft", peft, ("auto", "lora"))
+        return lora_config(rank, getattr(method, "group", "full"))
+    return peft
 
 
 def add_adapter(model: nn.Module, config: Any) -> nn.Module:

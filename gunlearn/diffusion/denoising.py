@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from gunlearn.core.checks import check_number
-from gunlearn.diffusion.noise_schedule import PREDICTION_TYPES, NoiseSchedule
+from gunlearn.diffusion.noise_schedule import NoiseSchedule
 from gunlearn.diffusion.noised_items import DenoisingItems, DenoisingParts, draw_items, image_table, read_rows
+from gunlearn.diffusion.prediction_kinds import refuse_another_kind, unexplained
 from gunlearn.diffusion.replaced import pseudo_conditions
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.losses import Prediction
@@ -22,8 +23,6 @@ from gunlearn.tasks.base import Parts, Task, View
 from gunlearn.tasks.calling import own_words
 
 _TRIED = 16  # items that the trial pass reads
-#: A model is taken to predict something else where it explains that so much better, as shares of a guess's loss.
-_WELL, _BADLY = 0.25, 0.5
 
 
 class Denoising(Task):
@@ -158,7 +157,7 @@ class Denoising(Task):
     def relabelled(self, parts: Parts, model: nn.Module) -> Parts:
         """Return parts whose forgotten items have the model's own prediction under a retained condition as target.
 
-        One is drawn for each distinct forgotten condition, among those of 256 retained items at most.
+        One is drawn for each distinct forgotten condition.
         """
         return pseudo_conditions(self, parts, model)
 
@@ -204,20 +203,8 @@ class Denoising(Task):
         index = self._train(data).nonzero().view(-1)[:_TRIED]
         x0, _ = read_rows(data, index)
         found = self.denoise_items(model, items).cpu()
-        noise = self.noise_schedule.split(x0.cpu(), items.noisy.cpu(), items.t.cpu(), "sample")[1]
-        wanted = {
-            kind: NoiseSchedule(self.noise_schedule.alphas_cumprod, kind).target(x0.cpu(), noise, items.t.cpu())
-            for kind in PREDICTION_TYPES
-        }
-        share = {kind: float((found - w).square().mean() / w.square().mean()) for kind, w in wanted.items()}
-        said = self.noise_schedule.prediction_type
-        best = min(share, key=lambda kind: share[kind])
-        if best != said and share[best] < _WELL and share[said] > _BADLY:
-            raise UnsupportedModelError(
-                f"Expected a model that predicts {said!r}, as the scheduler's prediction_type says (got one that "
-                f"predicts {best!r}: of a guess's error it leaves {share[best]:.2g} there, and {share[said]:.2g} for "
-                f"{said!r}); load the scheduler that the model was trained with"
-            )
+        at = x0.cpu(), items.noisy.cpu(), items.t.cpu(), found
+        refuse_another_kind(unexplained(self.noise_schedule, *at), self.noise_schedule.prediction_type)
 
     def denoise_items(self, model: nn.Module, items: DenoisingItems) -> Tensor:
         """Return a model's predictions of items `[num_items, channels, height, width]`, in float32."""

@@ -25,6 +25,10 @@ _LIMITS = (
     "prove that nothing of them is left: look at what it draws for other words, compare it with a model trained "
     "without the concepts, and try to relearn them."
 )
+_OWN_CLASS = (
+    "`{kind}` is a class of gunlearn: diffusers has no pipeline of classes without an autoencoder. Without gunlearn, "
+    "`{denoiser}.from_pretrained(folder, subfolder=...)` of diffusers loads the denoiser alone."
+)
 
 
 @dataclass(eq=False, repr=False)
@@ -66,9 +70,11 @@ class DiffusionResult:
     def rebound(self) -> dict[str, float]:
         """Return for each concept but those of the last turn by how much its loss fell again, as a share of its rise.
 
-        0 means that later turns left it, 1 that they brought it back.
+        0 means that later turns left it, 1 that they brought it back. Empty where no losses were measured.
         """
-        out = {}
+        out: dict[str, float] = {}
+        if not self.before:
+            return out
         for k, names in enumerate(self.settings["turns"][:-1]):
             for name in names:
                 rise = self.after[k][name] - self.before[name]
@@ -78,7 +84,7 @@ class DiffusionResult:
     def __repr__(self) -> str:
         s = self.settings
         lines = [[f"{s['method']} of {', '.join(s['concepts'])}: {s['steps']} steps, {self.seconds:.0f} s"]]
-        lines += in_columns(*self.table())
+        lines += in_columns(*self.table()) if self.before else [["no losses measured (figure_images=0)"]]
         return "\n".join("  ".join(line).rstrip() for line in lines)
 
     def card(self) -> str:
@@ -99,10 +105,14 @@ class DiffusionResult:
         ]
         if body:
             blocks.append(figures_in_markdown(head, body))
-            blocks.append([f"Mean denoising loss on {s['figure_images']} images of each concept, fixed noise."])
+            blocks.append([f"Mean denoising loss with fixed steps and noise, on {s['figures_of']}."])
+        else:
+            blocks.append(["No losses were measured: `figure_images=0`."])
         for name, share in self.rebound().items():
             blocks.append([f"Rebound of `{name}` by later turns: {share:.0%} of its rise."])
         blocks += [["To load it:"], ["```python", *self.loading(), "```"]]
+        if type(self.pipeline).__module__.startswith("gunlearn"):
+            blocks.append([_OWN_CLASS.format(kind=type(self.pipeline).__name__, denoiser=self._denoiser())])
         if adapter:
             blocks.append([f"To undo it: {self.undoing()}"])
         blocks += [[_LIMITS], [f"All settings: `{_RECORD}`."]]
@@ -134,6 +144,10 @@ class DiffusionResult:
             return [*lines, 'pipeline.load_lora_weights(".")']
         name = s["component"]
         return ["from peft import PeftModel", *lines, f'PeftModel.from_pretrained(pipeline.{name}, ".")']
+
+    def _denoiser(self) -> str:
+        """Return the name of the denoiser's class, without an adapter."""
+        return type(getattr(self.pipeline, self.settings["component"])).__name__
 
     def undoing(self) -> str:
         """Return how the adapter is taken off again."""

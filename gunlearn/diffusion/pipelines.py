@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from gunlearn.core.modes import evaluating
 from gunlearn.diffusion.class_pipeline import ClassConditionalPipeline
 from gunlearn.diffusion.denoising import Denoising
 from gunlearn.diffusion.noise_schedule import NoiseSchedule
+from gunlearn.diffusion.text_conditions import embedded_texts
 from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedModelError
 
 _DENOISERS = ("unet", "transformer")
@@ -81,13 +82,21 @@ class PipelineParts:
         return config.in_channels, height, width
 
     @property
-    def num_classes(self) -> int:
-        """Number of classes without that of "nothing"."""
+    def classes(self) -> list[int]:
+        """Numbers of the classes without that of "nothing"."""
         config: Any = self.denoiser.config
-        embedded = config.get("num_class_embeds")
-        if not embedded:  # DiT counts its classes without it
-            return config.get("num_embeds_ada_norm") or 0
-        return embedded - isinstance(self.null, int)
+        count = config.get("num_class_embeds") or config.get("num_embeds_ada_norm") or 0  # DiT counts without it
+        return [number for number in range(count) if number != self.null]
+
+    def holding(self, model: nn.Module) -> PipelineParts:
+        """Return the parts of a shallow copy of the pipeline with another denoiser."""
+        pipeline = copy.copy(self.pipeline)
+        setattr(pipeline, self.component, model)
+        return replace(self, pipeline=pipeline)
+
+    def copied(self) -> PipelineParts:
+        """Return the parts of a shallow copy of the pipeline with a denoiser of its own."""
+        return self.holding(copy.deepcopy(self.denoiser))
 
     def task(self, batch_size: int | None = None) -> Denoising:
         """Return the task of the pipeline's denoiser."""
@@ -104,23 +113,39 @@ class PipelineParts:
             others = [concept for concept in concepts if not isinstance(concept, str)]
             if others:
                 raise InvalidInputError(f"Expected texts as concepts of a pipeline of texts (got {others[0]!r})")
-            return _embedded(self.pipeline, [str(concept) for concept in concepts], named=True)
+            return embedded_texts(self.pipeline, [str(concept) for concept in concepts], named=True)
         return torch.tensor([self._class(concept) for concept in concepts])
 
     def _class(self, concept: str | int) -> int:
-        names, count = getattr(self.pipeline.config, "classes", None) or [], self.num_classes
+        names, numbers = getattr(self.pipeline.config, "classes", None) or [], self.classes
         number = names.index(concept) if concept in names else concept
         if isinstance(number, str) and number.isdecimal():
             number = int(number)
-        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < count:
+        if isinstance(number, bool) or not isinstance(number, int) or number not in numbers:
             known = f"one of {names} or " if names else ""
-            raise InvalidInputError(f"Expected a class, {known}a number from 0 to {count - 1} (got {concept!r})")
+            raise InvalidInputError(
+                f"Expected a class, {known}a number from {numbers[0]} to {numbers[-1]} (got {concept!r})"
+            )
         return number
 
     @torch.no_grad()
     def latents(self, images: Tensor, seed: int = 0) -> Tensor:
-        """Return what the denoiser reads of images `[n, channels, height, width]` in [-1, 1]: latents where it does."""
+        """Return what the denoiser reads of images `[n, channels, height, width]` in [-1, 1]: latents where it does.
+
+        Raises:
+            InvalidInputError: images of other channels than the autoencoder reads (latents, say), or than a denoiser
+                without one.
+        """
         vae = getattr(self.pipeline, "vae", None)
+        channels = self.shape[0] if vae is None else vae.config.in_channels
+        if images.size(1) != channels:
+            reader = "denoiser" if vae is None else "autoencoder"
+            latents = vae is not None and images.size(1) == self.shape[0]
+            hint = "; these may be latents: give the images that they encode" if latents else ""
+            raise InvalidInputError(
+                f"Expected images of {channels} channels, as the pipeline's {reader} reads them (got "
+                f"{tuple(images.shape)}){hint}"
+            )
         if vae is None:
             return images
         here = next(vae.parameters())
@@ -140,6 +165,7 @@ def parts_of(pipeline: Any, null: int | None = None) -> PipelineParts:
 
     Raises:
         UnsupportedModelError: a module is missing, or conditions are of another kind.
+        InvalidInputError: a class of "nothing" that the denoiser does not have.
         InvalidTypeError: a scheduler that is not supported, see `NoiseSchedule.of`.
     """
     kind = type(pipeline).__name__
@@ -163,7 +189,7 @@ def parts_of(pipeline: Any, null: int | None = None) -> PipelineParts:
     if all(texts):
         if getattr(pipeline, "text_encoder_2", None) is not None:
             raise UnsupportedModelError(f"Expected a pipeline of one text encoder (got {kind} with several)")
-        return PipelineParts(pipeline, component, "text", _embedded(pipeline, [""], named=False)[0])
+        return PipelineParts(pipeline, component, "text", embedded_texts(pipeline, [""], named=False)[0])
     if not (config.get("num_class_embeds") or config.get("num_embeds_ada_norm")):
         raise UnsupportedModelError(
             f"Expected a pipeline that reads texts or classes, so that concepts can be named (got {kind} without "
@@ -171,56 +197,13 @@ def parts_of(pipeline: Any, null: int | None = None) -> PipelineParts:
             "ForgetItems(...), task=Denoising(...))"
         )
     own = getattr(pipeline.config, "null_class", None)
-    if null is None and own is None and config.get("num_embeds_ada_norm"):
-        own = config["num_embeds_ada_norm"]  # of DiT: the class behind the last
-    return PipelineParts(pipeline, component, "class", own if null is None else null)
-
-
-@torch.no_grad()
-def _embedded(pipeline: Any, texts: list[str], named: bool) -> Tensor:
-    """Return the embeddings `[k, num_tokens, dim]` that a pipeline's text encoder has of texts."""
-    tokenizer, encoder = pipeline.tokenizer, pipeline.text_encoder
-    length = min(tokenizer.model_max_length, getattr(encoder.config, "max_position_embeddings", None) or 77)
-    for text in texts if named else ():
-        ids = tokenizer(text, add_special_tokens=False).input_ids
-        known = [i for i in ids if i not in (tokenizer.unk_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id)]
-        if not known:
-            raise InvalidInputError(
-                f"Expected a concept of at least one token that the tokenizer knows (got {text!r}, "
-                f"{'which has none' if not ids else 'all of whose tokens are unknown'})"
-            )
-        if len(tokenizer(text).input_ids) > length:
-            raise InvalidInputError(f"Expected a concept of at most {length} tokens (got {text[:60]!r}...)")
-    rows = tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-    # One by one: the same text has the same bits in every call, which is how conditions are compared.
-    return torch.cat([encoder(row[None].to(encoder.device))[0].detach() for row in rows.input_ids])
-
-
-@torch.no_grad()
-def check_prediction_type(parts: PipelineParts, condition: Tensor) -> None:
-    """Refuse a denoiser that predicts something else than the pipeline's scheduler says, from noise alone.
-
-    At the last step of diffusion nearly all is noise: a model of `"epsilon"` returns its input, others do not.
-
-    Raises:
-        UnsupportedModelError: it does not fit.
-    """
-    task, model = parts.task(), parts.denoiser
-    schedule = task.noise_schedule
-    last = schedule.num_steps - 1
-    if float(schedule.alphas_cumprod[last]) > 0.1:
-        return
-    here = next(model.parameters())
-    noise = torch.randn((16, *parts.shape), generator=torch.Generator().manual_seed(0)).to(here)
-    y = condition[:1].expand(16, *condition.shape[1:]).to(here.device)
-    with evaluating(model):
-        found = task.denoise(model, noise, torch.full((16,), last, device=here.device), y)
-    error = float((found - noise).float().square().mean())
-    said = schedule.prediction_type
-    if error > 0.5 if said == "epsilon" else error < 0.1:
-        got = "another kind of prediction" if said == "epsilon" else "'epsilon'"
-        raise UnsupportedModelError(
-            f"Expected a denoiser that predicts {said!r}, as the scheduler's prediction_type says (got {got}: of pure "
-            f"noise it returns what differs from it by {error:.2g}, mean squared); load the scheduler that the model "
-            "was trained with"
+    count = config.get("num_class_embeds")
+    if not count:  # DiT counts its classes without that of "nothing", the one behind the last
+        count = config["num_embeds_ada_norm"] + 1
+        own = count - 1 if own is None else own
+    chosen = own if null is None else null
+    if chosen is not None and (isinstance(chosen, bool) or not isinstance(chosen, int) or not 0 <= chosen < count):
+        raise InvalidInputError(
+            f"Expected the class of 'nothing' among the denoiser's classes, 0 to {count - 1} (got {chosen!r})"
         )
+    return PipelineParts(pipeline, component, "class", chosen)

@@ -14,7 +14,7 @@ from gunlearn.diffusion.noised_items import DenoisingItems, DenoisingParts, cond
 from gunlearn.errors import InvalidInputError
 from gunlearn.tasks.base import Parts
 
-_LOOKED_AT = 256  # retained items whose conditions may stand for a forgotten one
+_AT_A_TIME = 256  # retained items whose conditions are looked at
 
 
 class Replaced(Parts):
@@ -72,8 +72,32 @@ def predicted_by(task: Any, model: nn.Module, items: DenoisingItems) -> Denoisin
 
 def same_conditions(y: Tensor, others: Tensor) -> Tensor:
     """Return which conditions `[n, ...]` equal which others `[k, ...]`, boolean `[n, k]`."""
-    same = y.unsqueeze(1) == others
-    return same.flatten(2).all(2) if same.dim() > 2 else same
+    if y.dim() == 1:
+        return y.unsqueeze(1) == others
+    # One after the other: all embeddings beside all others may not fit into memory. Into one tensor, made before: small
+    # ones of each comparison would lie where the next large one is to go.
+    found = torch.empty(y.size(0), others.size(0), dtype=torch.bool, device=y.device)
+    for column, other in enumerate(others):
+        found[:, column] = (y == other).flatten(1).all(1)
+    return found
+
+
+def _other_conditions(parts: DenoisingParts, forgotten: Tensor) -> Tensor:
+    """Return conditions of some retained items `[k, ...]`, none of them forgotten; all are looked at in random order.
+
+    Raises:
+        InvalidInputError: there are none.
+    """
+    rows = parts.index["retain"]
+    for some in rows[torch.randperm(rows.numel()).to(rows.device)].split(_AT_A_TIME):
+        kept = conditions_at(parts.data, some)
+        others = kept[~same_conditions(kept, forgotten).any(1)]
+        if others.numel():
+            return others
+    raise InvalidInputError(
+        "Expected retained items of conditions that are not forgotten, one of which stands for each forgotten one (got "
+        "none); forget whole conditions, or use 'npo'"
+    )
 
 
 def pseudo_conditions(task: Any, parts: Any, model: nn.Module) -> Replaced:
@@ -89,15 +113,7 @@ def pseudo_conditions(task: Any, parts: Any, model: nn.Module) -> Replaced:
     """
     assert isinstance(parts, DenoisingParts)
     forgotten = conditions_at(parts.data, parts.index["forget"]).unique(dim=0)
-    rows = parts.index["retain"]
-    rows = rows[torch.randperm(rows.numel())[:_LOOKED_AT].to(rows.device)]
-    kept = conditions_at(parts.data, rows)
-    others = kept[~same_conditions(kept, forgotten).any(1)]
-    if not others.numel():
-        raise InvalidInputError(
-            "Expected retained items of conditions that are not forgotten, one of which stands for each forgotten one "
-            "(got none); forget whole conditions, or use 'npo'"
-        )
+    others = _other_conditions(parts, forgotten)
     stand_in = others[torch.randint(others.size(0), (forgotten.size(0),)).to(others.device)]
 
     def change(items: DenoisingItems) -> DenoisingItems:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +40,22 @@ def ddim_steps(task: Denoising, num_steps: int) -> Tensor:
     return torch.linspace(0, total - 1, num_steps).round().long().flip(0)
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """Settings of the sampler, see `sample`.
+
+    Raises:
+        InvalidInputError: a guidance below 0.
+    """
+
+    num_steps: int = 20
+    guidance: float = 1.0
+    clip: float | None = None
+
+    def __post_init__(self) -> None:
+        check_number("guidance", self.guidance, minimum=0.0)
+
+
 def sample(
     model: nn.Module,
     task: Denoising,
@@ -64,42 +82,40 @@ def sample(
     Raises:
         InvalidInputError: no condition, more steps than the schedule has, or guidance without `task.null`.
     """
-    how: dict[str, Any] = {"num_steps": num_steps, "guidance": guidance, "seed": seed, "clip": clip}
-    return list(path(model, task, y, shape, **how, ends=True))[-1][0]
+    noise = first_noise(model, y, shape, seed)
+    (last,) = deque(path(model, task, y, noise, Sampling(num_steps, guidance, clip)), maxlen=1)
+    return last[2]
+
+
+def first_noise(model: nn.Module, y: Tensor, shape: Sequence[int], seed: int | torch.Generator) -> Tensor:
+    """Return the noise `[n, *shape]` from which images of the conditions `y` `[n, ...]` are sampled.
+
+    Raises:
+        InvalidInputError: no condition.
+    """
+    if not y.size(0):
+        raise InvalidInputError("Expected at least one condition to sample for (got none)")
+    draw = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
+    return torch.randn((y.size(0), *shape), generator=draw).to(next(model.parameters()))
 
 
 def path(
-    model: nn.Module,
-    task: Denoising,
-    y: Tensor,
-    shape: Sequence[int],
-    *,
-    num_steps: int = 20,
-    guidance: float = 1.0,
-    seed: int | torch.Generator = 0,
-    clip: float | None = None,
-    ends: bool = False,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the noisy images `[n, channels, height, width]` of a sampling and their steps `[n]`, from noise on.
+    model: nn.Module, task: Denoising, y: Tensor, noisy: Tensor, how: Sampling
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield for each step of a sampling `x_t` `[n, ...]`, the step `t` `[n]` and what comes of it, less noisy.
 
-    With `ends` the images without noise come last, with the step 0. Arguments and errors are those of `sample`.
+    What comes of the last step has no noise. `noisy` is the first noise; errors are those of `sample`.
     """
-    check_number("guidance", guidance, minimum=0.0)
-    if not y.size(0):
-        raise InvalidInputError("Expected at least one condition to sample for (got none)")
-    generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
     here, schedule = next(model.parameters()), task.noise_schedule
-    steps, clip = ddim_steps(task, num_steps).tolist(), schedule.clip if clip is None else clip
-    with torch.no_grad(), evaluating(model):
-        noisy = torch.randn((y.size(0), *shape), generator=generator).to(here)
-        y = y.to(here) if y.is_floating_point() else y.to(here.device)
-        for now, after in zip(steps, [*steps[1:], None], strict=True):
-            t = torch.full((y.size(0),), now, device=here.device)
-            yield noisy, t
-            x0, noise = schedule.split(guided(task, model, noisy, t, y, guidance), noisy, t)
-            if clip is not None:
-                x0 = x0.clamp(-clip, clip)
-                noise = schedule.split(x0, noisy, t, "sample")[1]
-            noisy = x0.to(here) if after is None else schedule.add_noise(x0, noise, torch.full_like(t, after)).to(here)
-        if ends:
-            yield noisy, torch.zeros_like(t)
+    steps, clip = ddim_steps(task, how.num_steps).tolist(), schedule.clip if how.clip is None else how.clip
+    y = y.to(here) if y.is_floating_point() else y.to(here.device)
+    for now, after in zip(steps, [*steps[1:], None], strict=True):
+        t = torch.full((y.size(0),), now, device=here.device)
+        with torch.no_grad(), evaluating(model):
+            x0, noise = schedule.split(guided(task, model, noisy, t, y, how.guidance), noisy, t)
+        if clip is not None:
+            x0 = x0.clamp(-clip, clip)
+            noise = schedule.split(x0, noisy, t, "sample")[1]
+        less = x0.to(here) if after is None else schedule.add_noise(x0, noise, torch.full_like(t, after)).to(here)
+        yield noisy, t, less
+        noisy = less

@@ -1,10 +1,13 @@
 """Methods that only denoisers have, against their formulas."""
 
+import resource
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import gunlearn as gu
 from gunlearn.diffusion import Denoising, NoiseSchedule, sample
@@ -13,7 +16,8 @@ from gunlearn.diffusion.methods.esd import ESD
 from gunlearn.diffusion.methods.selective_amnesia import SelectiveAmnesia
 from gunlearn.diffusion.noised_items import draw_items
 from gunlearn.diffusion.pipelines import parts_of
-from gunlearn.diffusion.sampler import path
+from gunlearn.diffusion.replaced import same_conditions
+from gunlearn.diffusion.sampler import Sampling, first_noise, path
 from gunlearn.errors import GunlearnError, InvalidInputError, UnsupportedModelError
 from gunlearn.methods import METHODS, GradientMethod, Problem, build_method
 from tests.diffusion.test_denoising import BAR, images, task
@@ -144,6 +148,68 @@ def test_selective_amnesia_is_pulled_back_by_the_fisher_information() -> None:
     assert moved(1e4) < 0.2 * moved(0.0)
 
 
+@pytest.mark.parametrize("steps", [None, (0, 5), (15, 20)])
+def test_the_fisher_information_counts_the_steps_that_are_drawn(steps: tuple[int, int] | None) -> None:
+    """Against each item's own gradient; the control is the number of all steps, which is 4 times as many."""
+    torch.manual_seed(0)
+    model, how, data = Denoiser(), task(timesteps=steps), images(24)
+    state = torch.get_rng_state()
+    method = SelectiveAmnesia(fisher_items=6, probes=None, batch_size=None)
+    ((_, fisher), *_) = method.measured(problem(model, data, how))
+    torch.set_rng_state(state)
+    kept = (data[1] != 1).nonzero().view(-1)
+    rows = kept[torch.randint(kept.numel(), (6,))]
+    items = draw_items(how.noise_schedule, data[0][rows], data[1][rows], steps)
+    losses = (model(items.noisy, items.t, items.y) - items.target).square().mean((1, 2, 3))
+    found = [torch.autograd.grad(loss, model.conv.weight, retain_graph=True)[0] for loss in losses]
+    count = 20 if steps is None else 5
+    torch.testing.assert_close(fisher, count**2 * torch.stack(found).square().mean(0))
+
+
+def test_a_stand_in_is_found_among_many_retained_items_of_forgotten_conditions() -> None:
+    """One item of another condition among 3000, which a look at a few hundred would miss."""
+    y = torch.zeros(3000, dtype=torch.long)
+    y[-1] = 2
+    how, model = task(), Denoiser()
+    request = gu.ForgetItems(index=torch.arange(10))
+    parts = how.relabelled(how.parts(request.resolve(how.check_data((torch.zeros(3000, 1, 4, 4), y)))), model)
+    items = parts.sample(["forget"])["forget"]
+    with torch.no_grad():
+        wanted = model(items.noisy, items.t, torch.full_like(items.y, 2))
+    torch.testing.assert_close(items.target, wanted)
+
+
+def test_embeddings_are_compared_without_all_pairs_in_memory() -> None:
+    """2000 embeddings of 77 x 64 beside 400 would take 3.9 GB as booleans at once; each comparison takes 10 MB."""
+    others = torch.randn(400, 77, 64, generator=torch.Generator().manual_seed(0))
+    y = others.repeat(5, 1, 1)
+    y[1000:, 0, 0] += 1
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    same = same_conditions(y, others)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_000_000  # in kB
+    assert torch.equal(same.nonzero(), torch.stack([torch.arange(1000), torch.arange(1000) % 400], 1))
+    assert same_conditions(torch.tensor([1, 2]), torch.tensor([2])).tolist() == [[False], [True]]
+    assert same_conditions(y[:2], others[:0]).shape == (2, 0)
+
+
+class Unread(Tensor):
+    """Images of which no more than one may be read at once."""
+
+    def __getitem__(self, index: Any) -> Any:
+        found = super().__getitem__(index)
+        assert found.size(0) <= 1
+        return found.as_subclass(Tensor)
+
+
+@pytest.mark.parametrize("method", [ESD(trajectories=5), ConceptAblation(anchor=3, num_samples=4)])
+def test_images_are_not_loaded_for_their_shape_alone(method: Any) -> None:
+    model, how, (x0, y) = Denoiser(), task(), images(24)
+    asked = problem(model, (x0, y), how)
+    asked.partition.data["x"] = x0.as_subclass(Unread)
+    found = method.pool(asked).noisy if isinstance(method, ESD) else method.images(asked)[0]
+    assert found.shape[1:] == x0.shape[1:]
+
+
 def test_random_labels_of_a_denoiser_are_retained_conditions() -> None:
     torch.manual_seed(0)
     model, how, data = Denoiser(), task(), images(24)
@@ -173,8 +239,10 @@ def test_sampling_ends_in_the_images_of_the_best_denoiser() -> None:
     model, how, (x0, y) = oracle_task("v_prediction", "v_prediction")
     drawn = sample(model, how, y, (1, 4, 4), num_steps=5)
     torch.testing.assert_close(drawn, x0, atol=1e-4, rtol=0)
-    states = list(path(model, how, y, (1, 4, 4), num_steps=5))
-    assert [int(t[0]) for _, t in states] == [19, 14, 10, 5, 0]
+    states = list(path(model, how, y, first_noise(model, y, (1, 4, 4), 0), Sampling(num_steps=5)))
+    assert [int(t[0]) for _, t, _ in states] == [19, 14, 10, 5, 0]
+    assert all(torch.equal(less, noisy) for (_, _, less), (noisy, _, _) in pairwise(states))
+    assert torch.equal(states[-1][2], drawn)
     guided = sample(model, replace_null(how, 0), y[:3], (1, 4, 4), num_steps=5, guidance=2.0)
     torch.testing.assert_close(guided, 2 * x0[:3] - x0[:1], atol=1e-3, rtol=0)
 

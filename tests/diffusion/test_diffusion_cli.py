@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, UNet2DModel
+from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline
 
-from experiments.digits_diffusion.text_pipeline import drawn, embeddings, new_pipeline
-from gunlearn.diffusion import ClassConditionalPipeline, text_columns, unlearn
+from experiments.digits_diffusion.text_pipeline import drawn, embeddings, trained_pipeline
+from gunlearn.diffusion import text_columns, unlearn
 from gunlearn.diffusion.methods.uce import cross_attention_maps
 from tests.command import call
+from tests.diffusion.tiny_pipelines import CLASS_SCHEDULE, class_denoiser, class_pipeline
 
 QUICK = ["--num-images", "2", "--sampling-steps", "2", "--device", "cpu", "--no-progress"]
 KEPT = ["four", "five"]
@@ -20,32 +21,19 @@ KEPT = ["four", "five"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A text-to-image pipeline that knows no pictures yet."""
-    pipeline = new_pipeline()
-    pipeline.scheduler = faint()
-    return saved(pipeline, tmp_path_factory.mktemp("text"))
+    """A text-to-image pipeline that has seen few pictures yet."""
+    return saved(trained_pipeline(steps=30), tmp_path_factory.mktemp("text"))
 
 
 @pytest.fixture(scope="module")
 def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    unet = UNet2DModel(
-        8, 1, 1, block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, add_attention=False,
-        down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2, num_class_embeds=4,
-    )  # fmt: skip
-    pipeline = ClassConditionalPipeline(unet, faint(), null_class=3)
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = class_pipeline(class_denoiser(), DDIMScheduler(**CLASS_SCHEDULE), null=4)
     return saved(pipeline, tmp_path_factory.mktemp("classes"))
 
 
 def saved(pipeline: Any, folder: Path) -> Path:
     pipeline.save_pretrained(folder)
     return folder
-
-
-def faint() -> DDIMScheduler:
-    """A schedule that ends far from noise, where nobody can tell what an untrained denoiser was meant to predict."""
-    return DDIMScheduler(num_train_timesteps=200, beta_end=5e-3, clip_sample=False, steps_offset=1)
 
 
 def test_a_word_is_erased_and_the_folder_is_an_ordinary_pipeline(folder: Path, tmp_path: Path, capsys: Any) -> None:
@@ -128,7 +116,7 @@ def test_what_is_no_pipeline_is_refused(folder: Path, classes: Path, tmp_path: P
         (["--pipeline", str(tmp_path), "--concept", "three"], "model_index.json"),
         (["--pipeline", str(folder), "--concept", "three", "--out", str(folder)], "without a model"),
         (["--pipeline", str(classes), "--forget-class", "0", "--method", "uce"], "on classes has no text to edit"),
-        (["--pipeline", str(classes), "--forget-class", "3"], "a number from 0 to 2 (got 3)"),
+        (["--pipeline", str(classes), "--forget-class", "4"], "a number from 0 to 3 (got 4)"),
     ):
         out = [] if "--out" in argv else ["--out", str(tmp_path / "out")]
         assert call("diffusion", *argv, *out, *QUICK) == 2

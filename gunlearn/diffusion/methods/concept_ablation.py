@@ -11,7 +11,7 @@ from torch import Tensor
 from gunlearn.core.checks import check_choice, check_integer
 from gunlearn.diffusion.denoising import Denoising
 from gunlearn.diffusion.methods.base import DenoiserMethod
-from gunlearn.diffusion.methods.esd import forgotten_rows
+from gunlearn.diffusion.methods.esd import forgotten_conditions
 from gunlearn.diffusion.noised_items import DenoisingItems, conditions_at, draw_items, read_rows
 from gunlearn.diffusion.replaced import Replaced, predicted_by, same_conditions
 from gunlearn.diffusion.sampler import sample
@@ -73,7 +73,7 @@ class ConceptAblation(DenoiserMethod):
     def images(self, problem: Problem) -> tuple[Tensor, Tensor, str]:
         """Return anchor images `[k, channels, height, width]`, the anchor, and where the images come from."""
         part, task = problem.partition, cast(Denoising, problem.task)
-        x0, y = forgotten_rows(problem, self.num_samples)
+        y, shape = forgotten_conditions(problem, self.num_samples)
         anchor = task.null_like(y)[0] if self.anchor is None else torch.as_tensor(self.anchor).to(y)
         if anchor.shape != y.shape[1:]:
             raise InvalidInputError(
@@ -87,7 +87,6 @@ class ConceptAblation(DenoiserMethod):
         if rows.numel():
             rows = rows[torch.randperm(rows.numel())[:_MOST].to(rows.device)]
             return read_rows(part.data, rows)[0], anchor, "retained"
-        drawn = sample(
-            problem.reference, task, anchor.expand_as(y), x0.shape[1:], num_steps=self.sampling_steps, seed=problem.seed
-        )
-        return drawn.to(x0), anchor, "sampled"
+        how: dict[str, Any] = {"num_steps": self.sampling_steps, "seed": problem.seed}
+        drawn = sample(problem.reference, task, anchor.expand_as(y), shape, **how)
+        return drawn.float().to(y.device), anchor, "sampled"

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from gunlearn.core.checks import check_choice, check_integer, check_number
 from gunlearn.diffusion.methods.base import DenoiserMethod
-from gunlearn.diffusion.noised_items import DenoisingItems, read_rows
+from gunlearn.diffusion.noised_items import DenoisingItems, conditions_at, read_rows
 from gunlearn.diffusion.replaced import Replaced
-from gunlearn.diffusion.sampler import guided, path
+from gunlearn.diffusion.sampler import Sampling, first_noise, guided, path
 from gunlearn.methods.base import Problem
 from gunlearn.tasks.base import Parts
 
@@ -80,11 +80,12 @@ class ESD(DenoiserMethod):
     def pool(self, problem: Problem) -> DenoisingItems:
         """Return noisy images of the frozen model's sampling, with their targets."""
         task: Any = problem.task
-        x0, y = forgotten_rows(problem, self.trajectories)
+        y, shape = forgotten_conditions(problem, self.trajectories)
         pieces, draw = [], torch.Generator().manual_seed(problem.seed)
+        how = Sampling(self.sampling_steps, self.guidance)
         for rows in torch.arange(y.size(0)).split(self.batch_size or y.size(0)):
-            how: dict[str, Any] = {"num_steps": self.sampling_steps, "guidance": self.guidance, "seed": draw}
-            for noisy, t in path(problem.reference, task, y[rows], x0.shape[1:], **how):
+            first = first_noise(problem.reference, y[rows], shape, draw)
+            for noisy, t, _ in path(problem.reference, task, y[rows], first, how):
                 items = DenoisingItems(noisy, t, y[rows].to(noisy.device), torch.zeros_like(noisy))
                 pieces.append(self.aimed(problem, items))
         return joined(pieces)
@@ -95,10 +96,14 @@ def on(here: Tensor, y: Tensor) -> Tensor:
     return y.to(here) if y.is_floating_point() else y.to(here.device)
 
 
-def forgotten_rows(problem: Problem, count: int) -> tuple[Tensor, Tensor]:
-    """Return images and conditions `[count, ...]` of forgotten items, each item as often as any other, or spread."""
-    rows = problem.partition.forget_mask.nonzero().view(-1)
-    return read_rows(problem.partition.data, rows[torch.arange(count) * rows.numel() // count])
+def forgotten_conditions(problem: Problem, count: int) -> tuple[Tensor, torch.Size]:
+    """Return conditions `[count, ...]` of forgotten items, each item as often as any other, or spread; and a shape.
+
+    The shape is that of an image, of which one is read.
+    """
+    data, rows = problem.partition.data, problem.partition.forget_mask.nonzero().view(-1)
+    y = conditions_at(data, rows[torch.arange(count) * rows.numel() // count])
+    return y, read_rows(data, rows[:1])[0].shape[1:]
 
 
 def joined(pieces: list[DenoisingItems]) -> DenoisingItems:

@@ -71,9 +71,10 @@ class SelectiveAmnesia(DenoiserMethod):
         return _Pulled(**own, fisher=self.measured(problem)).learn(problem)
 
     def measured(self, problem: Problem) -> list[tuple[Tensor, Tensor]]:
-        """Return for each weight that learns its value before, and its Fisher information times `num_steps` squared.
+        """Return for each weight that learns its value before, and its Fisher information times a number squared.
 
-        An item's loss over all steps of diffusion is estimated by `num_steps` times that at one.
+        That is the number of steps of diffusion that the task draws from: an item's loss over all of them is estimated
+        by so many times that at one.
         """
         task: Any = problem.task
         rows = problem.partition.retain_mask.nonzero().view(-1)
@@ -88,7 +89,8 @@ class SelectiveAmnesia(DenoiserMethod):
                 losses = -task.decode(problem.model, None, items).log_prob
                 for sum_, found in zip(total, fisher_diagonal(losses, parameters, self.probes), strict=True):
                     sum_ += found * batch.numel() / rows.numel()
-        times = task.noise_schedule.num_steps**2
+        first, end = task.timesteps or (0, task.noise_schedule.num_steps)
+        times = (end - first) ** 2
         return [(p.detach().clone(), times * value) for p, value in zip(parameters, total, strict=True)]
 
 

@@ -15,6 +15,7 @@ from gunlearn.core.checks import check_choice, check_number
 from gunlearn.diffusion.columns_of_texts import POSITIONS, TEMPLATES, TextColumns, text_columns
 from gunlearn.diffusion.methods.closed_form import edited_map
 from gunlearn.diffusion.noised_items import conditions_at
+from gunlearn.diffusion.replaced import same_conditions
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError, UnsupportedModelError
 from gunlearn.methods.base import Method, Outcome, Problem
 
@@ -174,8 +175,6 @@ def conditions(problem: Problem) -> TextColumns:
     if not bool(differ.any()):
         raise InvalidInputError("Expected forgotten conditions other than the null condition (got that alone)")
     retained = retained.unique(dim=0)
-    same = (retained[:, None] == forgotten[None]).flatten(2).all(-1).any(1)
-    if bool(same.any()):
-        retained = retained[~same]
+    retained = retained[~same_conditions(retained, forgotten).any(1)]
     kept = torch.cat([retained.flatten(0, 1), both[0][~differ]]).unique(dim=0)
     return TextColumns(both[0][differ], both[1][differ], kept)

@@ -54,6 +54,11 @@ class ConceptPictures:
         self.lost = torch.isin(self.asked, torch.tensor(self.gone))
         self.of_gone = torch.isin(self.forgotten[1], torch.tensor(self.gone))
 
+    @property
+    def parts(self) -> dict[str, list[int]]:
+        """Forgotten and other concepts by the name of their part."""
+        return {"forget": self.gone, "retain": [c for c in self.given if c not in self.gone]}
+
     def drawn(self, model: nn.Module) -> Tensor:
         """Return pictures of every concept, `[num_pictures, channels, height, width]`."""
         return self.sampled(model, torch.stack([self.given[int(c)] for c in self.asked]))

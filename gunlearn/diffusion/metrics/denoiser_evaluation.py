@@ -84,47 +84,74 @@ def evaluate_denoisers(
     if unknown:
         raise InvalidInputError(f"Expected 'forget' or 'retain' in 'align_on' (got {unknown})")
     check_retrained(references, {} if original is None else {"the original model": original})
-    forgotten, retained = ((x, labels.cpu()) for x, labels in (forgotten, retained))
-    images, labels = (torch.cat(both) for both in zip(forgotten, retained, strict=True))
-    concepts = sorted({*labels.tolist()})
-    gone = sorted(set(forgotten[1].tolist()) - set(retained[1].tolist()))
-    if not gone:
-        raise InvalidInputError("Expected a concept of which no image is retained (got none); these are figures of it")
-    with torch.no_grad():
-        sure = judge(images).softmax(-1)
-    if concepts[-1] >= sure.size(1):
-        raise InvalidInputError(f"Expected concepts among the judge's {sure.size(1)} classes (got {concepts[-1]})")
-    near = [c for c in nearest_classes(mean_confusion(sure, labels), gone, sure.size(1)) if c in concepts][:nearest]
     how: dict[str, Any] = {"num_steps": num_steps, "guidance": guidance, "clip": clip, "seed": seed}
-    given = _conditions(concepts, conditions)
-    asking = ConceptPictures(task, judge, features, given, gone, near, forgotten, retained, per_concept, how)
+    asking = _asking(task, judge, features, conditions, (forgotten, retained), nearest, per_concept, how)
     named = named_models(models, references, original)
-    out = DenoiserFigures([], {}, concepts, gone, "" if features is None else features[0])
+    out = DenoiserFigures([], {}, list(asking.given), asking.gone, "" if features is None else features[0])
     for name, model in named.items():
-        drawn = asking.drawn(model)
-        if not bool(torch.isfinite(drawn).all()):
-            out.rows.append({"model": name, "broken": True})
-            continue
-        row = {"model": name, **asking.judged(drawn), **asking.near_images(drawn)}
-        row |= asking.attacked(model, attack_steps) if attack_steps else {}
-        row |= asking.relearned(model, relearn_at) if relearn_at else {}
-        out.rows.append({key: value for key, value in row.items() if value is not None})
-        out.pictures[name] = drawn.view(len(concepts), per_concept, *drawn.shape[1:]).cpu()
-    references = [model for model in references if any(model is named[name] for name in out.pictures)]
-    compared = {n: named[n] for n in out.pictures if any(named[n] is not r for r in references)}
-    if original is not None and all(original is not named[name] for name in out.pictures):
+        _add(out, asking, name, model, attack_steps, relearn_at)
+    sound = [named[name] for name in out.pictures]
+    references = [model for model in references if any(model is one for one in sound)]
+    if original is not None and all(original is not one for one in sound):
         original = None
-    for part, chosen in (("forget", gone), ("retain", [c for c in concepts if c not in gone])):
+    compared = {n: named[n] for n in out.pictures if any(named[n] is not r for r in references)}
+    for part, chosen in asking.parts.items():
         if part not in align_on or not chosen or not references:
             continue
         sampler = align or ImageSampler(max(1, 64 // len(chosen)), seed=seed, num_steps=num_steps, clip=clip)
-        y = torch.stack([given[c] for c in chosen])
+        y = torch.stack([asking.given[c] for c in chosen])
         supplier = ImageAlignment(task, y, asking.shape, sampler, num_draws=num_draws)
         for name, at in standings(compared, references, supplier, original, seed=seed).items():
             out.of(name).update(_alignment(f"alignment_{part}", at))
             if at.floor is not None and at.original is not None and at.original <= at.floor and part == "forget":
                 out.notes = [UNSEEN]
     return out
+
+
+def _asking(
+    task: Denoising,
+    judge: Callable[[Tensor], Tensor],
+    features: tuple[str, Callable[[Tensor], Tensor]] | None,
+    conditions: Mapping[int, Tensor] | None,
+    images: Sequence[tuple[Tensor, Tensor]],
+    nearest: int,
+    number: int,
+    how: dict[str, Any],
+) -> ConceptPictures:
+    """Return who asks for pictures; refuse data without a forgotten concept, and concepts that the judge lacks."""
+    forgotten, retained = ((x, labels.cpu()) for x, labels in images)
+    x, labels = (torch.cat(both) for both in zip(forgotten, retained, strict=True))
+    concepts = sorted({*labels.tolist()})
+    gone = sorted(set(forgotten[1].tolist()) - set(retained[1].tolist()))
+    if not gone:
+        raise InvalidInputError("Expected a concept of which no image is retained (got none); these are figures of it")
+    with torch.no_grad():
+        sure = judge(x).softmax(-1)
+    if concepts[-1] >= sure.size(1):
+        raise InvalidInputError(f"Expected concepts among the judge's {sure.size(1)} classes (got {concepts[-1]})")
+    near = [c for c in nearest_classes(mean_confusion(sure, labels), gone, sure.size(1)) if c in concepts][:nearest]
+    given = _conditions(concepts, conditions)
+    return ConceptPictures(task, judge, features, given, gone, near, forgotten, retained, number, how)
+
+
+def _add(
+    out: DenoiserFigures,
+    asking: ConceptPictures,
+    name: str,
+    model: nn.Module,
+    attack_steps: int,
+    relearn_at: Collection[int],
+) -> None:
+    """Add the figures that a model has on its own, and its pictures; one that draws NaN has neither."""
+    drawn = asking.drawn(model)
+    if not bool(torch.isfinite(drawn).all()):
+        out.rows.append({"model": name, "broken": True})
+        return
+    row = {"model": name, **asking.judged(drawn), **asking.near_images(drawn)}
+    row |= asking.attacked(model, attack_steps) if attack_steps else {}
+    row |= asking.relearned(model, relearn_at) if relearn_at else {}
+    out.rows.append({key: value for key, value in row.items() if value is not None})
+    out.pictures[name] = drawn.view(len(asking.given), asking.number, *drawn.shape[1:]).cpu()
 
 
 def _alignment(stem: str, at: Standing) -> dict[str, float]:

@@ -1,18 +1,8 @@
-"""Where commands compute, and whether libraries show their own bars meanwhile."""
+"""Whether libraries show bars of their own while a command runs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-
-import torch
-
-from gunlearn.errors import InvalidInputError
-
-
-def check_device(device: str) -> None:
-    """Refuse CUDA where there is none."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InvalidInputError("Expected a CUDA device for --device cuda (got none)")
 
 
 @contextmanager

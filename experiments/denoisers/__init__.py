@@ -1,0 +1,1 @@
+"""What the studies of diffusion models share: models that are kept in files, methods, figures and tables."""

@@ -1,0 +1,1 @@
+"""Fashion-MNIST: a diffusion model forgets one class, then another."""

@@ -1,0 +1,135 @@
+"""What a pipeline is given and what its record says: checks, images of the losses, cards."""
+
+import copy
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, StableDiffusionXLPipeline
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+from gunlearn.diffusion import NoiseSchedule, unlearn
+from gunlearn.diffusion.concept_data import ConceptImages
+from gunlearn.diffusion.noised_items import draw_items
+from gunlearn.diffusion.pipelines import PipelineParts, parts_of
+from gunlearn.diffusion.prediction_type import check_prediction_type
+from gunlearn.errors import GunlearnError, InvalidInputError, UnsupportedModelError
+from tests.diffusion.test_pipeline_unlearning import QUICK, of_classes
+from tests.diffusion.tiny_pipelines import Oracle, text_pipeline
+
+pytestmark = pytest.mark.filterwarnings("ignore:no measurable effect", "ignore:.*collapsed")
+#: A schedule that leaves 60 % of the image at its last step.
+SHORT: dict[str, Any] = {"num_train_timesteps": 50}
+IMAGES = torch.randn(9, 1, 8, 8, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_what_a_denoiser_of_a_short_schedule_predicts_is_read_from_images_or_the_call_refused(kind: str) -> None:
+    """The control is the best denoiser with the scheduler of its own kind, which passes."""
+    y = torch.arange(12) % 4
+    images = ConceptImages((y / 2 - 1).view(-1, 1, 1, 1).expand(12, 1, 4, 4).contiguous(), y, "given")
+    for said in ("epsilon", "v_prediction", "sample"):
+        scheduler = DDIMScheduler(**SHORT, prediction_type=said)
+        oracle = Oracle(NoiseSchedule(scheduler.alphas_cumprod.double(), kind), kind)
+        parts = PipelineParts(SimpleNamespace(unet=oracle, scheduler=scheduler), "unet", "class", None)
+        with pytest.raises(UnsupportedModelError, match=r"'data'.*keeps 60%.*got none"):
+            check_prediction_type(parts, torch.tensor([1]))
+        if said == kind:
+            check_prediction_type(parts, torch.tensor([1]), images)
+        else:
+            with pytest.raises(UnsupportedModelError, match=f"predicts '{kind}'"):
+                check_prediction_type(parts, torch.tensor([1]), images)
+
+
+def test_a_short_schedule_is_refused_by_the_one_call() -> None:
+    pipeline = copy.copy(of_classes())
+    pipeline.scheduler = DDIMScheduler(**SHORT)
+    with pytest.raises(UnsupportedModelError, match="'data'"):
+        unlearn(pipeline, [1], **QUICK)
+
+
+def test_losses_are_of_the_images_that_were_given_and_the_card_says_so() -> None:
+    data = IMAGES, [1, 1, 1, 0, 0, 0, 2, 2, 2]
+    pipeline, how = of_classes(), {**QUICK, "figure_images": 2, "seed": 5}
+    result = unlearn(pipeline, [1], "npo", preserve=[0, 3], data=data, peft=None, **how)
+    task, draw = parts_of(pipeline).task(), torch.Generator().manual_seed(5)
+    own = draw_items(task.noise_schedule, IMAGES[:2], torch.tensor([1, 1]), generator=draw)
+    with torch.no_grad():
+        expected = float(-task.decode(pipeline.unet.eval(), None, own).log_prob.mean())
+    assert result.before["1"] == pytest.approx(expected, rel=1e-5)
+    said = result.settings["figures_of"]
+    assert said.endswith("were given of each concept; of 3, of which none were given, samples of the model before")
+    assert said in result.card()
+    drawn = unlearn(pipeline, [1], "npo", peft=None, **how)  # the control: other images, another loss
+    assert drawn.before["1"] != pytest.approx(expected, rel=1e-2)
+    assert "2 samples of the model before unlearning" in drawn.card()
+
+
+def test_without_figures_there_is_no_empty_table() -> None:
+    result = unlearn(of_classes(), [1, 2], "npo", peft=None, **{**QUICK, "figure_images": 0})
+    assert (result.before, result.rebound(), result.table()[1]) == ({}, {}, [])
+    for text in (repr(result), result.card()):
+        assert "figure_images=0" in text
+        assert "concept  part" not in text
+        assert "| concept" not in text
+
+
+def test_the_card_says_whose_class_the_pipeline_is() -> None:
+    card = unlearn(of_classes(), [1], "npo", **QUICK).card()
+    assert "is a class of gunlearn" in card
+    assert "UNet2DModel.from_pretrained(" in card
+    text = unlearn(text_pipeline(), ["cat"], "esd:x", trajectories=2, **QUICK).card()
+    assert "class of gunlearn" not in text
+
+
+@pytest.mark.parametrize("null", [5, 99, -1, True])
+def test_a_class_of_nothing_that_the_denoiser_does_not_have_is_refused(null: Any) -> None:
+    with pytest.raises(InvalidInputError, match=r"class of 'nothing' among .*, 0 to 4 \(got"):
+        unlearn(of_classes(), [1], null=null, **QUICK)
+
+
+def test_the_class_of_nothing_may_be_any_and_is_no_concept() -> None:
+    assert parts_of(of_classes(), 0).classes == [1, 2, 3, 4]
+    result = unlearn(of_classes(), [1], "npo", null=0, **QUICK)
+    assert result.settings["preserve"] == ["2", "3", "4"]
+    with pytest.raises(InvalidInputError, match=r"a number from 1 to 4 \(got 0\)"):
+        unlearn(of_classes(), [0], "npo", null=0, **QUICK)
+
+
+BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
+    "latents for a pipeline of texts": (
+        text_pipeline, {"concepts": ["cat"], "data": (torch.rand(3, 2, 8, 8), ["cat"] * 3)},
+        r"images of 1 channels, as the pipeline's autoencoder.*\(3, 2, 8, 8\).*may be latents",
+    ),
+    "colours": (of_classes, {"data": (torch.rand(3, 3, 8, 8), [0, 1, 2])}, "of 1 channels, as .* denoiser reads"),
+    "two sizes": (
+        of_classes, {"method": "graddiff", "data": (torch.rand(2, 1, 16, 16), [1, 1])}, r"of one shape to forget and to"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_images_that_the_pipeline_does_not_read_are_refused(name: str) -> None:
+    make, more, said = BAD[name]
+    with pytest.raises(GunlearnError, match=said):
+        unlearn(make(), **{"concepts": [1], "method": "npo", "peft": None, **QUICK, **more})
+
+
+def test_stable_diffusion_xl_is_refused_in_words() -> None:
+    """It has two text encoders, and conditions beside the text that no task here passes on."""
+    given = text_pipeline()
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    second = CLIPTextModelWithProjection(CLIPTextConfig(vocab_size=16, max_position_embeddings=8, **sizes))
+    pipeline = StableDiffusionXLPipeline(
+        vae=given.vae, text_encoder=given.text_encoder, text_encoder_2=second, tokenizer=given.tokenizer,
+        tokenizer_2=given.tokenizer, unet=given.unet, scheduler=given.scheduler, add_watermarker=False,
+    )  # fmt: skip
+    before = {name: value.clone() for name, value in pipeline.unet.state_dict().items()}
+    with pytest.raises(UnsupportedModelError, match=r"one text encoder \(got StableDiffusionXLPipeline with several"):
+        unlearn(pipeline, ["cat"], **QUICK)
+    refiner = copy.copy(pipeline)
+    refiner.tokenizer = refiner.text_encoder = None  # as the refiner has it
+    with pytest.raises(UnsupportedModelError, match="StableDiffusionXLPipeline"):
+        unlearn(refiner, ["cat"], **QUICK)
+    assert all(torch.equal(value, before[name]) for name, value in pipeline.unet.state_dict().items())
