@@ -88,6 +88,14 @@ def stalls(rows: Sequence[Row]) -> str:
     return markdown(head, body)
 
 
+def convergence(rows: Sequence[Row]) -> str:
+    body = [
+        [f"{lr:g}", str(size), " ".join(f"{row['loss']:.1e}" for row in of), cell(of, "forget_error")]
+        for (lr, size), of in by(rows, "lr", "batch_size").items()
+    ]
+    return markdown(["rate", "batch", "training loss by seed", "forget error of fine-tuning"], body, left=3)
+
+
 def matched(rows: Sequence[Row]) -> str:
     body = [
         [str(kind), str(name), " ".join(str(row.get("steps")) for row in of), cell(of, "steps"), cell(of, "retain_acc")]
@@ -98,13 +106,16 @@ def matched(rows: Sequence[Row]) -> str:
     return markdown(["forgotten", "method", "steps by seed", "mean", "retain accuracy"], body, left=2)
 
 
+TABLES = {"convergence": convergence, "direction": directions, "stall": stalls, "imu": matched}
+
+
 def tables(rows: Sequence[Row]) -> dict[str, str]:
     """Every table by its name."""
     parts = {part: of for (part,), of in by(rows, "part").items()}
     found = {name: compared(parts[name], figures) for name, figures in COMPARED.items() if name in parts}
     if "lira" in parts:
         found["lira"] = compared(parts["lira"], ("auc", "global_auc", "accuracy", "tpr"))
-    for name, table in (("direction", directions), ("stall", stalls), ("imu", matched)):
+    for name, table in TABLES.items():
         if name in parts:
             found[name] = table(parts[name])
     return found
