@@ -21,7 +21,7 @@ from gunlearn.tasks.items.tables import rows_at
 
 
 @dataclass(frozen=True)
-class ItemLoss:
+class ItemTrainingLoss:
     r"""`L(theta) = -(1/n) sum_i log p_i(theta)` over some items of a table, in evaluation mode, a batch at a time.
 
     So batch normalisation computes with its running statistics, and an item's loss does not depend on the others. What
@@ -50,14 +50,14 @@ class ItemLoss:
     def params(self) -> list[nn.Parameter]:
         return learning_parameters(self.model)
 
-    def batches(self) -> Iterator[BatchLoss]:
+    def batches(self) -> Iterator[ItemBatchLoss]:
         """Yield the losses of the batches, which add up to this one."""
         for rows in self.index.split(self.batch_size):
             with isolated_rng(0):  # the same draws of a transform at each pass
                 items = ArrayItems(*rows_at(self.data, rows), fixed=False)
-            yield BatchLoss(self.model, self.task, items, self.num_terms)
+            yield ItemBatchLoss(self.model, self.task, items, self.num_terms)
 
-    def _sum(self, of: Callable[[BatchLoss], Tensor], start: Tensor) -> Tensor:
+    def _sum(self, of: Callable[[ItemBatchLoss], Tensor], start: Tensor) -> Tensor:
         for batch in self.batches():
             start = start + of(batch).to(start.dtype)
         return start
@@ -80,8 +80,8 @@ class ItemLoss:
 
 
 @dataclass(frozen=True)
-class BatchLoss:
-    """The share of one batch in an `ItemLoss`, as `Curvature` reads it; the losses of all batches add up."""
+class ItemBatchLoss:
+    """The share of one batch in an `ItemTrainingLoss`, as `Curvature` reads it; the losses of all batches add up."""
 
     model: nn.Module
     task: Task
@@ -106,14 +106,14 @@ class BatchLoss:
 
 
 class ItemCurvature(Products):
-    """The curvature of an `ItemLoss`, known by its products: the sum of those of its batches, each read anew.
+    """The curvature of an `ItemTrainingLoss`, known by its products: the sum of those of its batches, each read anew.
 
     Args:
         kind: one of `CURVATURES`, see `Curvature`.
         weight_decay: of the training; `weight_decay * v` is added.
     """
 
-    def __init__(self, loss: ItemLoss, kind: str = "gauss_newton", weight_decay: float = 0.0) -> None:
+    def __init__(self, loss: ItemTrainingLoss, kind: str = "gauss_newton", weight_decay: float = 0.0) -> None:
         check_choice("curvature", kind, CURVATURES)
         self.loss, self.kind, self.weight_decay = loss, kind, weight_decay
         self.params: Sequence[Tensor] = loss.params
@@ -124,4 +124,4 @@ class ItemCurvature(Products):
 
 
 #: A training loss whose terms are read at once, on a graph, or in batches, of independent items.
-AnyTrainingLoss = TrainingLoss | ItemLoss
+AnyTrainingLoss = TrainingLoss | ItemTrainingLoss

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from torch_geometric.nn import GCN
 
 import gunlearn as gu
-from gunlearn.curvature.item_loss import ItemCurvature, ItemLoss
+from gunlearn.curvature.item_loss import ItemCurvature, ItemTrainingLoss
 from gunlearn.errors import UnsupportedMethodError
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.items.tables import ItemTable, as_table
@@ -127,7 +127,7 @@ def test_products_do_not_depend_on_the_batch_and_are_symmetric() -> None:
     size = sum(p.numel() for p in net.parameters())
     u, v = torch.randn(2, size, generator=torch.Generator().manual_seed(3), dtype=torch.double)
     for kind in ("gauss_newton", "hessian"):
-        small, large = (ItemCurvature(ItemLoss(net, task, data, rows, 50, n), kind) for n in (3, 64))
+        small, large = (ItemCurvature(ItemTrainingLoss(net, task, data, rows, 50, n), kind) for n in (3, 64))
         assert torch.allclose(small @ v, large @ v, rtol=1e-9, atol=1e-12)
         assert float(u @ (small @ v)) == pytest.approx(float(v @ (small @ u)), rel=1e-9)
 

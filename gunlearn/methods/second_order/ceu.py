@@ -46,6 +46,7 @@ class CEU(InfluenceUpdate):
     summary = "Newton's step by conjugate gradients; certified for a strictly convex, perturbed loss"
     paper = "Certified Edge Unlearning for Graph Neural Networks (KDD 2023)"
     requests: ClassVar[tuple[str, ...]] = ("edges", "nodes", "features")
+    tasks = ("node_classification", "link_prediction", "node_regression", "node_multilabel")
     certified = True
 
     def __post_init__(self) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gunlearn.core.checks import check_choice, check_integer
-from gunlearn.curvature.item_loss import AnyTrainingLoss, ItemCurvature, ItemLoss
+from gunlearn.curvature.item_loss import AnyTrainingLoss, ItemCurvature, ItemTrainingLoss
 from gunlearn.curvature.products import CURVATURES, Curvature, Products, SplitGaussNewton
 from gunlearn.curvature.solvers import Krylov, krylov
 from gunlearn.errors import DivergenceError, InvalidInputError, UnsupportedMethodError
@@ -55,7 +55,9 @@ class InfluenceUpdate(Method):
     batch_size: int | None = None
 
     requests: ClassVar[tuple[str, ...]] = ("edges", "nodes", "features", "items")
-    tasks = ("node_classification", "link_prediction", "node_regression", "node_multilabel", "image_classification")
+    tasks: ClassVar[tuple[str, ...]] = (
+        "node_classification", "link_prediction", "node_regression", "node_multilabel", "image_classification"
+    )  # fmt: skip
     needs = "retained data, second order"
     state = "last"
     cost = "two gradients and at most `max_iterations` curvature products"
@@ -164,7 +166,7 @@ class InfluenceUpdate(Method):
 
 def curvature_of(loss: AnyTrainingLoss, kind: str, weight_decay: float) -> Products:
     """Return products with the curvature, on the CSR kernels if these have the second order."""
-    if isinstance(loss, ItemLoss):
+    if isinstance(loss, ItemTrainingLoss):
         return ItemCurvature(loss, kind, weight_decay)
     # Without a decoder of the model's own, logits are the outputs themselves or inner products of them.
     decodes = hasattr(loss.model, "decode") or getattr(loss.task, "score", None) is not None

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gunlearn.curvature.item_loss import AnyTrainingLoss, ItemLoss
+from gunlearn.curvature.item_loss import AnyTrainingLoss, ItemTrainingLoss
 from gunlearn.curvature.training_loss import TrainingLoss, flat, gradient, training_items
 from gunlearn.errors import InvalidInputError
 from gunlearn.methods.base import Problem
@@ -44,7 +44,7 @@ class Removal:
         everything = partition.forget_mask | partition.retain_mask
         n = int(everything.sum())
         whole, rest, gone = (
-            ItemLoss(model, problem.task, partition.data, mask.nonzero().view(-1), n, size)
+            ItemTrainingLoss(model, problem.task, partition.data, mask.nonzero().view(-1), n, size)
             for mask in (everything, partition.retain_mask, partition.forget_mask)
         )
         return cls(whole, rest, _finite(gone.gradient()))
