@@ -98,12 +98,12 @@ def convergence(rows: Sequence[Row]) -> str:
 
 def matched(rows: Sequence[Row]) -> str:
     body = [
-        [str(kind), str(name), " ".join(str(row.get("steps")) for row in of), cell(of, "steps"), cell(of, "retain_acc")]
-        for (kind, name), of in by([row for row in rows if "kind" in row], "kind", "method").items()
+        [f"{lr:g}", *names, " ".join(str(row.get("steps")) for row in of), cell(of, "steps"), cell(of, "retain_acc")]
+        for (lr, *names), of in by([row for row in rows if "kind" in row], "lr", "kind", "method").items()
     ]
     for (name,), of in by([row for row in rows if "kind" not in row], "method").items():
-        body.append([str(name), f"{len(of)} refused", "-", "-", "-"])
-    return markdown(["forgotten", "method", "steps by seed", "mean", "retain accuracy"], body, left=2)
+        body.append(["-", str(name), f"{len(of)} refused", "-", "-", "-"])
+    return markdown(["rate", "forgotten", "method", "steps by seed", "mean", "retain accuracy"], body, left=3)
 
 
 TABLES = {"convergence": convergence, "direction": directions, "stall": stalls, "imu": matched}
