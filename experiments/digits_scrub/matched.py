@@ -13,7 +13,6 @@ from experiments.digits_scrub.runs import Row, Run, error, refused, short
 from experiments.digits_scrub.settings import RECIPE
 from gunlearn.training.callbacks import Callback
 
-
 #: The authors' rate, at which a few large steps forget, and one that is fine enough to stop at equal forgetting.
 RATES = (1e-2, 3e-4)
 
