@@ -88,14 +88,25 @@ def stalls(rows: Sequence[Row]) -> str:
     return markdown(head, body)
 
 
+def convergence(rows: Sequence[Row]) -> str:
+    body = [
+        [f"{lr:g}", str(size), " ".join(f"{row['loss']:.1e}" for row in of), cell(of, "forget_error")]
+        for (lr, size), of in by(rows, "lr", "batch_size").items()
+    ]
+    return markdown(["rate", "batch", "training loss by seed", "forget error of fine-tuning"], body, left=3)
+
+
 def matched(rows: Sequence[Row]) -> str:
     body = [
-        [str(kind), str(name), " ".join(str(row.get("steps")) for row in of), cell(of, "steps"), cell(of, "retain_acc")]
-        for (kind, name), of in by([row for row in rows if "kind" in row], "kind", "method").items()
+        [f"{lr:g}", *names, " ".join(str(row.get("steps")) for row in of), cell(of, "steps"), cell(of, "retain_acc")]
+        for (lr, *names), of in by([row for row in rows if "kind" in row], "lr", "kind", "method").items()
     ]
     for (name,), of in by([row for row in rows if "kind" not in row], "method").items():
-        body.append([str(name), f"{len(of)} refused", "-", "-", "-"])
-    return markdown(["forgotten", "method", "steps by seed", "mean", "retain accuracy"], body, left=2)
+        body.append(["-", str(name), f"{len(of)} refused", "-", "-", "-"])
+    return markdown(["rate", "forgotten", "method", "steps by seed", "mean", "retain accuracy"], body, left=3)
+
+
+TABLES = {"convergence": convergence, "direction": directions, "stall": stalls, "imu": matched}
 
 
 def tables(rows: Sequence[Row]) -> dict[str, str]:
@@ -104,7 +115,7 @@ def tables(rows: Sequence[Row]) -> dict[str, str]:
     found = {name: compared(parts[name], figures) for name, figures in COMPARED.items() if name in parts}
     if "lira" in parts:
         found["lira"] = compared(parts["lira"], ("auc", "global_auc", "accuracy", "tpr"))
-    for name, table in (("direction", directions), ("stall", stalls), ("imu", matched)):
+    for name, table in TABLES.items():
         if name in parts:
             found[name] = table(parts[name])
     return found

@@ -41,6 +41,7 @@ ROWS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("scrub", {"steps": 120, "batch_size": BATCH}),
     ("imu", {"steps": 60, "batch_size": BATCH}),
     ("ssd", {"probes": 8}),
+    ("gif", {}),
 )
 
 

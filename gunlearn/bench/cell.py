@@ -70,7 +70,7 @@ class Cell:
     task: str = "link_prediction"
     forget: str = "edges"
     forget_file: str | None = None
-    labels: tuple[int, ...] = ()
+    labels: tuple[int | str, ...] = ()
 
     def __post_init__(self) -> None:
         check_choice("protocol", self.protocol, ("random", "inpo", "public"))

@@ -66,7 +66,7 @@ class GridConfig:
     task: str = "link_prediction"
     forget: str = "edges"
     forget_file: str | Path | None = None
-    labels: tuple[int, ...] = ()
+    labels: tuple[int | str, ...] = ()
     metrics: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -16,6 +16,7 @@ from gunlearn.errors import InvalidInputError
 from gunlearn.requests.base import Request
 from gunlearn.requests.edges import ForgetEdges
 from gunlearn.requests.ids import number_to_draw
+from gunlearn.requests.item_choice import numbered
 from gunlearn.requests.items import ForgetItems, training_rows
 from gunlearn.requests.nodes import ForgetNodes, training_ids
 from gunlearn.requests.pair_keys import comparable_keys, is_among
@@ -100,13 +101,14 @@ def whole_classes(data: Any, cell: Cell) -> tuple[Any, Request]:
     nodes = training_rows(data).nonzero().view(-1) if images else training_ids(data, int(data.num_nodes))
     classes = y[nodes].unique()
     if cell.labels:
-        absent = sorted(set(cell.labels) - set(classes.tolist()))
-        if absent or len(set(cell.labels)) >= classes.numel():
+        named = numbered(data, cell.labels)
+        absent = sorted(set(named) - set(classes.tolist()))
+        if absent or len(set(named)) >= classes.numel():
             raise InvalidInputError(
                 f"Expected some of the classes {classes.tolist()} of the training items to forget (got "
                 f"{list(cell.labels)})"
             )
-        return data, _of_classes(images, nodes, y, torch.tensor(cell.labels, device=y.device))
+        return data, _of_classes(images, nodes, y, torch.tensor(named, device=y.device))
     if cell.count is None or cell.count >= classes.numel():
         raise InvalidInputError(f"Expected fewer classes than the {classes.numel()} there are (got {cell.count})")
     chosen = classes[torch.randperm(classes.numel(), generator=_generator(cell)).to(y.device)[: cell.count]]

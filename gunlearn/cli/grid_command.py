@@ -74,7 +74,7 @@ class Run:
         count: Number of them.
         counts: Several numbers.
         forget_file: File of what to forget, in place of a draw: an id of the graph's own file per line, for edges two.
-        labels: Classes to forget with --forget classes, in place of a draw of --count of them.
+        labels: Classes to forget with --forget classes, by number or name, in place of a draw of --count of them.
         region: Where edges lie: in or out of the two-hop neighbourhood of the test edges; any by default.
         by: Which come first: any, edges whose removal moves the model's outputs most, or those of high degree.
         protocol: A random split, or split and forget set of the official INPO code, or the data's own split of nodes
@@ -118,7 +118,7 @@ class Run:
     count: Whole = None
     counts: Wholes = ()
     forget_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
-    labels: Wholes = ()
+    labels: Texts = ()
     region: Annotated[
         Literal["any", "in", "out"] | None, tyro.conf.arg(metavar="{any,in,out}", help_behavior_hint="")
     ] = None
@@ -164,6 +164,7 @@ class Run:
                     "seeds": self._given("seed") or (0,),
                     "recipe": self._recipe(dataset, task),
                     "method_args": self.method_arg,
+                    "labels": tuple(int(label) if label.isdecimal() else label for label in self.labels),
                 }
                 configs += gunlearn.bench.suite(**settings)
         return configs

@@ -16,7 +16,7 @@ from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 CURVATURES = ("gauss_newton", "hessian")
 
 
-class _Products(ABC):
+class Products(ABC):
     """A matrix known by its products with vectors, plus a multiple of the identity."""
 
     params: Sequence[Tensor]
@@ -39,7 +39,7 @@ class _Products(ABC):
         """Return the product with `v` `[size]`, without weight decay."""
 
 
-class Curvature(_Products):
+class Curvature(Products):
     r"""The matrix `C` of a training loss at the model's parameters, known by its products `C @ v`.
 
     - `"hessian"`: :math:`C = \nabla^2_\theta L`, by differentiating the gradient once more;
@@ -64,7 +64,7 @@ class Curvature(_Products):
 
     def __init__(
         self,
-        loss: TrainingLoss,
+        loss: TrainingLoss | Any,
         kind: str = "gauss_newton",
         weight_decay: float = 0.0,
         data: Data | None = None,
@@ -98,7 +98,7 @@ class Curvature(_Products):
         return _derivative(self._logits, self.params, bent)
 
 
-class SplitGaussNewton(_Products):
+class SplitGaussNewton(Products):
     r"""Gauss-Newton products on the CSR kernels: one pass through the layers, one through the scores.
 
     For logits :math:`z = q(h)` at most quadratic in the model's outputs :math:`h` and without parameters of their own

@@ -80,6 +80,11 @@ class TrainingLoss:
     def params(self) -> list[nn.Parameter]:
         return learning_parameters(self.model)
 
+    @property
+    def num_terms(self) -> int:
+        """Return `n`."""
+        return self.weight.numel()
+
     def outputs(self, data: Data | None = None) -> Tensor:
         """Return outputs `[num_nodes, dim]` on a graph (default: the whole), differentiable to any order."""
         data = self.data if data is None else data

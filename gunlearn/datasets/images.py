@@ -29,6 +29,7 @@ class ImageSet:
         build: makes an embedded one; `None` for idx files.
         installed: folder in which a package of the system puts the files.
         package: the name of that package, in words.
+        classes: names of the classes, by number.
     """
 
     name: str
@@ -37,6 +38,7 @@ class ImageSet:
     build: Callable[[], ItemTable] | None = None
     installed: str = ""
     package: str = ""
+    classes: tuple[str, ...] = ()
 
     def read(self, root: str | PathLike[str] | None = None) -> ItemTable:
         """Return the images; see `idx_images` for those in files."""
@@ -68,6 +70,10 @@ _ROWS = [
         "idx files",
         installed="/usr/share/datasets/fashion-mnist",
         package="Debian's package dataset-fashion-mnist",
+        classes=(
+            *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+            *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+        ),
     ),
     ImageSet("MNIST", 70000, "idx files"),
 ]
@@ -78,8 +84,9 @@ def idx_images(row: ImageSet, root: str | PathLike[str] | None = None) -> ItemTa
     """Return the images of a named data set in idx files.
 
     `x` is `[num_images, 1, height, width]` (float32 in [0, 1]), `y` `[num_images]`; `test_mask` holds the official test
-    images. Files are `train-images-idx3-ubyte` and its three siblings, gzipped or not, in `root/NAME/raw` (as
-    torchvision writes them), `root/NAME`, `root` itself, the cache, or where a package of the system puts them.
+    images, `classes` names of the classes where they are known. Files are `train-images-idx3-ubyte` and its three
+    siblings, gzipped or not, in `root/NAME/raw` (as torchvision writes them), `root/NAME`, `root` itself, the cache, or
+    where a package of the system puts them.
 
     Raises:
         DatasetNotFoundError: no such files; the message says where they were expected.
@@ -90,7 +97,8 @@ def idx_images(row: ImageSet, root: str | PathLike[str] | None = None) -> ItemTa
     """
     for folder in row.places(root):
         if found := _parts_in(folder):
-            return _table(folder, found, stacklevel=6)
+            table = _table(folder, found, stacklevel=6)
+            return ItemTable(**table, classes=row.classes) if row.classes else table
     places, (base, named_by) = row.places(root), data_root(root)
     half = [path for folder in places if folder.is_dir() for path in sorted(folder.glob("*-idx?-ubyte*"))]
     raise DatasetNotFoundError(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 from torch_geometric.data import Data
@@ -78,6 +78,9 @@ class Auto(Method):
     needs = "retained data"
     cost = "that of the chosen method"
     state = "chosen"
+    not_options: ClassVar[dict[str, str]] = {
+        "batch_size": "; what it chooses reads as the training did (which 'training' says), else in a loader's batches"
+    }
 
     def __post_init__(self) -> None:
         if not self.most > 0:

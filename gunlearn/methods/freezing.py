@@ -68,7 +68,8 @@ class RetainedStatistics(AbstractContextManager):
     """Batch normalisation takes its statistics of retained nodes alone inside the block, as in training without others.
 
     Forgotten nodes that are read in the same pass are normalised by them, and leave no trace in running statistics.
-    Passes over other rows than those of the graph read running statistics, and leave them as they are.
+    Passes over other rows than those of the graph, or with less than two retained ones, read running statistics, and
+    leave them as they are.
 
     Args:
         model: whose layers.
@@ -101,6 +102,9 @@ class RetainedStatistics(AbstractContextManager):
             with FrozenStatistics(layer):
                 return own(layer, x)
         kept, others = x[rows], x[~rows]
+        if kept.numel() // x.size(1) < 2:  # one value has no variance
+            with FrozenStatistics(layer):
+                return own(layer, x)
         dims = [dim for dim in range(x.dim()) if dim != 1]
         mean, variance = kept.mean(dims, keepdim=True), kept.var(dims, unbiased=False, keepdim=True)
         others = (others - mean) * (variance + layer.eps).rsqrt()

@@ -38,9 +38,10 @@ class Settings:
     batch: int | None = None
     warmup: float = 0.0
 
-    def rate(self, adapter: bool) -> float:
-        """Return the learning rate for all parameters, or for an adapter."""
-        return (self.adapter_lr or 10 * self.options["lr"]) if adapter else self.options["lr"]
+    def rate(self, adapter: bool) -> float | None:
+        """Return the learning rate for all parameters, or for an adapter; `None` leaves it to the method's class."""
+        rate = self.options.get("lr")
+        return rate if rate is None or not adapter else self.adapter_lr or 10 * rate
 
     def differences(self, used: Mapping[str, Any], batch: int, warmup: int, steps_per_epoch: int) -> list[str]:
         """Return in words what a run does otherwise than the published one.
@@ -56,11 +57,17 @@ class Settings:
 
 
 _SALUN = "SalUn's for CIFAR-10; its alpha is 3.1 for means over pixels"
+_MEASURED = "ours, on digits and Fashion-MNIST (`experiments/digits_scrub`, `fashion_scrub`)"
 _LATENT = {"lr": 1e-5, "batch_size": 32, "epochs": 5, "max_grad_norm": 1.0}
 
 
 def _latent(source: str = _OURS, **options: Any) -> Settings:
     return Settings({**_LATENT, **options}, source=source)
+
+
+def _images(steps: int, **options: Any) -> Settings:
+    """Return settings in steps, not passes: as many of a batch as of all items at once."""
+    return Settings({"steps": steps, **options}, source=_MEASURED)
 
 
 def _rows(source: str = _OPEN_UNLEARNING, adapter_lr: float | None = None, **options: Any) -> Settings:
@@ -98,6 +105,19 @@ PUBLISHED: dict[str, dict[str, Settings]] = {
         "concept_ablation": _latent("learning rate of the authors' code"),
         "selective_amnesia": _latent("the paper's for CIFAR-10", lr=1e-4, penalty_weight=10.0),
     },
+    "image_classification": {
+        "finetune": _images(50),
+        "l1_sparse": _images(50),
+        "gradient_ascent": _images(10, lr=3e-4),
+        "graddiff": _images(30, lr=1e-4),
+        "npo": _images(100),
+        "random_label": _images(50),
+        "salun": _images(50),
+        "bad_teacher": _images(50),
+        "scrub": _images(100),
+        "scrub_r": _images(100),
+        "imu": _images(30),
+    },
 }
 
 
@@ -129,12 +149,16 @@ def build_method(
         got = f"the class {spec.__name__}" if isinstance(spec, type) else type(spec).__name__
         raise InvalidTypeError(f"Expected a method's name, a Method object or an objective (got {got})")
     found, settings = published(name if isinstance(spec, str) else "graddiff", task), {}
-    if found is not None:
+    if found is not None and {**variant, **options}.get("mode", "default") == "default":  # another fills in its own
         settings = dict(found.options)
-        if model is not None and task.adapts(model):
-            settings["lr"] = found.rate(adapter=True)
+        rate = found.rate(adapter=True)
+        if rate is not None and model is not None and task.adapts(model):
+            settings["lr"] = rate
+        if "epochs" in options:
+            settings.pop("steps", None)
     method = METHODS.construct(name, cls, {**settings, **variant}, options)
     _check_together(name, options)
+    _check_filled(name, method, options)
     return method
 
 
@@ -149,6 +173,17 @@ def _check_together(spec: str, options: Mapping[str, Any]) -> None:
         raise InvalidInputError(f"Expected no 'lr' of '{spec}' beside an optimizer function, which sets its own")
 
 
+def _check_filled(spec: str, method: Method, options: Mapping[str, Any]) -> None:
+    """Refuse `None`, which means all items, where a mode has put a number in its place."""
+    for name in ("batch_size", "forget_batch_size"):
+        filled = getattr(method, name, None)
+        if filled is not None and options.get(name, filled) is None:
+            raise InvalidInputError(
+                f"Expected a number for '{name}' of '{spec}' (got None, for which its mode has {filled}); to read all "
+                "items at once name a number as large as theirs"
+            )
+
+
 def settings_listing() -> tuple[list[str], list[list[str]]]:
     """Return the heading and the rows of the table."""
     head = ["task", "method", "settings", "lr of adapters", "from"]
@@ -156,5 +191,6 @@ def settings_listing() -> tuple[list[str], list[list[str]]]:
     for task, of_task in PUBLISHED.items():
         for name, settings in of_task.items():
             shown = ", ".join(f"{key}={value}" for key, value in settings.options.items())
-            body.append([task, name, shown, f"{settings.rate(adapter=True):g}", settings.source])
+            rate = settings.rate(adapter=True)
+            body.append([task, name, shown, "" if rate is None else f"{rate:g}", settings.source])
     return head, body

@@ -25,6 +25,7 @@ def hold_others(method: GradientOptions, problem: Problem) -> HeldWeights | None
 
     Raises:
         EmptyForgetSetError: the task predicts nothing that is forgotten.
+        UnsupportedMethodError: an adapter of which a part has no gradient, see `salient`.
     """
     if method.saliency is None:
         return None
@@ -36,11 +37,22 @@ def hold_others(method: GradientOptions, problem: Problem) -> HeldWeights | None
         )
     parameters = [p for p in model.parameters() if p.requires_grad]
     with evaluating(model):
-        moving = salient(forget_losses(task, model, parts, method.batch_size), parameters, method.saliency)
+        losses = forget_losses(task, model, parts, method.batch_size)
+        moving = salient(losses, parameters, method.saliency, adapter_names(task.adapts(model), model))
     return HeldWeights(parameters, moving)
 
 
-def salient(losses: Iterable[Callable[[], Tensor]], parameters: Sequence[nn.Parameter], share: float) -> list[Tensor]:
+def adapter_names(adapts: bool, model: nn.Module) -> list[str]:
+    """Return the names of the parameters that learn, where they are those of an adapter; else none."""
+    return [name for name, parameter in model.named_parameters() if adapts and parameter.requires_grad]
+
+
+def salient(
+    losses: Iterable[Callable[[], Tensor]],
+    parameters: Sequence[nn.Parameter],
+    share: float,
+    adapter: Sequence[str] = (),
+) -> list[Tensor]:
     r"""Return the entries with the largest :math:`|\sum_i \nabla \ell_i|`, a boolean mask for each parameter.
 
     Entries without any gradient are never among them, nor is one smaller than an entry that is left out.
@@ -49,9 +61,11 @@ def salient(losses: Iterable[Callable[[], Tensor]], parameters: Sequence[nn.Para
         losses: functions that return the losses of some items each, `[k]`; one is in memory at a time.
         parameters: what is trained.
         share: of all entries of all parameters together, in (0, 1].
+        adapter: names of the parameters, where they are an adapter's, see `adapter_names`.
 
     Raises:
-        UnsupportedMethodError: no loss depends on a parameter.
+        UnsupportedMethodError: no loss depends on a parameter; or a parameter of an adapter has no gradient, as one
+            factor of each pair of a new LoRA adapter, whose other factor is zero: the mask would hold it for good.
     """
     total = [torch.zeros_like(p, dtype=torch.float32) for p in parameters]
     for compute in losses:
@@ -61,9 +75,19 @@ def salient(losses: Iterable[Callable[[], Tensor]], parameters: Sequence[nn.Para
             for sum_, gradient in zip(total, found, strict=True):
                 if gradient is not None:
                     sum_ += gradient
+    _refuse_unreached([name for name, sum_ in zip(adapter, total, strict=False) if not bool(sum_.any())], len(adapter))
     size = torch.cat([sum_.abs().flatten().to(total[0].device) for sum_ in total])
     if not bool((size > 0).any()):
         raise UnsupportedMethodError("Expected a forget loss with a gradient for 'saliency' (got none: all zero)")
     number = max(1, int(share * size.numel()))
     least = size.kthvalue(size.numel() - number + 1).values
     return [(sum_.abs() >= least.to(sum_.device)) & (sum_ != 0) for sum_ in total]
+
+
+def _refuse_unreached(names: Sequence[str], count: int) -> None:
+    if names:
+        raise UnsupportedMethodError(
+            "Expected an adapter all of whose parameters have a gradient, for 'saliency' (got none for "
+            f"{len(names)} of {count}, the first is '{names[0]}'): a new adapter's factor of zero hides the other one, "
+            "which would never learn; train the model's own weights, or an adapter that was trained before"
+        )

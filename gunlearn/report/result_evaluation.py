@@ -89,8 +89,8 @@ def _check_result(result: Result, train: Any, references: Sequence[nn.Module]) -
     if result.partition is None or result.task is None:
         raise InvalidInputError(
             "Expected a result of this session (got a loaded one without its partition and task); resolve the request "
-            "again on the data before it, result.partition = request.resolve(data), and name the task, result.task = "
-            "gunlearn.tasks.as_task('node_classification')"
+            "again on the data before it, result.partition = request.resolve(data), and name the task that it was made "
+            "for, result.task = gunlearn.tasks.as_task('image_classification'), or 'node_classification'"
         )
     if result.request_hash is not None and result.request_hash != result.partition.request_hash:
         raise InvalidInputError(

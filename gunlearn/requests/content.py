@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from gunlearn.core.checksums import print_of
 from gunlearn.errors import ChangedDataError
 from gunlearn.requests.prepared import known_prints
 
+#: Lists that data sets keep beside their items: labels, and which items of another data set they are.
+_LISTS = ("targets", "labels", "y", "indices")
 _KINDS = ("data", "retain_data")  # attributes of a partition
 #: Of each partition that a method ran on: names of tensors and arrays in its data, with what tells their content.
 _READ: WeakKeyDictionary[Any, dict[str, dict[str, Any]]] = WeakKeyDictionary()
@@ -47,10 +51,38 @@ def check_content(partition: Any) -> None:
 
 
 def _held(data: Any) -> dict[str, Any]:
-    """Return the tensors and arrays of a graph or a table, by name."""
+    """Return the tensors and arrays of a graph or a table, by name, and those that a data set in a table holds.
+
+    What a data set reads from files is not among them.
+    """
     graph = hasattr(data, "keys")
     values = {name: data[name] for name in data.keys()} if graph else getattr(data, "__dict__", {})  # noqa: SIM118
-    return {name: value for name, value in values.items() if isinstance(value, Tensor | np.ndarray)}
+    held = {name: value for name, value in values.items() if isinstance(value, Tensor | np.ndarray)}
+    columns = {name: value.dataset for name, value in values.items() if hasattr(value, "dataset")}
+    return held | {f"{name}{at}": value for name, of in columns.items() for at, value in _of_dataset(of)}
+
+
+def _of_dataset(dataset: Any, at: str = ".dataset") -> Iterator[tuple[str, Any]]:
+    """Yield the tensors, arrays and labels that a map-style data set keeps of its items, those of its parts too.
+
+    These have an entry per item: a data set may count, or keep, what was read.
+    """
+    for name, value in getattr(dataset, "__dict__", {}).items():
+        place = f"{at}.{name}"
+        if isinstance(value, Dataset):
+            yield from _of_dataset(value, place)
+        elif isinstance(value, list | tuple) and any(isinstance(entry, Tensor | Dataset) for entry in value):
+            for k, entry in enumerate(value):
+                if isinstance(entry, Dataset):
+                    yield from _of_dataset(entry, f"{place}[{k}]")
+                elif isinstance(entry, Tensor) and _per_item(entry, dataset):
+                    yield f"{place}[{k}]", entry
+        elif (isinstance(value, Tensor | np.ndarray) or name in _LISTS) and _per_item(value, dataset):
+            yield place, value
+
+
+def _per_item(value: Any, dataset: Any) -> bool:
+    return len(getattr(value, "shape", (1,))) > 0 and hasattr(value, "__len__") and len(value) == len(dataset)
 
 
 def _prints(data: Any, memory: dict[int, Any]) -> dict[str, Any]:
@@ -61,5 +93,5 @@ def _prints(data: Any, memory: dict[int, Any]) -> dict[str, Any]:
 def _print(value: Any, memory: dict[int, Any]) -> Any:
     """Return the print of a value, computed once for both parts of a partition."""
     if id(value) not in memory:
-        memory[id(value)] = print_of(value)
+        memory[id(value)] = print_of(np.asarray(value) if isinstance(value, list | tuple) else value)
     return memory[id(value)]

@@ -17,7 +17,7 @@ BY_LABEL = ("label", "labels", "where")
 
 
 def checked_labels(name: str, value: Any) -> Any:
-    """Return a class, distinct classes as a tuple, or a function of a class, as `name` takes it.
+    """Return a class, distinct classes as a tuple, or a function of a class, as `name` takes it; classes by name too.
 
     Raises:
         InvalidRequestError: anything else.
@@ -29,11 +29,31 @@ def checked_labels(name: str, value: Any) -> Any:
             )
         return value
     given = value.tolist() if hasattr(value, "tolist") else value
-    entries: list[Any] = [given] if name == "label" else list(given) if isinstance(given, Iterable) else [None]
-    if not entries or any(isinstance(e, bool) or not isinstance(e, Integral) for e in entries):
+    several = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [None]
+    entries: list[Any] = [given] if name == "label" else several
+    if not entries or any(isinstance(e, bool) or not isinstance(e, Integral | str) for e in entries):
         one = "an integer" if name == "label" else "a list of at least one integer"
-        raise InvalidRequestError(f"Expected '{name}' to be {one}, a class or several (got {value!r})")
-    return int(entries[0]) if name == "label" else tuple(dict.fromkeys(map(int, entries)))
+        raise InvalidRequestError(f"Expected '{name}' to be {one} or name, a class or several (got {value!r})")
+    entries = [entry if isinstance(entry, str) else int(entry) for entry in entries]
+    return entries[0] if name == "label" else tuple(dict.fromkeys(entries))
+
+
+def numbered(data: Any, labels: Iterable[int | str]) -> list[int]:
+    """Return classes by their numbers, those that are named by what `data.classes` or its data set says.
+
+    Raises:
+        InvalidRequestError: a name that no class has, or data without names.
+    """
+    names, dataset = getattr(data, "classes", None), getattr(data.y, "dataset", None)
+    while names is None and dataset is not None:  # a subset of, or several, data sets that know
+        names = getattr(dataset, "classes", None)
+        dataset = getattr(dataset, "dataset", next(iter(getattr(dataset, "datasets", ())), None))
+    places = {} if names is None else {str(name).lower(): place for place, name in enumerate(names)}
+    unknown = [label for label in labels if isinstance(label, str) and label.lower() not in places]
+    if unknown:
+        known = f"one of {', '.join(map(str, names[:20]))}" if names else "a number: the data have no 'classes'"
+        raise InvalidRequestError(f"Expected a class to be {known} (got {', '.join(map(repr, unknown))})")
+    return [places[label.lower()] if isinstance(label, str) else label for label in labels]
 
 
 def rows_with_label(data: Any, train: Tensor, name: str, value: Any) -> Tensor:
@@ -55,7 +75,10 @@ def rows_with_label(data: Any, train: Tensor, name: str, value: Any) -> Tensor:
             f"Expected one class per item, integers 'y' [num_items], for '{name}' (got {y.dtype} {tuple(y.shape)})"
         )
     there = y[train].unique().tolist()
-    chosen = [c for c in there if _holds(value, c)] if name == "where" else [value] if name == "label" else list(value)
+    if name == "where":
+        chosen = [c for c in there if _holds(value, c)]
+    else:
+        chosen = numbered(data, [value] if name == "label" else value)
     absent = sorted(set(chosen) - set(there))
     if absent or not chosen:
         got = f"{name}={value!r}; no training item has {', '.join(map(str, absent))}" if absent else "no class"

@@ -84,7 +84,8 @@ class ForgetItems(RequestByIds):
         count: draw this many rows.
         seed: of the draw; the global random state does not change.
         missing: `"ignore"` skips rows that are named twice and names that no item has; `"error"` refuses them.
-        label: a class: all its training rows. Held-out rows of the class stay, for figures.
+        label: a class: all its training rows. Held-out rows of the class stay, for figures. A number, or a name that
+            `data.classes` or the data set has (`classes` of torchvision's).
         labels: several classes.
         where: a function of a class: of each class for which it returns True.
 
@@ -100,7 +101,7 @@ class ForgetItems(RequestByIds):
     """
 
     _: KW_ONLY
-    label: int | None = None
+    label: int | str | None = None
     labels: Any = None
     where: Callable[[int], bool] | None = None
 

@@ -11,6 +11,7 @@ import torch
 import gunlearn as gu
 from gunlearn.bench import Cell, GridConfig, Recipe, run_grid
 from gunlearn.bench.forget_file import read_request
+from gunlearn.bench.hard_requests import whole_classes
 from gunlearn.errors import InvalidInputError, InvalidRequestError
 from gunlearn.requests import ForgetItems
 from tests.bench.cases import row_of, same
@@ -77,6 +78,17 @@ def _counting(sizes: list[Any]) -> Any:
 def test_refusals(change: dict[str, Any], match: str) -> None:
     with pytest.raises((InvalidInputError, InvalidRequestError), match=match):
         config(**{"count": None if "labels" in change or "forget" in change else 5, **change})
+
+
+def test_classes_by_name() -> None:
+    """`--labels Shirt 3` are those of the data; the control: without names there is nothing to go by."""
+    data = gu.load("digits", images=True)
+    cell = Cell("digits", "random", None, None, "any", "random", 0, "image_classification", "classes", None, ("b", 3))
+    with pytest.raises(InvalidRequestError, match="no 'classes'"):
+        whole_classes(data, cell)
+    data.classes = tuple("abcdefghij")
+    partition = whole_classes(data, cell)[1].resolve(data)
+    assert set(data.y[partition.forget_mask].tolist()) == {1, 3}
 
 
 @pytest.mark.parametrize("labels", [(11,), tuple(range(10))])

@@ -135,6 +135,8 @@ def test_the_shared_test_images(data_root: Path) -> None:
         data = gu.load("FashionMNIST", root=data_root)
     assert data.x.shape == (10000, 1, 28, 28)
     assert torch.bincount(data.y).tolist() == [1000] * 10  # the published balance
+    shirts = gu.ForgetItems(label="shirt", count=5).resolve(data).forget_mask
+    assert set(data.y[shirts].tolist()) == {6}  # as the authors number them
     assert 0 <= float(data.x.min()) < float(data.x.max()) <= 1
 
 

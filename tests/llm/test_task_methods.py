@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch_geometric.data import Data
 
@@ -137,6 +138,28 @@ def test_weights_beside_the_salient_ones_stay_bit_by_bit(method: str) -> None:
     assert result.notes["salient"] == pytest.approx(0.25, abs=1e-3)
     free = unlearn(method, **options)  # control
     assert all((a != b).float().mean() > 0.5 for a, b in zip(free.model.parameters(), model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("method", ["graddiff", "scrub"])  # a Trainer's and the loop's
+def test_a_mask_of_a_new_adapter_is_refused_and_of_a_trained_one_not(method: str) -> None:
+    """While B is zero, A has no gradient: the mask held it for good. The control: both learn in a trained adapter."""
+
+    def masked(model: nn.Module) -> nn.Module:
+        forget = gu.ForgetItems(torch.arange(len(FORGET)))
+        return gu.unlearn(model, problem()[1], forget, method, TASK, saliency=0.5, epochs=1, lr=1e-3).model
+
+    def half(model: nn.Module, name: str) -> list[torch.Tensor]:
+        return [p for n, p in model.named_parameters() if name in n]
+
+    new = get_peft_model(facts.full(), LoraConfig(target_modules=["q_proj", "v_proj"], r=4))
+    with pytest.raises(UnsupportedMethodError, match=r"'saliency' \(got none for .*lora_A"):
+        masked(new)
+    for b in half(new, "lora_B"):
+        torch.nn.init.normal_(b, std=0.05)
+    result = masked(new)
+    for name in ("lora_A", "lora_B"):
+        pairs = zip(half(result, name), half(new, name), strict=True)
+        assert any((a != b).any() for a, b in pairs)
 
 
 def test_models_without_a_way_to_new_weights_are_refused() -> None:

@@ -107,7 +107,7 @@ CASES = [
     ),
     MethodCase(
         "ssd", options={"alpha": 1.5}, trains=False, moves=True,
-        bad=({"mode": "x"}, {"alpha": 0.0}, {"alpha": NAN}, {"dampening": -1.0}, {"probes": 0}),
+        bad=({"mode": "x"}, {"alpha": 0.0}, {"alpha": NAN}, {"dampening": -1.0}, {"probes": 0}, {"batch_size": 0}),
     ),
     MethodCase("ssd", "paper", options={"alpha": 1.5}, trains=False, moves=True),
     MethodCase(
@@ -144,7 +144,7 @@ CASES = [
         "gif", trains=False, moves=True,
         bad=(
             {"curvature": "fisher"}, {"damping": -1.0}, {"tolerance": 1.0}, {"max_distance": 0.0}, {"mode": "fast"},
-            {"scale": 0.0},
+            {"scale": 0.0}, {"batch_size": 0},
         ),
     ),
     MethodCase("if", trains=False, moves=True),

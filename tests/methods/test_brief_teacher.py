@@ -234,6 +234,20 @@ def test_rows_beside_the_retained_ones_are_normalised_by_these_alone() -> None:
     torch.testing.assert_close(grown, torch.autograd.grad(others.square().sum(), alone[0].weight)[0])
 
 
+@pytest.mark.parametrize("retained", [0, 1])
+def test_a_pass_with_less_than_two_retained_rows_reads_running_statistics(retained: int) -> None:
+    """One value has no variance: torch refuses it. The control: two rows move the statistics."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.BatchNorm1d(4)).double(), torch.randn(5, 4, dtype=torch.double)
+    expected = copy.deepcopy(model).eval()(x)
+    with RetainedStatistics(model, torch.arange(5) < retained):
+        torch.testing.assert_close(model(x), expected)
+    assert float(model[0].running_mean.abs().max()) == 0
+    with RetainedStatistics(model, torch.arange(5) < 2):
+        model(x)
+    assert float(model[0].running_mean.abs().max()) > 0
+
+
 def test_statistics_of_a_new_model_are_those_of_its_weights() -> None:
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4, momentum=0.01)), torch.randn(50, 6)

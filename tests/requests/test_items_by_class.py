@@ -57,6 +57,23 @@ def test_all_training_items_of_the_classes(request_: ForgetItems, classes: set[i
     assert partition.request_hash == ForgetItems(wanted.nonzero().view(-1)).resolve(data()).request_hash
 
 
+class Named(Pictures):
+    classes = ("cat", "dog", "Bird", "ant")
+
+
+@pytest.mark.parametrize("wrap", [lambda d: d, lambda d: Subset(d, range(2, 20)), lambda d: ConcatDataset([d, d])])
+def test_classes_by_the_names_of_a_data_set(wrap: Any) -> None:
+    items = as_table(wrap(Named()))
+    for one, other in ((ForgetItems(label="bird"), ForgetItems(label=2)),
+                       (ForgetItems(labels=["dog", 3]), ForgetItems(labels=[1, 3]))):  # fmt: skip
+        assert torch.equal(one.resolve(items).forget_mask, other.resolve(items).forget_mask)
+    assert torch.equal(ForgetItems(label="ant").resolve(data(classes=Named.classes)).forget_mask, (Y == 3) & ~HELD_OUT)
+    with pytest.raises(InvalidRequestError, match=r"one of cat, dog, Bird, ant \(got 'cow'\)"):
+        ForgetItems(labels=["cow", "cat"]).resolve(items)
+    with pytest.raises(InvalidRequestError, match="a number: the data have no 'classes'"):
+        ForgetItems(label="cat").resolve(as_table(wrap(Pictures())))
+
+
 def test_a_draw_within_classes() -> None:
     partition = ForgetItems(labels=[1, 2], count=3, seed=5).resolve(data())
     assert partition.num_forget == 3
@@ -76,6 +93,7 @@ def test_a_draw_within_classes() -> None:
         ({"where": lambda c: None}, "True or False from 'where' .got NoneType"),
         ({"labels": []}, "at least one integer"),
         ({"labels": "cat"}, "at least one integer"),
+        ({"labels": [1.5]}, "at least one integer"),
         ({"labels": 3}, "at least one integer"),
         ({"label": 3.0}, "'label' to be an integer"),
         ({"label": True}, "'label' to be an integer"),

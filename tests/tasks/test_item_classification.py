@@ -97,5 +97,5 @@ def test_refusals():
     for value in (torch.zeros(3, 2), torch.zeros(4), (torch.zeros(4, 3),), None):
         with pytest.raises(UnsupportedModelError, match=r"logits of shape \[4, num_classes\]"):
             task.predict(lambda x, value=value: value, data, items)
-    with pytest.raises(UnsupportedModelError, match="at least 3 classes"):
+    with pytest.raises(UnsupportedModelError, match="labels from 0 to 1"):
         task.predict(nn.Linear(6, 2), data, items)

@@ -194,8 +194,16 @@ BAD = {
     "NaN": ((spoiled(IMAGES.x), IMAGES.y), InvalidInputError, "NaN or infinity in 1 of 30, first in row 5"),
     "bytes": ((IMAGES.x.abs().byte(), IMAGES.y), UnsupportedModelError, r"x\.float\(\) / 255 in place of uint8"),
     "channels last": ((IMAGES.x.permute(0, 2, 3, 1), IMAGES.y), UnsupportedModelError, r"x\.permute\(0, 3, 1, 2\)"),
-    "a class too many": ((IMAGES.x, IMAGES.y + (torch.arange(NUM) == 29)), UnsupportedModelError, "at least 4 classes"),
-    "negative": ((IMAGES.x, IMAGES.y - 1), InvalidInputError, r"labels of at least 0.*\(got -1\)"),
+    "a class too many": (
+        (IMAGES.x, IMAGES.y + (torch.arange(NUM) == 29)),
+        UnsupportedModelError,
+        r"from 0 to 2, .* \(got 1 of \d+ above, the largest is 3\)$",
+    ),
+    "negative": (
+        (IMAGES.x, IMAGES.y - 1),
+        InvalidInputError,
+        r"labels of at least 0.*\(got 10 of 30 below, the smallest is -1\)$",
+    ),
     "one hot": ((IMAGES.x, torch.eye(3)[IMAGES.y]), InvalidInputError, "one integer label per item"),
     "no tensor": (Images(lambda x: Image.fromarray(np.zeros((8, 8), np.uint8))), InvalidInputError, r"PIL.*ToTensor"),
     "sizes": (Images(lambda x: x[:, : 7 + int(x[0, 0, 0] > 0)]), InvalidInputError, "tensors of one shape.*resize"),

@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 from gunlearn.core.modes import evaluating
 from gunlearn.llm.data.collate import row_batches
 from gunlearn.llm.model.token_prediction import token_log_probs
-from gunlearn.methods.saliency import salient
+from gunlearn.methods.saliency import adapter_names, salient
 from gunlearn.training.held_weights import HeldWeights
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class HoldingCallback(TrainerCallback):
 def hold_in_trainer(trainer: UnlearnTrainer, rows: Any, share: float, batch_size: int) -> HeldWeights:
     """Let a share of a trainer's weights learn: those with the largest gradient of the loss of `rows`; see `salient`.
 
-    Raises `UnsupportedMethodError` where no weight that learns has a gradient.
+    Raises `UnsupportedMethodError` where no weight that learns has a gradient, and for a new adapter: see `salient`.
     """
     model, parameters = trainer.model, [p for p in trainer.model.parameters() if p.requires_grad]
 
@@ -40,7 +40,8 @@ def hold_in_trainer(trainer: UnlearnTrainer, rows: Any, share: float, batch_size
 
     batches = row_batches(model, rows, trainer.data_collator, batch_size)
     with evaluating(model):
-        moving = salient((partial(losses, batch) for batch in batches), parameters, share)
+        names = adapter_names(hasattr(model, "peft_config"), model)
+        moving = salient((partial(losses, batch) for batch in batches), parameters, share, names)
     trainer.held = HeldWeights(parameters, moving)
     trainer.add_callback(HoldingCallback(trainer.held))
     return trainer.held

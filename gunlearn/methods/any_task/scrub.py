@@ -96,6 +96,11 @@ class Scrub(GradientMethod):
             raise InvalidInputError("Expected a positive 'alpha' or 'gamma' (got 0 for both)")
         least = {"max_epochs": 0, "max_steps": 1, "min_steps": 0}
         check_whole(self, **{name: n for name, n in least.items() if getattr(self, name) is not None})
+        if self.accumulate and self.forget_batch_size is not None:
+            raise InvalidInputError(
+                f"Expected no 'accumulate' for '{self.name}' in mode '{self.mode}' with 'forget_batch_size' (got "
+                f"{self.forget_batch_size}): each maximising step would read all forgotten items"
+            )
         super().__post_init__()
 
     @property

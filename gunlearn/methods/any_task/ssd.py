@@ -7,13 +7,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from gunlearn.core.checks import check_integer
 from gunlearn.curvature.fisher import check_probes, fisher_diagonal
 from gunlearn.curvature.training_loss import learning_parameters
-from gunlearn.errors import InvalidInputError
+from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.losses.functional import sum_tokens
 from gunlearn.methods.base import BY_MODE, Method, Outcome, Problem, check_interval, fill_in
 from gunlearn.methods.forget_part import forget_items
-from gunlearn.tasks.base import Parts
+from gunlearn.tasks.base import Parts, Task
+from gunlearn.tasks.items.statistics import batch_norm_layers
 
 _PIECE = 1024  # items of a data set without a loader that are loaded at a time
 _MODES = {"default": {"alpha": 3.0}, "paper": {"alpha": 10.0}}
@@ -37,12 +39,15 @@ class SSD(Method):
             is forgotten, no weight is more than `1 / s` times as important: 10 is refused for one of ten classes.
         dampening: :math:`\lambda`, 1 in the paper; smaller shrinks further.
         probes: random sign vectors that estimate importances, see `fisher_diagonal`; `None` is exact.
+        batch_size: independent items in memory at a time, among whose batches the probes are shared out; `None` is a
+            loader's batch, else 1024 of a data set, and all of tensors. A graph is read whole.
     """
 
     mode: str = "default"
     alpha: float = BY_MODE
     dampening: float = 1.0
     probes: int | None = 64
+    batch_size: int | None = None
 
     name = "ssd"
     summary = "shrink weights that matter much more to the forget set than to all training data"
@@ -56,6 +61,16 @@ class SSD(Method):
         fill_in(self, _MODES)
         check_interval(self, "> 0", "alpha", "dampening")
         check_probes(self.probes)
+        if self.batch_size is not None:
+            check_integer("batch_size", self.batch_size, minimum=1)
+
+    def supports(self, task: Task, partition: Any) -> None:
+        super().supports(task, partition)
+        if self.batch_size is not None and task.shared_pass:
+            raise UnsupportedMethodError(
+                f"Expected no 'batch_size' of 'ssd' for task '{task.name}', whose items one pass over the graph serves "
+                f"(got {self.batch_size})"
+            )
 
     def run(self, problem: Problem) -> Outcome:
         model, task = problem.model.eval(), problem.task
@@ -63,9 +78,9 @@ class SSD(Method):
         forget_items(parts, self.name)
         parameters = learning_parameters(model)
         rest = "retain_edges" if "retain_edges" in parts.names else "retain"  # leave out random non-edges
-        unread = {name: parts.unread(name, parts.usual_batch or _PIECE) for name in ("forget", rest)}
+        pieces = {name: self._pieces(task, parts, name) for name in ("forget", rest)}
         counts, losses = [problem.partition.num_forget, problem.partition.num_retain], {}
-        if not all(unread.values()):
+        if not all(pieces.values()):
             items = parts.sample(["forget", rest])
             outputs = task.encode(model, parts.data)
             losses = {name: -sum_tokens(task.decode(model, outputs, item).log_prob) for name, item in items.items()}
@@ -79,8 +94,8 @@ class SSD(Method):
                 f"many times as important to them (got {self.alpha}, which would change nothing)"
             )
         importance = {name: fisher_diagonal(values, parameters, self.probes) for name, values in losses.items()}
-        for name, pieces in unread.items() if not losses else ():
-            importance[name] = self._of_pieces(problem, parts, pieces, parameters)
+        for name, of in pieces.items() if not losses else ():
+            importance[name] = self._of_pieces(problem, parts, of, parameters)
         dampened = 0
         with torch.no_grad():
             for parameter, forget, retain in zip(parameters, importance["forget"], importance[rest], strict=True):
@@ -89,7 +104,19 @@ class SSD(Method):
                 factor = (self.dampening * everything / forget).clamp(max=1)
                 parameter.mul_(torch.where(chosen, factor, 1))
                 dampened += int(chosen.sum())
-        return Outcome(model, notes={"dampened": dampened / sum(p.numel() for p in parameters)})
+        notes: dict[str, Any] = {"dampened": dampened / sum(p.numel() for p in parameters)}
+        if batch_norm_layers(model):
+            notes["statistics"] = "of batch normalisation: frozen"
+        return Outcome(model, notes=notes)
+
+    def _pieces(self, task: Task, parts: Parts, name: str) -> list[Any]:
+        """Return the items of a part in batches; none where they are read at once."""
+        size = self.batch_size or parts.usual_batch
+        unread = parts.unread(name, size or _PIECE)
+        if unread or size is None or task.shared_pass:
+            return unread
+        items = parts.sample([name])[name]
+        return [items.take(rows) for rows in torch.arange(items.num_items).split(size)]
 
     def _of_pieces(
         self, problem: Problem, parts: Parts, pieces: list[Any], parameters: Sequence[nn.Parameter]

@@ -2,12 +2,12 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from gunlearn.curvature.training_loss import TrainingLoss, flat, gradient
+from gunlearn.curvature.training_loss import flat, gradient
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.methods.linear_head.accountant import no_draw
 from gunlearn.methods.second_order.influence_update import InfluenceUpdate
@@ -45,6 +45,8 @@ class CEU(InfluenceUpdate):
     name = "ceu"
     summary = "Newton's step by conjugate gradients; certified for a strictly convex, perturbed loss"
     paper = "Certified Edge Unlearning for Graph Neural Networks (KDD 2023)"
+    requests: ClassVar[tuple[str, ...]] = ("edges", "nodes", "features")
+    tasks = ("node_classification", "link_prediction", "node_regression", "node_multilabel")
     certified = True
 
     def __post_init__(self) -> None:
@@ -91,16 +93,17 @@ class CEU(InfluenceUpdate):
             )
         return objection
 
-    def slope(self, loss: TrainingLoss, b: Tensor) -> Tensor:
+    def slope(self, loss: Any, b: Tensor) -> Tensor:
         """Return the gradient of the summed, regularised and perturbed loss, `[num_params]`."""
         theta = flat([p.detach() for p in loss.params])
         summed = gradient(loss(), loss.params) + self.weight_decay * theta
-        return summed * loss.weight.numel() + b.to(theta)
+        return summed * loss.num_terms + b.to(theta)
 
 
 def _logits(removal: Removal, theta: Tensor) -> Tensor:
     removal.put(theta)
-    logits = removal.whole.predict(removal.whole.outputs()).logits
+    whole: Any = removal.whole
+    logits = whole.predict(whole.outputs()).logits
     if logits is None:
         raise UnsupportedMethodError("Expected predictions with logits (got none)")
     return logits.detach()

@@ -24,7 +24,8 @@ class GIF(InfluenceUpdate):
     .. math:: \theta' = \theta + H^{-1} \Big(\sum_i \nabla \ell_i(\theta; G) - \sum_{i\ \mathrm{stays}}
               \nabla \ell_i(\theta; G_r)\Big)
 
-    Sums run over all training items; those that no message of the request reaches cancel. Default mode: see
+    Sums run over all training items; those that no message of the request reaches cancel. Independent items (images)
+    have no messages: :math:`\theta' = \theta + H^{-1} \sum_{forgotten} \nabla \ell_i`, as `IF`. Default mode: see
     `InfluenceUpdate`. `mode="paper"` follows the authors' code: the Hessian of the summed loss on the whole graph,
     inverted by `lissa` with a fixed number of steps (their README: 100, scale 500, no damping); of the other options it
     reads `max_distance` and `weight_decay`. Too small a scale diverges and raises an error; too large a one does
@@ -60,7 +61,7 @@ class GIF(InfluenceUpdate):
             return super().step(removal, notes)
         matrix, damping = curvature_of(removal.whole, "hessian", self.weight_decay), self.damping or 0.0
         # The mean loss has curvature H / n, so scale / n on it takes the same steps as scale on H.
-        found = lissa(matrix, removal.push, self.iterations, self.scale / removal.whole.weight.numel(), damping)
+        found = lissa(matrix, removal.push, self.iterations, self.scale / removal.whole.num_terms, damping)
         notes |= {"curvature": "hessian", "damping": damping, "scale": self.scale}
         notes |= {"residual": found.residual, "iterations": found.iterations}
         refused = self.refuse(found.x, removal, notes)
@@ -89,13 +90,13 @@ class IF(GIF):
     name = "if"
     summary = "one Newton step for the loss without the forgotten items' own terms; messages left out"
     paper = "arXiv 1703.04730"
-    requests: ClassVar[tuple[str, ...]] = ("edges", "nodes")
+    requests: ClassVar[tuple[str, ...]] = ("edges", "nodes", "items")
     structural = False
 
     def supports(self, task: Any, partition: Any) -> None:
         super().supports(task, partition)
         own = {"nodes"} | ({"edges"} if task.name == "link_prediction" else set())
-        without = [kind for kind in partition.forgets if kind not in own]
+        without = [kind for kind in partition.forgets if kind not in own and kind != "items"]
         if without:
             raise UnsupportedMethodError(
                 f"Expected a request for {' or '.join(sorted(own))} under task '{task.name}' for '{self.name}' (got "

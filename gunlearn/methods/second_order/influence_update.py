@@ -6,13 +6,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from gunlearn.core.checks import check_choice
-from gunlearn.curvature.products import CURVATURES, Curvature, SplitGaussNewton
+from gunlearn.core.checks import check_choice, check_integer
+from gunlearn.curvature.item_loss import AnyTrainingLoss, ItemCurvature, ItemTrainingLoss
+from gunlearn.curvature.products import CURVATURES, Curvature, Products, SplitGaussNewton
 from gunlearn.curvature.solvers import Krylov, krylov
-from gunlearn.curvature.training_loss import TrainingLoss
-from gunlearn.errors import DivergenceError, InvalidInputError
+from gunlearn.errors import DivergenceError, InvalidInputError, UnsupportedMethodError
 from gunlearn.methods.base import Method, Outcome, Problem
 from gunlearn.methods.second_order.removal import Removal
+from gunlearn.tasks.base import Task
+from gunlearn.tasks.items.statistics import batch_norm_layers
 
 SHARE = 1e-4  # first damping to try, as a share of the largest eigenvalue
 ATTEMPTS = 10  # dampings to try, each three times the one before
@@ -28,7 +30,8 @@ class InfluenceUpdate(Method):
     gradients solve it in one small Krylov space for every damping. Dampings of `SHARE` times the largest eigenvalue,
     three times that, and so on, are tried until the residual is at most `tolerance`, the step is no longer than
     `max_distance` times the weights, and the retained loss does not rise by more than `MAX_RISE`; `notes` hold all of
-    these. The model runs in evaluation mode.
+    these. The model runs in evaluation mode, so that batch normalisation computes with its running statistics and keeps
+    them. Independent items (images) are read in batches, and :math:`v` is the sum of their own gradients.
 
     Args:
         curvature: `"gauss_newton"`, positive semi-definite, on the CSR kernels, or `"hessian"`.
@@ -37,6 +40,7 @@ class InfluenceUpdate(Method):
         max_iterations: most products with the curvature.
         max_distance: length of the step, in units of the norm of the trained weights.
         weight_decay: L2 penalty of the training, `weight_decay / 2 ||theta||^2`; part of the curvature.
+        batch_size: independent items in memory at a time; `None` is a loader's batch, or 256. A graph is read whole.
 
     Raises:
         DivergenceError: no damping gave a step that can be trusted.
@@ -48,9 +52,12 @@ class InfluenceUpdate(Method):
     max_iterations: int = 12
     max_distance: float = 0.5
     weight_decay: float = 0.0
+    batch_size: int | None = None
 
-    requests: ClassVar[tuple[str, ...]] = ("edges", "nodes", "features")
-    tasks = ("node_classification", "link_prediction", "node_regression", "node_multilabel")
+    requests: ClassVar[tuple[str, ...]] = ("edges", "nodes", "features", "items")
+    tasks: ClassVar[tuple[str, ...]] = (
+        "node_classification", "link_prediction", "node_regression", "node_multilabel", "image_classification"
+    )  # fmt: skip
     needs = "retained data, second order"
     state = "last"
     cost = "two gradients and at most `max_iterations` curvature products"
@@ -69,9 +76,26 @@ class InfluenceUpdate(Method):
                 f"Expected max_distance > 0, weight_decay >= 0 (got {self.max_distance}, {self.weight_decay})"
             )
 
+        if self.batch_size is not None:
+            check_integer("batch_size", self.batch_size, minimum=1)
+
+    def supports(self, task: Task, partition: Any) -> None:
+        super().supports(task, partition)
+        if self.batch_size is not None and partition.forgets != ("items",):
+            raise UnsupportedMethodError(
+                f"Expected independent items for 'batch_size' of '{self.name}', which reads a graph whole "
+                f"(got {self.batch_size} for {' and '.join(partition.forgets)})"
+            )
+
+    def removal(self, problem: Problem) -> Removal:
+        """Return the training loss with and without what the request names."""
+        if problem.partition.forgets == ("items",):
+            return Removal.of_items(problem, self.batch_size)
+        return Removal.of(problem, self.structural)
+
     def run(self, problem: Problem) -> Outcome:
         with torch.enable_grad():
-            removal = Removal.of(problem, self.structural)
+            removal = self.removal(problem)
             notes: dict[str, Any] = {"curvature": self.curvature, "distance": 0.0, "relative_distance": 0.0}
             theta = removal.weights()
             if removal.push.any():  # else no training term reads what is forgotten
@@ -80,6 +104,8 @@ class InfluenceUpdate(Method):
                 notes["distance"] = float(step.norm())
                 notes["relative_distance"] = notes["distance"] / (float(theta.norm()) or 1.0)
             notes |= self.remarks(removal, theta)
+        if batch_norm_layers(problem.model):
+            notes["statistics"] = "of batch normalisation: frozen"
         return Outcome(problem.model.eval(), notes=notes)
 
     def released(self, step: Tensor, removal: Removal, notes: dict[str, Any], seed: int) -> Tensor:
@@ -138,8 +164,10 @@ class InfluenceUpdate(Method):
         return ""
 
 
-def curvature_of(loss: TrainingLoss, kind: str, weight_decay: float) -> Curvature | SplitGaussNewton:
+def curvature_of(loss: AnyTrainingLoss, kind: str, weight_decay: float) -> Products:
     """Return products with the curvature, on the CSR kernels if these have the second order."""
+    if isinstance(loss, ItemTrainingLoss):
+        return ItemCurvature(loss, kind, weight_decay)
     # Without a decoder of the model's own, logits are the outputs themselves or inner products of them.
     decodes = hasattr(loss.model, "decode") or getattr(loss.task, "score", None) is not None
     plain = loss.task.name != "link_prediction" or not decodes

@@ -9,9 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gunlearn.curvature.item_loss import AnyTrainingLoss, ItemTrainingLoss
 from gunlearn.curvature.training_loss import TrainingLoss, flat, gradient, training_items
 from gunlearn.errors import InvalidInputError
 from gunlearn.methods.base import Problem
+
+ITEMS_READ = 256  # independent items in memory at a time, where nothing says how many
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,8 @@ class Removal:
 
     Removed terms get the weight 0, and `n` stays. Link prediction removes the forgotten edges' positive terms, and all
     negatives weigh less by the same share: a model trained on the rest would have drawn fewer. Node classification
-    removes the terms of forgotten nodes. If features are forgotten, all terms stay and read zeros.
+    removes the terms of forgotten nodes. If features are forgotten, all terms stay and read zeros. Independent items
+    take their terms with them.
 
     Attributes:
         whole: the loss of all terms on the original graph.
@@ -28,9 +32,22 @@ class Removal:
         push: :math:`v / n = \nabla L(\theta; G) - \nabla L_r(\theta; G_r)`, `[num_params]`.
     """
 
-    whole: TrainingLoss
-    rest: TrainingLoss
+    whole: AnyTrainingLoss
+    rest: AnyTrainingLoss
     push: Tensor
+
+    @classmethod
+    def of_items(cls, problem: Problem, batch_size: int | None) -> Removal:
+        """Return the removal of independent items, which are read `batch_size` at a time; `None` as a loader does."""
+        model, partition = problem.model.eval(), problem.partition
+        size = batch_size or partition.data.get("batch_size") or ITEMS_READ
+        everything = partition.forget_mask | partition.retain_mask
+        n = int(everything.sum())
+        whole, rest, gone = (
+            ItemTrainingLoss(model, problem.task, partition.data, mask.nonzero().view(-1), n, size)
+            for mask in (everything, partition.retain_mask, partition.forget_mask)
+        )
+        return cls(whole, rest, _finite(gone.gradient()))
 
     @classmethod
     def of(cls, problem: Problem, structural: bool = True) -> Removal:
@@ -42,9 +59,7 @@ class Removal:
         rest = replace(whole, data=partition.retain_data, weight=retained_weight(items, partition).to(ones))
         pushing = rest if structural else replace(rest, data=partition.data)
         push = gradient(whole(), whole.params) - gradient(pushing(), whole.params)
-        if not torch.isfinite(push).all():
-            raise InvalidInputError("Expected a finite gradient of the training loss (got NaN or infinity)")
-        return cls(whole, rest, push)
+        return cls(whole, rest, _finite(push))
 
     def weights(self) -> Tensor:
         """Return a copy of the trained parameters as one vector `[num_params]`."""
@@ -71,6 +86,12 @@ class Removal:
             return float(self.rest())
         finally:
             self.put(own)
+
+
+def _finite(push: Tensor) -> Tensor:
+    if not torch.isfinite(push).all():
+        raise InvalidInputError("Expected a finite gradient of the training loss (got NaN or infinity)")
+    return push
 
 
 def retained_weight(items: Any, partition: Any) -> Tensor:

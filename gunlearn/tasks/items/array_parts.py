@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from gunlearn.tasks.sampling import Draw
 
 ROWS_READ = 1024  # items that are read at a time where no gradient is needed
+MOST_AT_ONCE = 4096  # items of a problem that a step may read where nobody says how many; of more it reads so many:
+USUAL_BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,13 @@ class ArrayItems(PartItems):
     x: Tensor
     y: Tensor
     fixed: bool = True
+
+
+@dataclass(frozen=True)
+class TriedItems(ArrayItems):
+    """Items of the trial pass, with the labels of all training items `[num_items]`, where they are known."""
+
+    labels: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from gunlearn.losses import Prediction
 from gunlearn.requests.ids import checked_masks, trainable_mask
 from gunlearn.tasks.base import Parts, Reader, Task, View
 from gunlearn.tasks.calling import own_words
-from gunlearn.tasks.items.array_parts import ArrayItems, ArrayParts, TableRows
+from gunlearn.tasks.items.array_parts import MOST_AT_ONCE, USUAL_BATCH, ArrayItems, ArrayParts, TableRows, TriedItems
 from gunlearn.tasks.items.columns import Column, class_labels, known_labels
 from gunlearn.tasks.items.statistics import STATISTICS, batch_norm_layers, recalibrate
 from gunlearn.tasks.items.tables import as_table, rows_at
@@ -41,7 +41,8 @@ class ImageClassification(Task):
     so that none that the forgotten ones left in them stay; the result's notes say what was done.
 
     Args:
-        batch_size: number of retained items per step; `None` takes all.
+        batch_size: number of retained items per step; `None` takes all. Where neither the task, the method nor a loader
+            says a number, methods read all of up to 4096 training items, and of more 128 of a part per step.
         outputs: what the model returns, `"logits"` or `"probabilities"`.
         statistics: of batch normalisation, `"frozen"` or `"recalibrated"`.
 
@@ -75,9 +76,7 @@ class ImageClassification(Task):
         if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.size(0) != items.x.size(0):
             got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise UnsupportedModelError(f"Expected logits of shape [{items.x.size(0)}, num_classes] (got {got})")
-        classes = int(items.y.max()) + 1 if items.y.numel() else 0
-        if logits.size(1) < classes:
-            raise UnsupportedModelError(f"Expected logits of at least {classes} classes (got {logits.size(1)})")
+        _check_labels(items, logits.size(1))
         logits = log_of_classes(logits) if self.outputs == "probabilities" else logits
         log_prob = log_softmax(logits, dim=-1).gather(1, items.y.view(-1, 1).to(logits.device)).view(-1)
         return Prediction(log_prob=log_prob, logits=logits)
@@ -86,8 +85,10 @@ class ImageClassification(Task):
         """Return the first training items, and one of the highest class: a model may lack it."""
         rows = trainable_mask(data, data.x.shape[0], getattr(data.x, "device", "cpu")).nonzero().view(-1)
         y = known_labels(data.y.dataset) if isinstance(data.y, Column) else data.y
-        highest = rows[:0] if y is None or not len(rows) else rows[y[rows].argmax()][None]
-        return ArrayItems(*rows_at(data, torch.cat([rows[:_TRIED], highest])))
+        if y is None or not len(rows):
+            return ArrayItems(*rows_at(data, rows[:_TRIED]))
+        highest = rows[y[rows].argmax()][None]
+        return TriedItems(*rows_at(data, torch.cat([rows[:_TRIED], highest])), labels=(y[rows],))
 
     def reader(
         self, model: nn.Module, parts: Parts, names: tuple[str, ...], options: BatchOptions, around: Any
@@ -102,7 +103,11 @@ class ImageClassification(Task):
 
     def make_parts(self, view: View) -> ArrayParts:
         part = view.partition
-        return ArrayParts(part.data, part.forget_mask, part.retain_mask, {"retain": self.batch_size})
+        parts = ArrayParts(part.data, part.forget_mask, part.retain_mask, {"retain": self.batch_size})
+        many = sum(index.numel() for index in parts.index.values()) > MOST_AT_ONCE
+        if many and parts.usual_batch is None and self.batch_size is None:
+            parts.usual_batch = USUAL_BATCH
+        return parts
 
     def training_parts(self, data: Data) -> ArrayParts:
         train = trainable_mask(data, data.x.shape[0], getattr(data.x, "device", "cpu"))
@@ -134,6 +139,17 @@ class ImageClassification(Task):
         rows = TableRows(partition.data, partition.retain_mask.nonzero().view(-1))
         count = recalibrate(model, layers, (batch.x for batch in rows.batches()))
         return {"statistics": f"recalibrated on {count} retained items"}
+
+
+def _check_labels(items: ArrayItems, classes: int) -> None:
+    """Refuse labels beyond the logits; a message counts items, and names none: they may be those to forget."""
+    if not items.y.numel() or int(items.y.max()) < classes:
+        return
+    (y,) = getattr(items, "labels", ()) or (items.y,)
+    raise UnsupportedModelError(
+        f"Expected labels from 0 to {classes - 1}, the model's logits of {classes} classes (got "
+        f"{int((y >= classes).sum())} of {y.numel()} above, the largest is {int(y.max())})"
+    )
 
 
 def _remedy(x: Tensor) -> str:

@@ -15,7 +15,7 @@ from gunlearn.seed import isolated_rng
 
 #: Where data sets keep the labels of all items (torchvision's and most others).
 _LABELS = ("targets", "labels", "y")
-_CLASSES = 32  # of which an item is compared with the labels kept beside it
+_CLASSES = 256  # of which an item is compared with the labels kept beside it
 _TRIED = 8  # items that are read twice, to see whether a transform draws
 
 
@@ -120,9 +120,11 @@ def class_labels(y: Tensor) -> Tensor:
     """Return labels `[num_items]` as int64, or raise InvalidInputError for other than integers of at least 0."""
     if y.is_floating_point() or y.is_complex() or y.dim() != 1:
         raise InvalidInputError(f"Expected one integer label per item (got {y.dtype} of shape {tuple(y.shape)})")
-    if y.numel() and int(y.min()) < 0:
+    below = int((y < 0).sum())
+    if below:
         raise InvalidInputError(
-            f"Expected labels of at least 0, the places of the classes in the logits (got {int(y.min())})"
+            f"Expected labels of at least 0, the places of the classes in the logits (got {below} of {y.numel()} "
+            f"below, the smallest is {int(y.min())})"
         )
     return y.long()
 
@@ -130,15 +132,16 @@ def class_labels(y: Tensor) -> Tensor:
 def known_labels(dataset: Any) -> Tensor | None:
     """Return labels `[num_items]` that a data set keeps beside its items; `None` where items must be loaded for them.
 
-    What it keeps is compared with an item of each class, of 32 at most, and of a subset with its own: a transform may
-    give them other labels.
+    What it keeps is compared with an item of each class (of 256 classes, spread over all, where there are more), and of
+    a subset with its own: a transform may give them other labels.
     """
     if isinstance(dataset, ConcatDataset):
         parts = [known_labels(part) for part in dataset.datasets]
         return None if any(part is None for part in parts) else torch.cat([p for p in parts if p is not None])
     for labels in _kept_labels(dataset):
         with isolated_rng():
-            classes = labels.unique()[:_CLASSES]
+            classes = labels.unique()
+            classes = classes[torch.linspace(0, len(classes) - 1, min(len(classes), _CLASSES)).long()]
             first = (labels == classes.unsqueeze(1)).int().argmax(1).tolist()
             if all(int(dataset[i][1]) == int(labels[i]) for i in {*first, len(labels) // 2, len(labels) - 1}):
                 return class_labels(labels)
