@@ -17,8 +17,8 @@ from torch import nn
 
 import gunlearn as gu
 from experiments.common import StudyArgs, markdown, write_results
-from experiments.digits_scrub.__main__ import SCRUB
 from experiments.digits_scrub.problem import TASK, cnn, forgotten_class, train
+from experiments.digits_scrub.settings import SCRUB
 from gunlearn.connectivity import BezierPath, CurveSettings, LinearPath, connect, evaluate_path, find_curve
 from gunlearn.nn import backbone
 from gunlearn.seed import isolated_rng

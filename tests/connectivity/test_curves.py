@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import gunlearn as gu
-from experiments.digits_scrub.__main__ import SCRUB
 from experiments.digits_scrub.problem import TASK as IMAGES
 from experiments.digits_scrub.problem import cnn, forgotten_class, train
+from experiments.digits_scrub.settings import SCRUB
 from gunlearn.connectivity import DRAWS, BezierPath, CurveSettings, LinearPath, connect, find_curve
 from gunlearn.connectivity.curve_finding import _CurveStep
 from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedModelError
