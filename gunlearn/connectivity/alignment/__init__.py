@@ -5,6 +5,8 @@ from gunlearn.core.lazy import lazy
 _HOMES = {
     "gunlearn.connectivity.alignment.aligned_model": ("MATCHINGS", "AlignedModel", "align_models"),
     "gunlearn.connectivity.alignment.assignment": ("best_order",),
+    "gunlearn.connectivity.alignment.calibration": ("MessageCalibration",),
+    "gunlearn.connectivity.alignment.closed_form": ("merge_in_closed_form",),
     "gunlearn.nn.channels.channel_rules": ("Axes", "LayerRule", "LinearMap", "register_layer"),
 }
 
