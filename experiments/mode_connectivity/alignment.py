@@ -22,7 +22,6 @@ import gunlearn as gu
 from experiments.common import StudyArgs, markdown, write_results
 from gunlearn.bench.store import atomic_write
 from gunlearn.connectivity.alignment import MATCHINGS, MessageCalibration, align_models, merge_in_closed_form
-from gunlearn.connectivity.alignment.feature_matching import correlation
 
 TASK = gu.NodeClassification()
 #: How a child is made of its parents: the straight line, calibrated lines, the closed form.
@@ -123,16 +122,17 @@ def matched_correlation(first: nn.Module, second: nn.Module, data: Any) -> float
         handle = layer.register_forward_hook(lambda module, args, out: seen.append(out.detach().clone()))
         encoded(model.eval(), data)
         handle.remove()
-    return float(correlation(seen[0], seen[1]).diagonal().mean())
+    one, other = ((rows - rows.mean(0)) / rows.std(0).clamp(min=1e-12) for rows in seen)
+    return float((one * other).mean())
 
 
 def pair_rows(args: Args, dataset: str, backbone: str, seed: int) -> Iterator[dict[str, Any]]:
     """Yield the rows of one pair."""
-    data = gu.node_split(gu.load(dataset, args.root, sparse=backbone == "gcn" and not args.smoke), seed=seed)
+    data = gu.node_split(gu.load(dataset, args.root, sparse=not args.smoke), seed=seed)
     first, second = (trained(args, backbone, data, 2 * seed + k) for k in range(2))
     key = {"dataset": dataset, "backbone": backbone, "layers": args.layers, "seed": seed}
     for by in ("none", *MATCHINGS):
-        for rescale in (False, True) if by != "none" else (False,):
+        for rescale in {"none": (False,), "weights": (False, True)}.get(by, (True,)):
             began = time.perf_counter()
             other, notes = second, {}
             if by != "none":
@@ -163,27 +163,28 @@ def table(rows: list[dict[str, Any]]) -> str:
         same = f"{median(r['correlation'] for r in line):.2f}"
         rescaled = "yes" if key[4] else "no"
         lines.append((key[0], key[1], str(key[2]), key[3], rescaled, *shown, fall, same, str(len(line))))
-    head = ("graph", "model", "layers", "matched by", "rescaled", *CHILDREN, "line: accuracy lost, points", "correlation", "pairs")
+    head = ("graph", "model", "layers", "matched by", "rescaled", *CHILDREN, "accuracy lost", "correlation", "pairs")
     return markdown(head, lines, 5)
 
 
 def ratios(rows: list[dict[str, Any]]) -> str:
-    """Barrier of the straight line after message and activation matching as a share of that after weight matching."""
+    """Barriers of the retained loss on the straight line as shares of that after plain weight matching."""
     lines = []
-    problems = dict.fromkeys((r["dataset"], r["backbone"], r["layers"]) for r in rows)
-    for key in problems:
-        of = [r for r in rows if (r["dataset"], r["backbone"], r["layers"]) == key and r["child"] == "line"]
-        for rescale in (False, True):
-            found = {
-                by: [r["train_loss_barrier"] for r in of if r["by"] == by and r["rescale"] == rescale]
-                for by in MATCHINGS
-            }
-            if not found["weights"]:
-                continue
-            base = median(found["weights"])
-            shown = [f"{median(found[by]) / base:.2f}" if base > 1e-4 else "-" for by in MATCHINGS[1:]]
-            lines.append((key[0], key[1], str(key[2]), "yes" if rescale else "no", f"{base:.3f}", *shown))
-    return markdown(("graph", "model", "layers", "rescaled", "weights", *MATCHINGS[1:]), lines, 4)
+    for key in dict.fromkeys((r["dataset"], r["backbone"], r["layers"]) for r in rows):
+        of = [r for r in rows if (r["dataset"], r["backbone"], r["layers"]) == key]
+
+        def middle(by: str, rescale: bool, child: str = "line", of: list[dict[str, Any]] = of) -> float:
+            found = [r for r in of if (r["by"], r["rescale"], r["child"]) == (by, rescale, child)]
+            return median(r["train_loss_barrier"] for r in found)
+
+        base = middle("weights", False)
+        shown = [middle("none", False), middle("weights", True), middle("activations", True), middle("messages", True)]
+        shown.append(middle("weights", False, "all calibrated"))
+        shown.append(middle("messages", True, "all calibrated"))
+        shares = [f"{value / base:.2f}" if base > 1e-3 else "-" for value in shown]
+        lines.append((key[0], key[1], str(key[2]), f"{base:.3f}", *shares))
+    head = ("weights: barrier", "none", "weights, rescaled", "activations", "messages")
+    return markdown(("graph", "model", "layers", *head, "weights, calibrated", "messages, calibrated"), lines, 3)
 
 
 def done(folder: Path) -> list[dict[str, Any]]:

@@ -106,7 +106,7 @@ def align_models(
     if by == "weights":
         orders, notes["sweeps"] = match_weights(structure, balanced[0], balanced[1])
     else:
-        orders, left = match_features(structure, beside, by, (balanced[0], balanced[1]))
+        orders, left = match_features(structure, beside, by, (balanced[0], balanced[1]), (scales[0], scales[1]))
     factors = {}
     for root, own in scales[1].items():
         order = orders.get(structure.spaces.order.find(root), torch.arange(len(own)))

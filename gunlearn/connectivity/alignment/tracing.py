@@ -292,8 +292,8 @@ class Tracer:
         """Two names of one parameter have the same axes."""
         first = self._owners.setdefault(id(value), tensor)
         known = self.structure.axes.get(first)
+        self.structure.axes[tensor] = found
         if known is None:
-            self.structure.axes[tensor] = found
             return
         why = f"'{first}' and '{tensor}' are one tensor"
         for a, b in zip(known, found, strict=True):
