@@ -6,7 +6,7 @@ _HOMES = {
     "gunlearn.connectivity.alignment.aligned_model": ("MATCHINGS", "AlignedModel", "align_models"),
     "gunlearn.connectivity.alignment.assignment": ("best_order",),
     "gunlearn.connectivity.alignment.calibration": ("MessageCalibration",),
-    "gunlearn.connectivity.alignment.closed_form": ("merge_in_closed_form",),
+    "gunlearn.connectivity.alignment.merging": ("merge_in_closed_form",),
     "gunlearn.nn.channels.channel_rules": ("Axes", "LayerRule", "LinearMap", "register_layer"),
 }
 

@@ -8,25 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gunlearn.connectivity.alignment.channel_structure import OUTPUT_CHANNELS, ChannelStructure
 from gunlearn.connectivity.alignment.feature_matching import match_features
-from gunlearn.connectivity.alignment.model_pair import (
-    ModelCall,
-    check_pair,
-    difference,
-    frozen_copy,
-    outputs_of,
-    runner,
-)
+from gunlearn.connectivity.alignment.model_pair import ModelCall, check_pair, frozen_copy, outputs_of, runner
+from gunlearn.connectivity.alignment.same_function import check_structure, checked_difference, difference
 from gunlearn.connectivity.alignment.symmetry import balancing_factors, permuted_weights
-from gunlearn.connectivity.alignment.tracing import ChannelStructure, Tracer
+from gunlearn.connectivity.alignment.tracing import Tracer, layers_of_table
 from gunlearn.connectivity.alignment.weight_matching import match_weights
 from gunlearn.core.checks import check_choice
 from gunlearn.errors import UnsupportedModelError
 from gunlearn.seed import isolated_rng
 
 MATCHINGS = ("weights", "activations", "messages")
-#: Share of the largest output by which two equal functions may differ, in float32.
-TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +84,7 @@ def align_models(
     check_choice("by", by, MATCHINGS)
     check_pair(first, second)
     run = runner(data, inputs, call)
+    layers_of_table(first)
     one, other = frozen_copy(first), frozen_copy(second)
     before = outputs_of(other, run)
     structure, beside = traced(one, run), traced(other, run)
@@ -113,7 +107,7 @@ def align_models(
         factors[root] = own[order] / scales[0][root]
     result = copy.deepcopy(second)
     result.load_state_dict(permuted_weights(structure, states[1], orders, factors))
-    notes["difference"] = _checked(difference(before, outputs_of(result, run)))
+    notes["difference"] = checked_difference(difference(before, outputs_of(result, run)))
     notes |= _said(structure, orders, left, rescale)
     names = structure.spaces.names
     permutations = {
@@ -145,65 +139,11 @@ def _same(one: ChannelStructure, other: ChannelStructure) -> bool:
 
 def _check_something_free(structure: ChannelStructure) -> None:
     """Refuse a model with hidden layers none of which can be aligned, and say why."""
-    whys = {structure.spaces.order.why(s) for s in range(len(structure.spaces.sizes))} - {"", OUTPUT}
+    whys = {structure.spaces.order.why(s) for s in range(len(structure.spaces.sizes))} - {"", OUTPUT_CHANNELS}
     if whys and not structure.spaces.free():
         raise UnsupportedModelError(
             f"Expected hidden channels that can be aligned (got none: {'; '.join(sorted(whys))})"
         )
-
-
-OUTPUT = "they are the model's output"
-
-
-def check_structure(structure: ChannelStructure, model: nn.Module, run: ModelCall) -> None:
-    """Refuse a structure under which random permutations and factors change what random weights compute.
-
-    Trained weights may hide a mistake in channels that are dead on the data; perturbed ones do not.
-
-    Args:
-        structure: of the model.
-        model: a copy; its weights are put back.
-        run: calls it.
-    """
-    generator = torch.Generator().manual_seed(0)
-    spaces = structure.spaces
-    kept = {k: v.clone() for k, v in model.state_dict().items() if isinstance(v, Tensor)}
-    noisy = dict(model.state_dict())
-    for name, value in model.named_parameters():
-        noise = torch.randn(value.shape, generator=generator).to(value)
-        noisy[name] = value + 0.3 * noise * (value.std() if value.numel() > 1 else 0.1)
-    for name in structure.axes:  # two names of one tensor have one value
-        noisy[name] = noisy[_first_name(model, name)]
-    orders = {}
-    for space in spaces.free():
-        heads = spaces.heads[space]
-        size = spaces.sizes[space] // heads
-        blocks = torch.randperm(heads, generator=generator)
-        orders[space] = torch.cat([b * size + torch.randperm(size, generator=generator) for b in blocks])
-    roots = {spaces.scale.find(s) for s in range(len(spaces.sizes)) if not spaces.scale.why(s)}
-    factors = {r: torch.rand(spaces.sizes[r], generator=generator, dtype=torch.float64) + 0.5 for r in sorted(roots)}
-    try:
-        model.load_state_dict(noisy)
-        expected = outputs_of(model, run)
-        model.load_state_dict(permuted_weights(structure, noisy, orders, factors))
-        got = difference(expected, outputs_of(model, run))
-    finally:
-        model.load_state_dict({**model.state_dict(), **kept})
-    _checked(got, 10 * TOLERANCE)
-
-
-def _first_name(model: nn.Module, name: str) -> str:
-    held = model.state_dict(keep_vars=True)
-    return next((key for key, value in model.named_parameters() if value is held[name]), name)
-
-
-def _checked(found: float, tolerance: float = TOLERANCE) -> float:
-    if not found <= tolerance:
-        raise UnsupportedModelError(
-            f"Expected a permuted copy to compute what the model computes (got outputs that differ by {found:.1e} of "
-            "the largest): it does something with its channels that was not seen"
-        )
-    return found
 
 
 def _said(

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from gunlearn.connectivity.alignment.aligned_model import traced
+from gunlearn.connectivity.alignment.channel_structure import OUTPUT_CHANNELS, Call, ChannelStructure
+from gunlearn.connectivity.alignment.followed_tensors import tensors_of
 from gunlearn.connectivity.alignment.model_pair import called, check_pair, frozen_copy, runner
 from gunlearn.connectivity.alignment.spaces import Block
 from gunlearn.connectivity.alignment.symmetry import factor_of
-from gunlearn.connectivity.alignment.tensor_functions import tensors_of
-from gunlearn.connectivity.alignment.tracing import Call, ChannelStructure
+from gunlearn.connectivity.alignment.tracing import layers_of_table
 from gunlearn.core.checks import check_number
 from gunlearn.errors import DivergenceError, InvalidInputError
 from gunlearn.seed import isolated_rng
@@ -54,6 +55,7 @@ class MessageCalibration:
         outputs: bool = True,
     ) -> None:
         check_pair(first, second)
+        layers_of_table(first)
         self._run = runner(data, inputs, call)
         self._parent = first
         self._structure, other = (traced(frozen_copy(model), self._run) for model in (first, second))
@@ -103,7 +105,7 @@ class MessageCalibration:
             return "it is called several times"
         if call.new and not rule.scales(self._parent.get_submodule(call.layer)):
             return "it normalises its channels"
-        frozen = any(spaces.order.why(b.space) == "they are the model's output" for b in call.made if b.space >= 0)
+        frozen = any(spaces.order.why(b.space) == OUTPUT_CHANNELS for b in call.made if b.space >= 0)
         return "outputs=False" if call.new and frozen and not outputs else ""
 
     def _hook(self, name: str, model: nn.Module, t: float) -> Callable[..., Any]:

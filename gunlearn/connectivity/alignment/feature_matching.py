@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from gunlearn.connectivity.alignment.assignment import best_order
+from gunlearn.connectivity.alignment.channel_structure import ChannelStructure
 from gunlearn.connectivity.alignment.symmetry import State, factor_of
-from gunlearn.connectivity.alignment.tracing import ChannelStructure
 from gunlearn.connectivity.alignment.weight_matching import similarity
 
 #: Rows that are compared at most; more are thinned out evenly.

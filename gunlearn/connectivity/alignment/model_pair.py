@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gunlearn.connectivity.alignment.tensor_functions import tensors_of
+from gunlearn.connectivity.alignment.followed_tensors import tensors_of
 from gunlearn.core.behaviour import differences, settings_of
 from gunlearn.core.checks import check_model
 from gunlearn.core.modes import evaluating
@@ -143,9 +143,3 @@ def called(model: nn.Module, run: ModelCall) -> Any:
             f"Expected {type(model).__name__} to run on the data (got {type(error).__name__}: {said}); pass inputs=... "
             "or call=lambda model, data: ..."
         ) from error
-
-
-def difference(one: list[Tensor], other: list[Tensor]) -> float:
-    """Return the largest difference of outputs, as a share of the largest output."""
-    largest = max(float(t.abs().max()) for t in one if t.numel()) or 1.0
-    return max(float((a - b).abs().max()) for a, b in zip(one, other, strict=True) if a.numel()) / largest

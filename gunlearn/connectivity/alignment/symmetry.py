@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from gunlearn.connectivity.alignment.channel_structure import ChannelStructure
 from gunlearn.connectivity.alignment.spaces import Block, Spaces, positions
-from gunlearn.connectivity.alignment.tracing import ChannelStructure
 
 State = Mapping[str, Tensor]
 _ROUNDS = 2000

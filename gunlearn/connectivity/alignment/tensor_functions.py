@@ -1,10 +1,11 @@
 """What functions of tensors do to channels: keep them, tie those of two tensors, or nothing that is understood."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
+from gunlearn.connectivity.alignment.followed_tensors import Followed, tensors_of
 from gunlearn.connectivity.alignment.spaces import Block, Layout, Spaces
 
 #: Keep channels, and pass on a positive factor.
@@ -26,75 +27,11 @@ FACTOR_KEPT = {"mean", "sum", "amax", "amin", "max", "min", "norm"}
 _REDUCTIONS = {*FACTOR_KEPT, "std", "var", "logsumexp", "median", "nanmean", "all", "any"}
 _POOLINGS = ("max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool")
 POOLS = {f"{kind}{n}d" for kind in _POOLINGS for n in "123"}
-JOINS = {"cat", "concat", "concatenate"}
 #: Read sizes and kinds alone.
 NOTHING_READ = ("new_", "is_", "has_")
-
-
-def tensors_of(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors in nested tuples, lists and dictionaries."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, list | tuple):
-        for entry in value:
-            yield from tensors_of(entry)
-    elif isinstance(value, dict):
-        for entry in value.values():
-            yield from tensors_of(entry)
-
-
-class Followed:
-    """The layouts of the tensors of one run, each kept alive so that its identity stays its own."""
-
-    def __init__(self, spaces: Spaces) -> None:
-        self.spaces = spaces
-        self._known: dict[int, tuple[Tensor, Layout]] = {}
-
-    def get(self, tensor: Any) -> Layout | None:
-        """Return the layout of a tensor; None where it has no channels of any layer."""
-        found = self._known.get(id(tensor))
-        return None if found is None else found[1]
-
-    def put(self, tensor: Any, layout: Layout | None) -> None:
-        """Set the layout of a tensor."""
-        if layout is None:
-            self._known.pop(id(tensor), None)
-        else:
-            self._known[id(tensor)] = (tensor, layout)
-
-    def freeze(self, values: Any, why: str) -> None:
-        """Leave all channels of some tensors as they are."""
-        for tensor in tensors_of(values):
-            if (layout := self.get(tensor)) is not None:
-                self.spaces.freeze(layout.blocks, why)
-
-
-def follow(followed: Followed, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-    """Note which channels the result of a function has; `name` is the function's without underscores around it."""
-    given = [t for t in tensors_of((args, kwargs)) if followed.get(t) is not None]
-    results = list(tensors_of(out))
-    if name == "setitem":
-        followed.freeze((args, kwargs), "some of their values are set")
-    if not given or not results or name.startswith(NOTHING_READ) or name.endswith("_like"):
-        return
-    if name.endswith("_") and any(r is args[0] for r in results):
-        name = name.rstrip("_")
-    how = _RULES.get(name)
-    layout = how(followed, name, args, kwargs, out) if how else None
-    if layout is None or any(not _fits(followed.spaces, layout, result) for result in results):
-        if layout is not NO_CHANNELS:
-            followed.freeze((args, kwargs), f"they pass through '{name}', which is not understood")
-        return
-    for result in results:
-        followed.put(result, layout)
-
-
 #: Of a result in which no channel can be told from another.
 NO_CHANNELS = Layout(0, ())
-
-
-def _fits(spaces: Spaces, layout: Layout, result: Tensor) -> bool:
-    return layout.axis < result.dim() and result.size(layout.axis) == spaces.length(layout.blocks)
+JOINS = {"cat", "concat", "concatenate"}
 
 
 def _keep(followed: Followed, name: str, args: Any, kwargs: Any, out: Any) -> Layout | None:
@@ -250,3 +187,27 @@ _RULES: dict[str, _Rule] = {
     **dict.fromkeys(("scatter_add", "scatter_reduce", "index_add"), _scatter),
     **dict.fromkeys(("matmul", "mm", "spmm"), _matmul),
 }
+
+
+def follow(followed: Followed, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """Note which channels the result of a function has; `name` is the function's without underscores around it."""
+    given = [t for t in tensors_of((args, kwargs)) if followed.get(t) is not None]
+    results = list(tensors_of(out))
+    if name == "setitem":
+        followed.freeze((args, kwargs), "some of their values are set")
+    if not given or not results or name.startswith(NOTHING_READ) or name.endswith("_like"):
+        return
+    if name.endswith("_") and any(r is args[0] for r in results):
+        name = name.rstrip("_")
+    how = _RULES.get(name)
+    layout = how(followed, name, args, kwargs, out) if how else None
+    if layout is None or any(not _fits(followed.spaces, layout, result) for result in results):
+        if layout is not NO_CHANNELS:
+            followed.freeze((args, kwargs), f"they pass through '{name}', which is not understood")
+        return
+    for result in results:
+        followed.put(result, layout)
+
+
+def _fits(spaces: Spaces, layout: Layout, result: Tensor) -> bool:
+    return layout.axis < result.dim() and result.size(layout.axis) == spaces.length(layout.blocks)

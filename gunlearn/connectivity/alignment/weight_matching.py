@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from gunlearn.connectivity.alignment.assignment import best_order
+from gunlearn.connectivity.alignment.channel_structure import ChannelStructure
 from gunlearn.connectivity.alignment.spaces import positions
 from gunlearn.connectivity.alignment.symmetry import State, permuted_weights
-from gunlearn.connectivity.alignment.tracing import ChannelStructure
 
 _SWEEPS = 100
 _GAIN = 1e-12

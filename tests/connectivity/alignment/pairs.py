@@ -25,6 +25,7 @@ class Kind(NamedTuple):
 def graph() -> Data:
     generator = torch.Generator().manual_seed(3)
     edges = torch.randint(0, 40, (2, 160), generator=generator)
+    edges = edges[:, edges[0] != edges[1]]
     return Data(x=torch.randn(40, 7, generator=generator), edge_index=torch.cat([edges, edges.flip(0)], dim=1))
 
 

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gunlearn.connectivity.alignment.followed_tensors import tensors_of
 from gunlearn.connectivity.alignment.model_pair import ModelCall, called, check_pair, frozen_copy, runner
-from gunlearn.connectivity.alignment.tensor_functions import tensors_of
+from gunlearn.connectivity.alignment.tracing import layers_of_table
 from gunlearn.core.checks import check_number
 from gunlearn.errors import DivergenceError, InvalidInputError
 from gunlearn.nn.channels.channel_rules import LinearMap, rule_of
@@ -56,6 +57,7 @@ def merge_in_closed_form(
     check_number("ridge", ridge, positive=True)
     if not 0 <= t <= 1:
         raise InvalidInputError(f"Expected 't' between 0 and 1 (got {t})")
+    layers_of_table(first)
     run = runner(data, inputs, call)
     one, other = frozen_copy(first), frozen_copy(second)
     merged = copy.deepcopy(first)
