@@ -123,7 +123,7 @@ def barriers(make: Callable[[float], nn.Module], first: nn.Module, second: nn.Mo
 
 @torch.no_grad()
 def correlations(first: nn.Module, second: nn.Module, data: Any) -> dict[str, float]:
-    """Return the mean correlation of the first layer's messages, channel by channel, and the most by any permutation."""
+    """Return the mean correlation of the first layer's matched messages, and the most that a permutation gives."""
     seen: list[Tensor] = []
     for model in (first, second):
         layer = next(m for name, m in model.named_modules() if name == "convs.0")
