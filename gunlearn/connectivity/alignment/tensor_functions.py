@@ -27,6 +27,8 @@ FACTOR_KEPT = {"mean", "sum", "amax", "amin", "max", "min", "norm"}
 _REDUCTIONS = {*FACTOR_KEPT, "std", "var", "logsumexp", "median", "nanmean", "all", "any"}
 _POOLINGS = ("max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool")
 POOLS = {f"{kind}{n}d" for kind in _POOLINGS for n in "123"}
+#: Read the size or kind of the second tensor alone.
+LIKE_SECOND = {"expand_as", "view_as", "reshape_as", "type_as"}
 #: Read sizes and kinds alone.
 NOTHING_READ = ("new_", "is_", "has_")
 #: Of a result in which no channel can be told from another.
@@ -180,7 +182,10 @@ _RULES: dict[str, _Rule] = {
     **dict.fromkeys([*TWO, *PRODUCT], _two),
     **dict.fromkeys(_REDUCTIONS, _reduce),
     **dict.fromkeys(POOLS, _pool),
-    **dict.fromkeys(("flatten", "view", "reshape", "squeeze", "unsqueeze", "unflatten"), _reshape),
+    **dict.fromkeys(
+        ("flatten", "view", "reshape", "squeeze", "unsqueeze", "unflatten", "view_as", "reshape_as", "expand_as"),
+        _reshape,
+    ),
     **dict.fromkeys(("t", "T", "mT", "transpose", "permute", "swapaxes"), _swap),
     **dict.fromkeys([*JOINS, "stack"], _join),
     **dict.fromkeys(("getitem", "index_select", "narrow"), _rows),
@@ -191,6 +196,7 @@ _RULES: dict[str, _Rule] = {
 
 def follow(followed: Followed, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     """Note which channels the result of a function has; `name` is the function's without underscores around it."""
+    args = args[:1] if name in LIKE_SECOND else args
     given = [t for t in tensors_of((args, kwargs)) if followed.get(t) is not None]
     results = list(tensors_of(out))
     if name == "setitem":

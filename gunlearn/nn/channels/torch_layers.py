@@ -31,6 +31,7 @@ def _several_axes(layer: Any) -> str:
 
 
 register_layer(nn.Linear, LayerRule({"weight": ("out", "in"), "bias": ("out",)}, linear=_alone))
+register_layer(nn.Embedding, LayerRule({"weight": (None, "out")}))
 for _conv, _ndim in ((nn.Conv1d, 1), (nn.Conv2d, 2), (nn.Conv3d, 3)):
     register_layer(_conv, LayerRule(_of_conv, axis=-1 - _ndim, linear=_alone, refuse=_grouped))
 for _batch_norm in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):

@@ -12,6 +12,7 @@ from gunlearn.connectivity import AlignedModel, align_models
 from gunlearn.connectivity.alignment import MATCHINGS
 from gunlearn.errors import UnsupportedModelError
 from gunlearn.nn import SmallResNet, backbone
+from gunlearn.nn.zoo import MeanPooled
 from tests.connectivity.alignment.pairs import answer, between, graph, kinds, permuted_copy
 
 KINDS = ("mlp", "cnn", "gcn", "sage", "gin", "gat")
@@ -133,6 +134,25 @@ def test_a_shortcut_shares_one_permutation() -> None:
     found, _ = mixed(SmallResNet(num_classes=3, widths=(6, 6)).eval(), {"inputs": torch.randn(6, 1, 8, 8)})
     assert torch.equal(found.permutations["1"], found.permutations["3.body.4"])
     assert not torch.equal(found.permutations["1"], found.permutations["3.body.1"])
+
+
+class Pooled(nn.Module):
+    """Classifies graphs of embedded nodes, with a function of the whole data as its forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kinds, self.body, self.head = nn.Embedding(9, 6), MeanPooled(backbone("gin", 6, 8, 5)), nn.Linear(5, 3)
+
+    def forward(self, data: Any) -> Tensor:
+        kinds = torch.arange(data.num_nodes) % 9
+        return self.head(self.body(self.kinds(kinds), data.edge_index, torch.arange(data.num_nodes) // 10, 4))
+
+
+def test_embeddings_and_pooled_graphs_are_followed() -> None:
+    found, other = mixed(Pooled(), {"data": graph(), "call": lambda model, data: model(data)})
+    assert found.notes["left"] == {"head": "they are the model's output"}
+    assert {"kinds", "body.model.convs.1.nn.lins.1"} <= set(found.notes["rescaled"])
+    torch.testing.assert_close(found.model(graph()), other(graph()), rtol=1e-4, atol=1e-4)
 
 
 class Odd(nn.Module):
