@@ -202,6 +202,12 @@ def done(folder: Path) -> list[dict[str, Any]]:
     return [row for file in sorted(folder.glob("*.json")) for row in json.loads(file.read_text(encoding="utf-8"))]
 
 
+def kept(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row without its curves, numbers to five digits."""
+    short = {k: float(f"{v:.5g}") if isinstance(v, float) else v for k, v in row.items()}
+    return {k: v for k, v in short.items() if not k.endswith("_curve") and v is not None}
+
+
 def main(args: Args) -> None:
     """Run all pairs; write `results.json` and `tables.md`."""
     folder = args.out / "pairs"
@@ -215,7 +221,7 @@ def main(args: Args) -> None:
                     rows = list(pair_rows(args, dataset, backbone, seed))
                     atomic_write(file, json.dumps(rows) + "\n")
                     print(f"{file.stem}: {time.perf_counter() - began:.0f} s", flush=True)
-    rows = done(folder)
+    rows = [kept(row) for row in done(folder)]
     text = ratios(rows) + "\n\n" + table(rows)
     write_results(args.out, rows, text)
     print(text)
