@@ -169,11 +169,13 @@ def table(rows: list[dict[str, Any]]) -> str:
             found = sorted(r["train_loss_barrier"] for r in members if r["child"] == child)
             shown.append(f"{median(found):.3f} ({found[0]:.3f}, {found[-1]:.3f})" if found else "")
         line = [r for r in members if r["child"] == "line"]
-        fall = f"{median(100 * r['test_acc_barrier'] for r in line):.1f}"
+        merged = [r for r in members if r["child"] == "gnnmerge"]
+        fall = " / ".join(f"{abs(median(100 * r['test_acc_barrier'] for r in of)):.1f}" for of in (line, merged))
         same = " of ".join(f"{median(r[name] for r in line):.2f}" for name in ("correlation", "best_correlation"))
         rescaled = "yes" if key[4] else "no"
         lines.append((key[0], key[1], str(key[2]), key[3], rescaled, *shown, fall, same, str(len(line))))
-    head = ("graph", "model", "layers", "matched by", "rescaled", *CHILDREN, "accuracy lost", "correlation", "pairs")
+    lost = "points lost: line / gnnmerge"
+    head = ("graph", "model", "layers", "matched by", "rescaled", *CHILDREN, lost, "correlation", "pairs")
     return markdown(head, lines, 5)
 
 
