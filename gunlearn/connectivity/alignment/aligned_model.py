@@ -12,7 +12,7 @@ from gunlearn.connectivity.alignment.channel_structure import OUTPUT_CHANNELS, C
 from gunlearn.connectivity.alignment.feature_matching import match_features
 from gunlearn.connectivity.alignment.model_pair import ModelCall, check_pair, frozen_copy, outputs_of, runner
 from gunlearn.connectivity.alignment.same_function import check_structure, checked_difference, difference
-from gunlearn.connectivity.alignment.symmetry import balancing_factors, permuted_weights
+from gunlearn.connectivity.alignment.symmetry import State, balancing_factors, permuted_weights
 from gunlearn.connectivity.alignment.tracing import Tracer, layers_of_table
 from gunlearn.connectivity.alignment.weight_matching import match_weights
 from gunlearn.core.checks import check_choice
@@ -83,8 +83,8 @@ def align_models(
     """
     check_choice("by", by, MATCHINGS)
     check_pair(first, second)
-    run = runner(data, inputs, call)
     layers_of_table(first)
+    run = runner(data, inputs, call)
     one, other = frozen_copy(first), frozen_copy(second)
     before = outputs_of(other, run)
     structure, beside = traced(one, run), traced(other, run)
@@ -92,35 +92,34 @@ def align_models(
         raise UnsupportedModelError("Expected both models to take the same way through their layers (got two ways)")
     _check_something_free(structure)
     check_structure(structure, other, run)
-    states = one.state_dict(), other.state_dict()
-    scales = [balancing_factors(structure, state) if rescale else {} for state in states]
-    balanced = [permuted_weights(structure, state, {}, factors) for state, factors in zip(states, scales, strict=True)]
-    notes: dict[str, Any] = {"by": by}
+    orders, factors, left = _matched(structure, beside, (one.state_dict(), other.state_dict()), by, rescale)
+    result = copy.deepcopy(second)
+    result.load_state_dict(permuted_weights(structure, other.state_dict(), orders, factors))
+    notes = {"by": by, **_said(structure, orders, left, rescale)}
+    notes["difference"] = checked_difference(difference(before, outputs_of(result, run)))
+    order, scale = structure.spaces.order, structure.spaces.scale
+    named = list(enumerate(structure.spaces.names))
+    permutations = {name: orders[order.find(s)] for s, name in named if order.find(s) in orders}
+    by_layer = {name: factors[scale.find(s)] for s, name in named if scale.find(s) in factors}
+    return AlignedModel(result, permutations, by_layer, notes)
+
+
+def _matched(
+    first: ChannelStructure, second: ChannelStructure, states: tuple[State, State], by: str, rescale: bool
+) -> tuple[dict[int, Tensor], dict[int, Tensor], dict[int, str]]:
+    """Return permutations by space, factors by space, and what was done where the data said nothing."""
+    scales = [balancing_factors(first, state) if rescale else {} for state in states]
+    one, other = (permuted_weights(first, state, {}, own) for state, own in zip(states, scales, strict=True))
     left: dict[int, str] = {}
     if by == "weights":
-        orders, notes["sweeps"] = match_weights(structure, balanced[0], balanced[1])
+        orders = match_weights(first, one, other)
     else:
-        orders, left = match_features(structure, beside, by, (balanced[0], balanced[1]), (scales[0], scales[1]))
+        orders, left = match_features(first, second, by, (one, other), (scales[0], scales[1]))
     factors = {}
     for root, own in scales[1].items():
-        order = orders.get(structure.spaces.order.find(root), torch.arange(len(own)))
+        order = orders.get(first.spaces.order.find(root), torch.arange(len(own)))
         factors[root] = own[order] / scales[0][root]
-    result = copy.deepcopy(second)
-    result.load_state_dict(permuted_weights(structure, states[1], orders, factors))
-    notes["difference"] = checked_difference(difference(before, outputs_of(result, run)))
-    notes |= _said(structure, orders, left, rescale)
-    names = structure.spaces.names
-    permutations = {
-        name: orders[structure.spaces.order.find(s)]
-        for s, name in enumerate(names)
-        if structure.spaces.order.find(s) in orders
-    }
-    by_layer = {
-        name: factors[structure.spaces.scale.find(s)]
-        for s, name in enumerate(names)
-        if structure.spaces.scale.find(s) in factors
-    }
-    return AlignedModel(result, permutations, by_layer, notes)
+    return orders, factors, left
 
 
 def traced(model: nn.Module, run: ModelCall) -> ChannelStructure:

@@ -12,7 +12,7 @@ _SWEEPS = 100
 _GAIN = 1e-12
 
 
-def match_weights(structure: ChannelStructure, first: State, second: State) -> tuple[dict[int, Tensor], int]:
+def match_weights(structure: ChannelStructure, first: State, second: State) -> dict[int, Tensor]:
     r"""Return a permutation per free space that (locally) maximises the inner product of both models' weights.
 
     Each space in turn gets the best permutation given all others, by an assignment problem; sweeps go on until none
@@ -25,7 +25,7 @@ def match_weights(structure: ChannelStructure, first: State, second: State) -> t
         second: weights by name.
 
     Returns:
-        the permutations by space, and the number of sweeps that changed something.
+        permutations by space.
     """
     one, other = (
         {k: s[k].detach().double().cpu() for k in structure.axes if not k.endswith(("running_mean", "running_var"))}
@@ -39,9 +39,8 @@ def match_weights(structure: ChannelStructure, first: State, second: State) -> t
         sweeps = 0
         while sweeps < _SWEEPS and _sweep(structure, one, other, orders):
             sweeps += 1
-        found.append((weight_agreement(structure, one, other, orders), orders, sweeps))
-    _, orders, sweeps = max(found, key=lambda entry: entry[0])
-    return orders, sweeps
+        found.append((weight_agreement(structure, one, other, orders), orders))
+    return max(found, key=lambda entry: entry[0])[1]
 
 
 def weight_agreement(structure: ChannelStructure, first: State, second: State, orders: dict[int, Tensor]) -> float:
