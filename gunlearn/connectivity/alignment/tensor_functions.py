@@ -45,7 +45,7 @@ def _keep(followed: Followed, name: str, args: Any, kwargs: Any, out: Any) -> La
 
 def _two(followed: Followed, name: str, args: Any, kwargs: Any, out: Any) -> Layout | None:
     """Sums tie channels and scales of both sides; products with what is the same for all channels keep them."""
-    pair = [value for value in args[:2] if isinstance(value, Tensor)]
+    pair = [value for value in (*args[:2], kwargs.get("other")) if isinstance(value, Tensor)]
     layouts = [followed.get(value) for value in pair]
     product, why = name.rstrip("_") in PRODUCT, f"they meet other values in '{name}'"
     from_end = [None if at is None else at.axis - value.dim() for value, at in zip(pair, layouts, strict=True)]
@@ -78,7 +78,8 @@ def _reduce(followed: Followed, name: str, args: Any, kwargs: Any, out: Any) -> 
     layout = followed.get(args[0])
     if layout is None:
         return None
-    dims = kwargs.get("dim", kwargs.get("axis", next((a for a in args[1:] if isinstance(a, int | tuple | list)), None)))
+    after = args[2:] if name == "norm" else args[1:]  # the norm's kind comes first
+    dims = kwargs.get("dim", kwargs.get("axis", next((a for a in after if isinstance(a, int | tuple | list)), None)))
     kept = kwargs.get("keepdim", next((a for a in args[1:] if isinstance(a, bool)), False))
     ndim = args[0].dim()
     over = range(ndim) if dims is None else [d % ndim for d in ([dims] if isinstance(dims, int) else dims)]
