@@ -9,7 +9,7 @@ from gunlearn.connectivity.alignment.symmetry import permuted_weights
 from gunlearn.errors import UnsupportedModelError
 
 #: Share of the largest output by which two equal functions may differ, in float32.
-TOLERANCE = 1e-5
+SAME_WITHIN = 1e-5
 
 
 def check_structure(structure: ChannelStructure, model: nn.Module, run: ModelCall) -> None:
@@ -46,7 +46,7 @@ def check_structure(structure: ChannelStructure, model: nn.Module, run: ModelCal
         got = difference(expected, outputs_of(model, run))
     finally:
         model.load_state_dict({**model.state_dict(), **kept})
-    checked_difference(got, 10 * TOLERANCE)
+    checked_difference(got, 10 * SAME_WITHIN)
 
 
 def _first_name(model: nn.Module, name: str) -> str:
@@ -54,7 +54,7 @@ def _first_name(model: nn.Module, name: str) -> str:
     return next((key for key, value in model.named_parameters() if value is held[name]), name)
 
 
-def checked_difference(found: float, tolerance: float = TOLERANCE) -> float:
+def checked_difference(found: float, tolerance: float = SAME_WITHIN) -> float:
     """Return a difference of outputs, or refuse one above the tolerance, and NaN."""
     if not found <= tolerance:
         raise UnsupportedModelError(
