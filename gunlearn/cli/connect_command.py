@@ -45,6 +45,7 @@ class Connect:
         hidden_channels: Size of its hidden layer.
         out_channels: Size of its embeddings (link prediction).
         num_layers: Number of its convolutions.
+        align: Bring the second model's units into the first one's order and scale, by this.
         path: A straight line, a Bezier curve, or a chain of straight lines; the last two are trained.
         num_bends: Points between the two models.
         steps: Optimiser steps of the curve.
@@ -87,6 +88,10 @@ class Connect:
     hidden_channels: Whole = None
     out_channels: int = 64
     num_layers: Whole = None
+    align: Annotated[
+        Literal["weights", "activations", "messages"] | None,
+        tyro.conf.arg(metavar="{weights,activations,messages}", help_behavior_hint=""),
+    ] = None
     path: Literal["linear", "bezier", "chain"] = "linear"
     num_bends: Whole = None
     steps: Whole = None
@@ -120,6 +125,7 @@ class Connect:
                 data,
                 partition,
                 self.task,
+                align=self.align,
                 path=self.path,
                 start=self.start,
                 original=None if self.original is None else self._load(self.original, blank, partition).model,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
+from gunlearn.connectivity.aligned_ends import Align, aligned_end
 from gunlearn.connectivity.along_path import evaluate_path
 from gunlearn.connectivity.connection import Connection
 from gunlearn.connectivity.curve_finding import CurveSettings, find_curve
@@ -39,7 +38,7 @@ def connect(
     objective: Loss | Objective | None = None,
     start: str = "midpoint",
     original: Any = None,
-    align: Callable[[nn.Module, nn.Module], Any] | None = None,
+    align: Align = None,
     points: int | Sequence[float] = GRID_POINTS,
     references: Sequence[Any] = (),
     metrics: Iterable[str | Figure] = (),
@@ -66,9 +65,9 @@ def connect(
         objective: what is small along the curve; by default the retained items' loss.
         start: where bends begin: `"midpoint"`, on the straight line, or `"original"`, at the model before unlearning.
         original: the model before unlearning; known of results of this session.
-        align: called as `align(first, second)` on the modules; returns the second one with its units in another order,
-            or an object that has it as `model`. Two models from different initial weights have a barrier for their
-            units' order alone.
+        align: `"weights"`, `"activations"` or `"messages"`, see `align_models`; or a function `align(first, second)` of
+            the modules that returns the second one with its units in another order, or an object that has it as
+            `model`. Two models from different initial weights have a barrier for their units' order alone.
         points: number of points of the evaluation, or the points.
         references: models (or results) trained without the forgotten items, for lines of reference.
         metrics: further figures, see `gunlearn.evaluate`.
@@ -105,11 +104,8 @@ def connect(
         trial = trial_pass(model, read, task)
     if not any(getattr(end, "task", None) is task for end in (first, second)):  # that of a result is fitted
         task = task.fitted(trial.outputs, read)
-    notes = {"alignment": "none: the units of the second model are in the order in which it came"}
-    if align is not None:
-        aligned = align(*ends)
-        ends = ends[0], module_of(aligned)
-        notes["alignment"] = f"of the second model to the first: {getattr(aligned, 'notes', None) or repr(align)}"
+    second_end, said = aligned_end(*ends, align, task, partition, data)
+    ends, notes = (ends[0], second_end), {"alignment": said}
     if start == "original" and original is None:
         raise InvalidInputError("Expected 'original', the model before unlearning, for start='original' (got None)")
     made = make_path(path, *ends, num_bends, original if start == "original" else start)

@@ -78,6 +78,12 @@ class PartLosses:
             outputs = self.task.encode(model, data)
             return torch.cat([value(self.task.read(model, outputs, items)).cpu() for items in pieces])
 
+    def outputs(self, model: nn.Module, name: str = "retain") -> Any:
+        """Return what a model says of a part in one pass; of independent items, of the first thousand or so."""
+        data, pieces = self.held[name]
+        shared = self.task.encode(model, data)
+        return shared if self.task.shared_pass else self.task.read(model, shared, pieces[0]).require("logits")
+
     @torch.no_grad()
     def recompute(self, model: nn.Module) -> None:
         """Compute running statistics of batch normalisation anew on the retained items, in place.

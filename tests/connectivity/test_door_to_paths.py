@@ -1,5 +1,6 @@
 """`connect` on modules and results, the dial, stored paths, and what they refuse."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,41 @@ def test_results_know_their_problem(results) -> None:
     assert len(curve.history) == 20
     bend = connect(one, two, points=3, path="bezier", start="original", steps=1, lr=1e-12).path.point(1)
     assert all(torch.allclose(bend[n], p, atol=1e-6) for n, p in one.original.named_parameters())
+
+
+@pytest.mark.parametrize("by", ["weights", "activations", "messages"])
+def test_models_are_aligned_by_name(by: str) -> None:
+    """The copy's units stand in another order: a line to it has a barrier (the control), and none once aligned."""
+    data = items(number=60)
+    first = trained(perceptron(), data)
+    second = copy.deepcopy(first)
+    layers = [module for module in second.modules() if isinstance(module, torch.nn.Linear)]
+    order = torch.arange(layers[0].out_features).flip(0)
+    with torch.no_grad():
+        layers[0].weight.copy_(layers[0].weight[order])
+        layers[0].bias.copy_(layers[0].bias[order])
+        layers[1].weight.copy_(layers[1].weight[:, order])
+    bare, aligned = (connect(first, second, data, task=TASK, points=5, align=how) for how in (None, by))
+    assert bare.evaluation.barrier_retain > 0.05
+    assert aligned.evaluation.barrier_retain < 1e-5
+    assert f"by {by}; aligned: " in aligned.evaluation.notes["alignment"]
+    with pytest.raises(InvalidInputError, match="'align'"):
+        connect(first, second, data, task=TASK, points=5, align="colour")
+
+
+def test_a_graph_s_models_are_aligned_by_its_messages() -> None:
+    """A copy in another order: the line to it is the control."""
+    data, task = graph(), gu.NodeClassification()
+    first = gu.train(gnn("gcn", data), data, task, epochs=100, lr=0.02).model
+    second = copy.deepcopy(first)
+    (one, other) = (second.convs[k].lin for k in (0, 1))
+    with torch.no_grad():
+        one.weight.copy_(one.weight.flip(0))
+        second.convs[0].bias.copy_(second.convs[0].bias.flip(0))
+        other.weight.copy_(other.weight.flip(1))
+    bare, aligned = (connect(first, second, data, task=task, points=5, align=how) for how in (None, "messages"))
+    assert bare.evaluation.barrier_retain > 0.02
+    assert aligned.evaluation.barrier_retain < 1e-5
 
 
 def test_the_second_model_can_be_aligned(results) -> None:
