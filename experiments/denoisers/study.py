@@ -46,7 +46,7 @@ def measured(setting: Setting, seeds: Sequence[int], turns: Sequence[int], refer
                 else:
                     now[row] = done.model
             key = f"{seed} {turn + 1}"
-            if key not in rows or len(rows[key]) < len(now):
+            if not set(now) <= {row["model"] for row in rows.get(key, [])}:
                 found = rows_of(setting, now, original, retrained, gone, seed)
                 rows[key] = [{**one, **infos.get(one["model"], {}), "turn": turn + 1} for one in (*found, *refused)]
                 same = {"alignment_forget": with_itself(setting, retrained[0], gone)}

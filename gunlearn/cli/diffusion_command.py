@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 import gunlearn
-from gunlearn.cli.fields import Flag, Folder, Pairs, Texts, Wholes
+from gunlearn.cli.fields import Flag, Folder, Pairs, Real, Texts, Whole, Wholes
 from gunlearn.core.atomic import check_writable
 from gunlearn.core.options import parse_pair
 from gunlearn.core.printable import printable
@@ -32,12 +32,12 @@ class Diffusion:
         method_arg: Option of the method. Can be repeated.
         peft: Train an adapter, which is saved alone and can be taken off again, or the weights themselves; auto takes
             an adapter where the method trains.
-        rank: Of the adapter.
+        rank: Of the adapter; 8 by default.
         order: Forget several one after the other, and tell how far earlier ones come back, or all at once.
         null_class: The class of "nothing", where a class-conditional pipeline does not say it.
         num_images: Images to sample of each concept, where the method reads any.
-        sampling_steps: Of the sampler.
-        guidance: Of the sampler.
+        sampling_steps: Of the sampler, and of a method that samples by itself; 20 by default.
+        guidance: Likewise; 3 by default.
         merge: Save the whole pipeline with the adapter's change in its weights.
         out: Folder of the outputs; runs/diffusion by default.
         device: Where to compute; auto takes CUDA where there is one.
@@ -53,12 +53,12 @@ class Diffusion:
     method: str = "esd"
     method_arg: Pairs = ()
     peft: Literal["auto", "lora", "none"] = "auto"
-    rank: int = 8
+    rank: Whole = None
     order: Literal["one_by_one", "together"] = "one_by_one"
     null_class: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
     num_images: int = 64
-    sampling_steps: int = 20
-    guidance: float = 3.0
+    sampling_steps: Whole = None
+    guidance: Real = None
     merge: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     out: Folder = None
     device: Literal["cpu", "cuda", "auto"] = "auto"

@@ -35,18 +35,22 @@ def lora_config(rank: int = 8, group: str = "full", target_modules: str | Sequen
     return LoraConfig(r=rank, lora_alpha=rank, target_modules=chosen, init_lora_weights=True)
 
 
-def adapter_for(method: Method, peft: Any, rank: int) -> Any:
+def adapter_for(method: Method, peft: Any, rank: int | None) -> Any:
     """Return the configuration of the adapter that a method trains; `None` where it changes the weights themselves.
 
     Args:
         method: the method.
         peft: `"auto"`, `"lora"`, a configuration of peft or `None`, see `gunlearn.diffusion.unlearn`.
-        rank: of an adapter that is named.
+        rank: of an adapter that is named, 8 by default.
 
     Raises:
+        InvalidInputError: a rank where no adapter is named.
         UnsupportedMethodError: an adapter for a method that does not train, or masks the weights.
     """
     trains, masked = isinstance(method, GradientMethod), getattr(method, "saliency", None) is not None
+    named = isinstance(peft, str) and not (peft == "auto" and (masked or not trains))
+    if rank is not None and not named:
+        raise InvalidInputError(f"Expected no 'rank' without a named adapter, peft='lora' (got {rank} and {peft!r})")
     if peft is None or (peft == "auto" and (masked or not trains)):
         return None
     if masked:
@@ -60,7 +64,7 @@ def adapter_for(method: Method, peft: Any, rank: int) -> Any:
         )
     if isinstance(peft, str):
         check_choice("peft", peft, ("auto", "lora"))
-        return lora_config(rank, getattr(method, "group", "full"))
+        return lora_config(8 if rank is None else rank, getattr(method, "group", "full"))
     return peft
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from torch import nn
@@ -17,12 +18,16 @@ from gunlearn.diffusion.pipelines import open_pipeline, parts_of
 from gunlearn.diffusion.prediction_type import check_prediction_type
 from gunlearn.diffusion.wanted_concepts import ORDERS, WantedConcepts
 from gunlearn.losses import Loss, Objective
+from gunlearn.methods import METHODS
 from gunlearn.methods.base import Method
 from gunlearn.methods.door import run_method
 from gunlearn.methods.published import build_method
 from gunlearn.seed import isolated_rng
 from gunlearn.training.callbacks import Callback
 from gunlearn.training.result import Result, versions
+
+#: Of the sampler, where the call does not say it.
+SAMPLING_STEPS, GUIDANCE = 20, 3.0
 
 
 @isolated_rng()
@@ -35,12 +40,12 @@ def unlearn(
     preserve: Sequence[str | int] | None = None,
     data: Any = None,
     order: str = "one_by_one",
-    rank: int = 8,
+    rank: int | None = None,
     null: int | None = None,
     ema: Any = None,
     num_images: int = 64,
-    sampling_steps: int = 20,
-    guidance: float = 3.0,
+    sampling_steps: int | None = None,
+    guidance: float | None = None,
     figure_images: int = 16,
     seed: int = 0,
     callbacks: Sequence[Callback] = (),
@@ -68,13 +73,13 @@ def unlearn(
             reads any.
         order: `"one_by_one"` forgets one concept after the other, each in a run of its own, and the result tells how
             far earlier ones came back; `"together"` forgets all in one run.
-        rank: of the adapter.
+        rank: of the adapter `"lora"`; 8 by default.
         null: the class of "nothing", where a class-conditional pipeline does not say it.
         ema: an `EMAModel` of diffusers: its averages are unlearned, and are the weights of the result; without it the
             pipeline's own weights.
         num_images: images to sample of each concept.
-        sampling_steps: of the sampler.
-        guidance: of the sampler, where there is a condition of "nothing".
+        sampling_steps: of the sampler, and of a named method that samples by itself; 20 by default.
+        guidance: likewise, where there is a condition of "nothing"; 3 by default.
         figure_images: images of each concept on which the denoising loss is measured before and after, from `data`
             where it has some, else sampled; 0 for none.
         seed: of the run.
@@ -92,14 +97,18 @@ def unlearn(
     check_seed(seed)
     check_choice("order", order, ORDERS)
     for name, value, least in (("num_images", num_images, 1), ("figure_images", figure_images, 0), ("rank", rank, 1)):
-        check_integer(name, value, minimum=least)
-    check_number("guidance", guidance, minimum=0.0)
+        if value is not None or name != "rank":
+            check_integer(name, value, minimum=least)
+    said = {"sampling_steps": sampling_steps, "guidance": guidance}
+    sampling = {name: value for name, value in said.items() if value is not None}
+    check_number("guidance", sampling.get("guidance", GUIDANCE), minimum=0.0)
+    options |= _of_the_method(method, sampling)
     base = str(pipeline) if not hasattr(pipeline, "components") else str(pipeline.config.get("_name_or_path") or "")
     parts = parts_of(open_pipeline(pipeline), null).copied()
     if ema is not None:
         ema.copy_to(parts.denoiser.parameters())
     wanted = WantedConcepts.of(parts, concepts, preserve, order)
-    how = {"num_steps": sampling_steps, "guidance": guidance}
+    how = {"num_steps": sampling.get("sampling_steps", SAMPLING_STEPS), "guidance": sampling.get("guidance", GUIDANCE)}
     images = ImageSupply(wanted, data, num_images, figure_images, seed, how)
     check_prediction_type(parts, wanted.conditions, images.given)
     if isinstance(options.get("anchor"), str):
@@ -127,6 +136,14 @@ def unlearn(
         "seed": seed,
     }
     return DiffusionResult(parts.holding(without_wrapper(model)).pipeline, results, settings, before, after, model)
+
+
+def _of_the_method(method: Any, sampling: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of the sampler that a named method has, too; an object has its own."""
+    if not isinstance(method, str):
+        return {}
+    own = {field.name for field in fields(METHODS.variant(method)[0])}
+    return {name: value for name, value in sampling.items() if name in own}
 
 
 def _turns(

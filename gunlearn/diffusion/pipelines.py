@@ -189,6 +189,8 @@ def parts_of(pipeline: Any, null: int | None = None) -> PipelineParts:
     if all(texts):
         if getattr(pipeline, "text_encoder_2", None) is not None:
             raise UnsupportedModelError(f"Expected a pipeline of one text encoder (got {kind} with several)")
+        if null is not None:
+            raise InvalidInputError(f"Expected no 'null' for a pipeline of texts, whose 'nothing' is '' (got {null!r})")
         return PipelineParts(pipeline, component, "text", embedded_texts(pipeline, [""], named=False)[0])
     if not (config.get("num_class_embeds") or config.get("num_embeds_ada_norm")):
         raise UnsupportedModelError(

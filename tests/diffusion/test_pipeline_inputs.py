@@ -11,6 +11,7 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from gunlearn.diffusion import NoiseSchedule, unlearn
 from gunlearn.diffusion.concept_data import ConceptImages
+from gunlearn.diffusion.methods.esd import ESD
 from gunlearn.diffusion.noised_items import draw_items
 from gunlearn.diffusion.pipelines import PipelineParts, parts_of
 from gunlearn.diffusion.prediction_type import check_prediction_type
@@ -133,3 +134,20 @@ def test_stable_diffusion_xl_is_refused_in_words() -> None:
     with pytest.raises(UnsupportedModelError, match="StableDiffusionXLPipeline"):
         unlearn(refiner, ["cat"], **QUICK)
     assert all(torch.equal(value, before[name]) for name, value in pipeline.unet.state_dict().items())
+
+
+@pytest.mark.parametrize("how", [{}, {"sampling_steps": 3, "guidance": 7.5}])
+def test_a_named_method_that_samples_does_as_the_call_says(how: dict[str, Any]) -> None:
+    """Without them it has its own; a method object has what it was made with."""
+    few = {name: value for name, value in QUICK.items() if name not in ("sampling_steps", "guidance")}
+    own = unlearn(of_classes(), [1], "esd", **few, **how).results[0].config
+    assert (own["sampling_steps"], own["guidance"]) == (how.get("sampling_steps", 20), how.get("guidance", 3.0))
+    made = unlearn(of_classes(), [1], ESD(steps=1, trajectories=1, sampling_steps=2), figure_images=0, **how).results[0]
+    assert (made.config["sampling_steps"], made.config["guidance"]) == (2, 3.0)
+
+
+def test_settings_that_would_be_ignored_are_refused() -> None:
+    with pytest.raises(InvalidInputError, match=r"no 'rank'.*None"):
+        unlearn(of_classes(), [1], peft=None, rank=4, **QUICK)
+    with pytest.raises(InvalidInputError, match="no 'null' for a pipeline of texts"):
+        unlearn(text_pipeline(), ["cat"], null=3, **QUICK)
