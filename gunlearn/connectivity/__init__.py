@@ -17,7 +17,8 @@ _HOMES = {
     f"{_HERE}.door_to_paths": ("connect",),
     f"{_HERE}.mcu": ("MCU",),
     f"{_HERE}.stored_paths": ("load_path", "save_path"),
-    f"{_HERE}.curve_finding": ("DRAWS", "CurveSettings", "find_curve"),
+    f"{_HERE}.curve_settings": ("DRAWS", "CurveSettings"),
+    f"{_HERE}.curve_finding": ("find_curve",),
 }
 
 __all__ = sorted(name for names in _HOMES.values() for name in names)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -10,10 +10,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from gunlearn.connectivity.curve_fingerprint import curve_fingerprint
+from gunlearn.connectivity.curve_settings import DRAWS, CurveSettings
 from gunlearn.connectivity.weight_paths import WeightPath
-from gunlearn.core.checks import check_choice, check_integer, check_number
-from gunlearn.errors import InvalidInputError, InvalidTypeError
-from gunlearn.losses import NLL, BoundedAscent, Loss, Objective, ObjectiveValue, as_objective
+from gunlearn.core.modes import evaluating
+from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedModelError
+from gunlearn.losses import Loss, Objective, ObjectiveValue
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Parts, Task
 from gunlearn.tasks.sampling import BatchOptions
@@ -21,82 +23,8 @@ from gunlearn.training.callbacks import Callback, TrainState, check_callbacks
 from gunlearn.training.feeding import Feed
 from gunlearn.training.held_weights import HeldWeights
 from gunlearn.training.loop import TrainArguments, fit
-from gunlearn.training.optimizers import OptimizerSpec, SchedulerSpec, makes_its_own
 from gunlearn.training.step import Change, ObjectiveStep, Reference
 from gunlearn.training.super_loss import curriculum_of
-
-
-def uniform_t() -> float:
-    """Return a point of [0, 1], each as likely."""
-    return float(torch.rand(()))
-
-
-def normal_t() -> float:
-    """Return a point near the middle: N(0.5, 0.1) cut to [0, 1], as in Cheng and Amiri's code (arXiv 2504.06407)."""
-    return float((0.5 + 0.1 * torch.randn(())).clamp(0, 1))
-
-
-#: How the point of a step is drawn, by name.
-DRAWS: dict[str, Callable[[], float]] = {"uniform": uniform_t, "normal": normal_t}
-
-
-@dataclass(frozen=True)
-class CurveSettings:
-    r"""How a curve is trained.
-
-    Each step draws `t`, evaluates the objective on the model at that point, and moves the bends along its exact
-    gradient, the factors :math:`w_k(t)` included. (The authors' code copies the gradient without them and multiplies
-    the rate by them instead, which is the same for SGD, not for Adam.)
-
-    Args:
-        steps: optimiser steps.
-        lr: learning rate.
-        t: how the point of a step is drawn, a name of `DRAWS`.
-        forgetting: weight of `BoundedAscent(bound)` on the forgotten items, which keeps the curve from passing through
-            models that remember; 0 leaves it out.
-        bound: see `BoundedAscent`, in nats.
-        l2: weight of half the squared norm of the moving weights at the point, as in arXiv 1802.10026.
-        batch_size: items of each part per step; `None` reads all.
-        epochs: passes over the items, in place of `steps`.
-        optimizer: a name or class of `torch.optim`, or a function from parameters to an optimiser.
-        optimizer_options: further arguments of the named optimiser.
-        scheduler: a name of `torch.optim.lr_scheduler`, or a function from the optimiser to one.
-        scheduler_options: arguments of the named scheduler.
-        max_grad_norm: clip the gradient's norm.
-
-    Raises:
-        InvalidInputError: a value out of range.
-    """
-
-    steps: int = 600
-    lr: float = 1e-2
-    t: str = "uniform"
-    forgetting: float = 0.0
-    bound: float = 8.0
-    l2: float = 0.0
-    batch_size: int | None = None
-    epochs: int | None = None
-    optimizer: OptimizerSpec = "adam"
-    optimizer_options: Mapping[str, Any] | None = None
-    scheduler: SchedulerSpec | None = None
-    scheduler_options: Mapping[str, Any] | None = None
-    max_grad_norm: float | None = None
-
-    def __post_init__(self) -> None:
-        check_integer("steps", self.steps, minimum=1)
-        check_number("lr", self.lr, positive=True)
-        check_choice("t", self.t, tuple(DRAWS))
-        check_number("forgetting", self.forgetting, minimum=0.0)
-        check_number("bound", self.bound, positive=True)
-        check_number("l2", self.l2, minimum=0.0)
-        for name, value in (("batch_size", self.batch_size), ("epochs", self.epochs)):
-            if value is not None:
-                check_integer(name, value, minimum=1)
-
-    def objective(self, given: Loss | Objective | None) -> Objective:
-        """Return the objective of the steps: the caller's, by default the retained items' loss, and `forgetting`."""
-        found = as_objective(NLL(on="retain") if given is None else given)
-        return found + self.forgetting * BoundedAscent(bound=self.bound) if self.forgetting else found
 
 
 def find_curve(
@@ -132,12 +60,15 @@ def find_curve(
         callbacks: as of `gunlearn.unlearn`.
         held: entries of bends that stay as they are.
         change: changes predictions before the losses read them, of objectives that read forgotten items.
-        fingerprint: names the run; a checkpoint of another run is refused.
+        fingerprint: names the run; a checkpoint of another run is refused. By default one of all that decides how a
+            curve goes: the settings, the path with its ends and bends, the objective, the task, the data and the seed.
         progress: show a progress bar.
         checkpoint_dir: write checkpoints of the bends there, and resume from them.
 
     Raises:
         InvalidInputError: a path without bends, or an objective that compares with a model where none is given.
+        UnsupportedModelError: a model with reentrant checkpoints of activations, which go around the path's weights.
+        CheckpointError: `checkpoint_dir` holds a checkpoint of another run.
         DivergenceError: NaN or infinity on the curve.
     """
     settings = CurveSettings() if settings is None else settings
@@ -149,13 +80,17 @@ def find_curve(
     full = settings.objective(objective)
     if full.reference_parts and original is None:
         raise InvalidInputError(f"Expected 'original', the model that {full!r} compares with (got None)")
+    if checkpoint_dir is not None and not fingerprint:
+        read = data if partition is None else partition.data
+        fingerprint = curve_fingerprint(
+            path, task, partition, read, full, settings, original=original, seed=seed, held=held, change=change
+        )
     with isolated_rng(seed):
         model = task.adopt(path.template)
         parts = _parts(task, partition, data, model, full)
         feed = Feed(model, task, parts, full.parts, BatchOptions(settings.batch_size))
         references = [] if original is None else [_reference(original, task, parts, full)]
         inner = ObjectiveStep(model, task, feed, lambda step: full, references, change)
-        options = None if makes_its_own(settings.optimizer) else settings.optimizer_options
         return fit(
             path,
             _CurveStep(path, inner, DRAWS[settings.t], settings.l2),
@@ -165,12 +100,12 @@ def find_curve(
                 max_grad_norm=settings.max_grad_norm,
                 progress=progress,
                 checkpoint_dir=checkpoint_dir,
-                steps=None if settings.epochs else settings.steps,
+                steps=settings.num_steps,
                 fingerprint=fingerprint,
             ),
             [*callbacks, feed, *curriculum_of(full)],
             optimizer=settings.optimizer,
-            optimizer_options=options,
+            optimizer_options=settings.optimizer_options,
             scheduler=settings.scheduler,
             scheduler_options=settings.scheduler_options,
             steps_per_epoch=feed.steps_per_epoch,
@@ -180,15 +115,33 @@ def find_curve(
 
 @dataclass(eq=False)
 class _CurveStep:
-    """Evaluates the objective of one step on the model at a drawn point."""
+    """Evaluates the objective of one step on the model at a drawn point.
+
+    Its gradient is computed while the model holds the weights of that point, since checkpoints of activations
+    (`torch.utils.checkpoint`) run the model again in the backward pass. The value that is returned has this gradient.
+    """
 
     path: WeightPath
     inner: ObjectiveStep
     draw: Callable[[], float]
     l2: float
+    checked: bool = False
 
     def __call__(self) -> ObjectiveValue:
-        return self.path.call(self.draw(), self._value)
+        return self.path.call(self.draw(), self._with_gradient)
+
+    def _with_gradient(self, model: nn.Module) -> ObjectiveValue:
+        value = self._value(model)
+        if not value.total.requires_grad:  # under `torch.no_grad`, or for the loop to refuse
+            return value
+        if not self.checked:
+            _refuse_reentrant(value.total)
+            self.checked = True
+        bends = list(self.path.bends)
+        found = torch.autograd.grad(value.total, bends, allow_unused=True)
+        known = [(bend, g) for bend, g in zip(bends, found, strict=True) if g is not None]
+        nothing = torch.stack([((bend - bend.detach()) * g).sum() for bend, g in known]).sum()  # 0, with the gradient
+        return ObjectiveValue(value.total.detach() + nothing, value.terms)
 
     def _value(self, model: nn.Module) -> ObjectiveValue:
         value = cast(ObjectiveValue, self.inner())  # a feed without accumulation evaluates in one piece
@@ -200,6 +153,22 @@ class _CurveStep:
         return ObjectiveValue(value.total + self.l2 * norm, {**value.terms, "l2": norm.detach()})
 
 
+def _refuse_reentrant(total: Tensor) -> None:
+    """Refuse checkpoints of activations whose backward pass adds to weights by itself: no gradient comes through."""
+    seen, left = set(), [total.grad_fn]
+    while left:
+        node = left.pop()
+        if node is None or node in seen:
+            continue
+        if node.name() == "CheckpointFunctionBackward":
+            raise UnsupportedModelError(
+                "Expected checkpoints of activations with use_reentrant=False, since others go around the path's "
+                "weights (got one with use_reentrant=True)"
+            )
+        seen.add(node)
+        left += [following for following, _ in node.next_functions]
+
+
 def _parts(task: Task, partition: Any, data: Any, model: nn.Module, objective: Objective) -> Parts:
     if partition is not None:
         return task.parts(partition, "retain", model, objective.parts)
@@ -209,5 +178,5 @@ def _parts(task: Task, partition: Any, data: Any, model: nn.Module, objective: O
 
 
 def _reference(original: nn.Module, task: Task, parts: Parts, objective: Objective) -> Reference:
-    with torch.no_grad():
-        return Reference(original, task, objective.reference_parts, task.encode(original.eval(), parts.data))
+    with torch.no_grad(), evaluating(original):
+        return Reference(original, task, objective.reference_parts, task.encode(original, parts.data))

@@ -9,7 +9,8 @@ from typing import Any
 from gunlearn.connectivity.aligned_ends import Align, aligned_end
 from gunlearn.connectivity.along_path import evaluate_path
 from gunlearn.connectivity.connection import Connection
-from gunlearn.connectivity.curve_finding import CurveSettings, find_curve
+from gunlearn.connectivity.curve_finding import find_curve
+from gunlearn.connectivity.curve_settings import CurveSettings
 from gunlearn.connectivity.path_ends import module_of
 from gunlearn.connectivity.path_evaluation import BOUND, GRID_POINTS, TOLERANCE
 from gunlearn.connectivity.path_families import make_path

@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import torch
 
 from gunlearn.connectivity.accuracy_goal import AccuracyGoal, AdaptivePenalty
-from gunlearn.connectivity.curve_finding import CurveSettings, find_curve
+from gunlearn.connectivity.curve_finding import find_curve
+from gunlearn.connectivity.curve_settings import CurveSettings
 from gunlearn.connectivity.part_losses import PartLosses
 from gunlearn.connectivity.path_families import BezierPath
 from gunlearn.connectivity.tensor_mask import important_tensors, tensor_importance
