@@ -8,6 +8,7 @@ import pytest
 
 import gunlearn as gu
 from gunlearn.bench import Recipe
+from gunlearn.cli.connect_command import Connect
 from tests.command import call, refusal
 
 SIZES = ["--dataset", "karate", "--count", "4", "--hidden-channels", "8", "--out-channels", "4", "--threads", "1"]
@@ -56,3 +57,19 @@ def test_what_does_not_fit_is_refused(runs: Path, tmp_path: Path, capsys: pytest
     two[1] = str(runs / "nothing")
     assert "saved result" in refusal(capsys, "connect", *two, *SIZES)
     assert not (tmp_path / "path.json").exists()
+
+
+def test_classes_are_taken_by_number_and_by_name(runs: Path, capsys: pytest.CaptureFixture) -> None:
+    """A name reaches the data, which then say that they have no such class."""
+    nodes = {"dataset": "digits", "task": "node_classification", "forget": "classes"}
+    data, request, _ = Connect(runs, runs, **nodes, labels=("3",))._problem()
+    assert request.resolve(data).num_forget == int((data.train_mask & (data.y == 3)).sum())
+    words = [str(runs / "one"), str(runs / "two"), "--dataset", "digits", "--task", "node_classification"]
+    assert "Shirt" in refusal(capsys, "connect", *words, "--forget", "classes", "--labels", "Shirt")
+
+
+def test_the_last_row_is_printed(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    words = [str(runs / "one"), str(runs / "two"), *SIZES, "--out", str(tmp_path)]
+    assert call("connect", *words, "--points", "36") == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in printed[1:-2]][-1] == "1"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 import gunlearn
-from gunlearn.cli.fields import Flag, Folder, Real, Whole, Wholes
+from gunlearn.cli.fields import Flag, Folder, Real, Texts, Whole
 from gunlearn.cli.grid_command import Run
 from gunlearn.core.printable import printable
 from gunlearn.errors import InvalidInputError
@@ -38,7 +38,7 @@ class Connect:
         ratio: Share of them; 0.005 of the edges, 0.05 of the nodes where neither this nor --count is given.
         count: Number of them.
         forget_file: File of what was forgotten, in place of a draw: an id per line, for edges two.
-        labels: Classes that were forgotten, with --forget classes.
+        labels: Classes that were forgotten, with --forget classes, by number or name.
         seed: Of the split and of the draw.
         model: A function (data, seed) of your own that returns a model of the same architecture, in place of the next.
         backbone: The model; gcn by default, of images cnn.
@@ -78,7 +78,7 @@ class Connect:
     ratio: Real = None
     count: Whole = None
     forget_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
-    labels: Wholes = ()
+    labels: Texts = ()
     seed: int = 0
     model: Annotated[str | None, tyro.conf.arg(metavar="PATH.py:FUNCTION", help_behavior_hint="")] = None
     backbone: Annotated[

@@ -25,6 +25,7 @@ class Connection:
         history: one record for each step of the curve; empty for a straight line.
         original: the model before unlearning, where it is known.
         data: training data, where nothing was forgotten.
+        seed: under which pairs were drawn for the evaluation, and are for the dial.
     """
 
     path: WeightPath
@@ -34,11 +35,12 @@ class Connection:
     history: list[dict[str, float]] = field(default_factory=list)
     original: nn.Module | None = None
     data: Any = None
+    seed: int = 0
 
     @property
     def dial(self) -> Dial:
         """Return the path as a dial, from the first model to the second."""
-        return Dial(self.path, self.task, self.partition, self.data, original=self.original)
+        return Dial(self.path, self.task, self.partition, self.data, self.seed, self.original)
 
     @property
     def connected(self) -> bool | None:

@@ -88,7 +88,8 @@ class Dial:
         first: dict[str, float] = {}
         for t in (k / (points - 1) for k in range(points)):
             self.path.put(model, t, self.losses.recompute)
-            found = {n: v for n, v in self.losses.losses(model).items() if n != "forget" and v is not None}
+            losses = self.losses.losses(model, ("retain", "val"))
+            found = {name: value for name, value in losses.items() if value is not None}
             if not found:
                 raise InvalidInputError("Expected retained items to choose a point by (got none)")
             first = first or found
@@ -100,15 +101,14 @@ class Dial:
     def _nearest(self, ts: list[float], references: Sequence[nn.Module]) -> float:
         """Return the point whose predictions on forgotten items are nearest to those of references."""
         points = [*ts, *([] if ts[-1] == 1 else [1.0])]
-        points = points if points[0] == 0 and len(points) > 1 else [0.0, 1.0]
         found = evaluate_path(
             self.path, self.task, self.partition, points=points, references=references, metrics=["alignment_forget"],
             data=self.data, seed=self.seed,
         )  # fmt: skip
-        distance = {row["t"]: row.get("alignment_forget") for row in found.rows}
-        known = {t: distance[t] for t in ts if distance.get(t) is not None}
+        distance = {row["t"]: row.get("alignment_forget") for row in found.rows if row["t"] in ts}
+        known = {t: value for t, value in distance.items() if value is not None}
         if not known:
             raise UnsupportedMethodError(
                 f"Expected forgotten items of which '{self.task.name}' has a distance to 'references' (got none)"
             )
-        return min(known, key=lambda t: known[t] or 0.0)
+        return min(known, key=lambda t: known[t])

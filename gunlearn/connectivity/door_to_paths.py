@@ -8,6 +8,7 @@ from typing import Any
 
 from gunlearn.connectivity.aligned_ends import Align, aligned_end
 from gunlearn.connectivity.along_path import evaluate_path
+from gunlearn.connectivity.connected_problem import original_of, problem_of
 from gunlearn.connectivity.connection import Connection
 from gunlearn.connectivity.curve_finding import find_curve
 from gunlearn.connectivity.curve_settings import CurveSettings
@@ -15,15 +16,13 @@ from gunlearn.connectivity.path_ends import module_of
 from gunlearn.connectivity.path_evaluation import BOUND, GRID_POINTS, TOLERANCE
 from gunlearn.connectivity.path_families import make_path
 from gunlearn.core.checks import check_choice, check_seed
-from gunlearn.errors import InvalidInputError, InvalidTypeError
+from gunlearn.errors import InvalidInputError
 from gunlearn.losses import Loss, Objective
 from gunlearn.metrics.base import Figure
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
-from gunlearn.tasks.named import as_task
 from gunlearn.tasks.trial import trial_pass
 from gunlearn.training.callbacks import Callback
-from gunlearn.training.result import Result
 
 
 @isolated_rng()
@@ -58,14 +57,14 @@ def connect(
         first: a module, or what `unlearn` returned; the end at `t = 0`. Neither end changes.
         second: the end at `t = 1`.
         data: what the models were trained on; known of results of this session.
-        request: what was forgotten: a request, or a partition; known of results of one request. Without one, the
-            models are judged on the training items alone.
+        request: what was forgotten: a request, or a partition, with which `data` must be its own; known of results of
+            one request. Of modules without one, training items alone judge.
         task: what the models predict; known of results of this session.
         path: `"linear"`, `"bezier"` or `"chain"` (straight lines from bend to bend).
         num_bends: points between the ends.
         objective: what is small along the curve; by default the retained items' loss.
         start: where bends begin: `"midpoint"`, on the straight line, or `"original"`, at the model before unlearning.
-        original: the model before unlearning; known of results of this session.
+        original: the model before unlearning; known of results of this session that have the same.
         align: `"weights"`, `"activations"` or `"messages"`, see `align_models`; or a function `align(first, second)` of
             the modules that returns the second one with its units in another order, or an object that has it as
             `model`. Two models from different initial weights have a barrier for their units' order alone.
@@ -82,8 +81,8 @@ def connect(
         **curve: settings of `CurveSettings`: `steps`, `lr`, `t`, `forgetting`, `batch_size`, ...
 
     Raises:
-        InvalidInputError: no data or task, results of two requests without `request`, or settings of a curve for a
-            straight line.
+        InvalidInputError: no data or task, results of two requests or of other data without `request`, results with
+            different models before unlearning where one is needed, or settings of a curve for a straight line.
         GunlearnError: see `path_ends`, `find_curve` and `evaluate_path`.
 
     Example:
@@ -96,9 +95,12 @@ def connect(
     """
     check_seed(seed)
     settings = _settings(path, curve, objective, start, num_bends)
-    task, partition, data = _problem((first, second), data, request, task)
-    original = original if original is not None else _known("original", first, second)
-    original = None if original is None else module_of(original)
+    task, partition, data = problem_of((first, second), data, request, task)
+    original, why = original_of((first, second), original)
+    compares = settings is not None and (start == "original" or settings.objective(objective).reference_parts)
+    if compares and original is None:
+        what = "start='original'" if start == "original" else "an objective that compares with it"
+        raise InvalidInputError(f"Expected 'original', the model before unlearning, for {what} (got {why or None})")
     ends = module_of(first), module_of(second)
     read = data if partition is None else partition.retain_data
     for model in ends:
@@ -107,8 +109,6 @@ def connect(
         task = task.fitted(trial.outputs, read)
     second_end, said = aligned_end(*ends, align, task, partition, data)
     ends, notes = (ends[0], second_end), {"alignment": said}
-    if start == "original" and original is None:
-        raise InvalidInputError("Expected 'original', the model before unlearning, for start='original' (got None)")
     made = make_path(path, *ends, num_bends, original if start == "original" else start)
     task.adopt(made.template)  # what its layers cached of other data goes
     history = []
@@ -141,8 +141,8 @@ def connect(
         data=data,
         seed=seed,
     )
-    found.notes |= notes
-    return Connection(made, found, task, partition, history, original, data if partition is None else None)
+    found.notes |= notes | ({"original": f"not known: {why}"} if why else {})
+    return Connection(made, found, task, partition, history, original, data if partition is None else None, seed)
 
 
 def _settings(path: str, curve: dict[str, Any], objective: Any, start: str, num_bends: int) -> CurveSettings | None:
@@ -160,39 +160,3 @@ def _settings(path: str, curve: dict[str, Any], objective: Any, start: str, num_
     if given:
         raise InvalidInputError(f"Expected no settings of a curve for path='linear' (got {', '.join(given)})")
     return None
-
-
-def _known(name: str, *ends: Any) -> Any:
-    """Return what the first of the results that has it says."""
-    return next((found for end in ends if (found := getattr(end, name, None)) is not None), None)
-
-
-def _problem(ends: tuple[Any, Any], data: Any, request: Any, task: Any) -> tuple[Task, Any, Any]:
-    """Return the task, what was forgotten and the training data: as given, else as the results know them."""
-    results = [end for end in ends if isinstance(end, Result)]
-    task = task if task is not None else _known("task", *results)
-    if task is None:
-        raise InvalidInputError("Expected 'task', what the models predict (got None, and no result that knows it)")
-    task = as_task(task)
-    if hasattr(request, "retain_data"):
-        return task, request, request.data
-    parts = {result.partition.request_hash: result.partition for result in results if result.partition is not None}
-    if request is None and data is None:
-        if len(parts) > 1:
-            raise InvalidInputError(
-                "Expected 'request', by which both models are judged (got results of two different requests)"
-            )
-        if not parts:
-            raise InvalidInputError("Expected 'data' (got None, and no result of this session that knows them)")
-        partition = next(iter(parts.values()))
-        return task, partition, partition.data
-    if data is None:
-        data = next(iter(parts.values())).data if parts else None
-    if data is None:
-        raise InvalidInputError("Expected 'data' beside 'request' (got None)")
-    data = task.check_data(data)
-    if request is None:
-        return task, None, data
-    if not callable(getattr(request, "resolve", None)):
-        raise InvalidTypeError(f"Expected 'request' to be a forget request (got {type(request).__name__})")
-    return task, request.resolve(data), data

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from gunlearn.losses import NLL, Prediction
 from gunlearn.methods.forget_part import has_forget_items
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Parts, Task
-from gunlearn.tasks.items.statistics import averaged_anew, batch_norm_layers
+from gunlearn.tasks.items.statistics import batch_norm_layers, settle_statistics
 
 _READ = 1024  # independent items that are read at a time
 #: Parts whose losses are computed, in the order of rows.
@@ -50,10 +51,10 @@ class PartLosses:
             self.held["val"] = retained, [validation]
 
     @torch.no_grad()
-    def losses(self, model: nn.Module) -> dict[str, float | None]:
-        """Return the loss of each part by its name; `None` for one without items, and for a model that knows none."""
+    def losses(self, model: nn.Module, names: Sequence[str] = PARTS) -> dict[str, float | None]:
+        """Return the loss of each part in `names` by its name, `None` without items; no other part is read."""
         with evaluating(model):
-            return {name: self._loss(model, name) for name in PARTS}
+            return {name: self._loss(model, name) for name in names}
 
     def _loss(self, model: nn.Module, name: str) -> float | None:
         data, pieces = self.held.get(name, (None, []))
@@ -88,18 +89,17 @@ class PartLosses:
     def recompute(self, model: nn.Module) -> None:
         """Compute running statistics of batch normalisation anew on the retained items, in place.
 
-        All batches count alike; everything else runs in evaluation mode.
+        Pieces count by their sizes, see `settle_statistics`; everything else runs in evaluation mode.
         """
         layers = batch_norm_layers(model)
         data, pieces = self.held["retain"]
-        with evaluating(model), averaged_anew(layers):
-            for layer in layers:
-                layer.train()
+        if self.task.shared_pass:
+            settle_statistics(model, layers, [(1, partial(self.task.encode, model, data))])
+            return
+        with evaluating(model):
             outputs = self.task.encode(model, data)
-            if not self.task.shared_pass:
-                for items in pieces:
-                    if items.num_items > 1 or len(pieces) == 1:  # one item has no variance
-                        self.task.read(model, outputs, items)
+        reads = [(items.num_items, partial(self.task.read, model, outputs, items)) for items in pieces]
+        settle_statistics(model, layers, reads)
 
 
 def _pieces(task: Task, parts: Parts, name: str) -> Iterator[Any]:
@@ -108,12 +108,18 @@ def _pieces(task: Task, parts: Parts, name: str) -> Iterator[Any]:
     if unread:
         yield from unread
         return
+    if not task.shared_pass and parts.draws is not None:  # all of them, however many the task reads at a step
+        parts.limit(partial(_all_of, parts.count(name)), name)
     items = parts.sample([name])[name]
     if task.shared_pass or items.num_items <= _READ or not hasattr(items, "take"):
         yield items
         return
     for index in torch.arange(items.num_items).split(_READ):
         yield items.take(index)
+
+
+def _all_of(count: int) -> tuple[Tensor, None]:
+    return torch.arange(count), None
 
 
 def _size(prediction: Prediction) -> int:

@@ -99,10 +99,11 @@ class PathEvaluation:
         return {name: values for name, values in found.items() if values is not None}
 
     def table(self, figures: Iterable[str] | None = None, every: int = 1) -> str:
-        """Return a table of figures (by default losses and accuracies) at every n-th point (`every`), as text."""
+        """Return a table of figures (by default losses and accuracies) at every n-th point and the last, as text."""
         names = list(figures) if figures is not None else [n for n in self._usual() if n in self.rows[0]]
         head = ["t", *names]
-        lines = [[_cell(row.get(name)) for name in head] for row in self.rows[::every]]
+        shown = [row for k, row in enumerate(self.rows) if k % every == 0 or k == len(self.rows) - 1]
+        lines = [[_cell(row.get(name)) for name in head] for row in shown]
         lines += [["retrain", *(_cell(row.get(name)) for name in names)] for row in self.references]
         widths = [max(len(line[k]) for line in (head, *lines)) for k in range(len(head))]
         text = [

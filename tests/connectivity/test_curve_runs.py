@@ -45,14 +45,7 @@ def test_a_checkpoint_of_another_run_is_refused(small, tmp_path: Path, change: d
     data, request, models = small
 
     def run(second: int = 1, **more: object) -> object:
-        asked = {
-            "data": data,
-            "request": request,
-            "original": models[2],
-            **SETTINGS,
-            "checkpoint_dir": tmp_path,
-            **more,
-        }
+        asked = {"data": data, "request": request, "original": models[2], **SETTINGS, **more}
         return gu.connect(models[0], models[second], task=TASK, checkpoint_dir=tmp_path, **asked)
 
     with pytest.raises(KeyboardInterrupt):

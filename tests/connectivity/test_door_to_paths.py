@@ -10,6 +10,7 @@ from torch_geometric.nn.models import GCN as PyGCN
 import gunlearn as gu
 from gunlearn.connectivity import BezierPath, Dial, LinearPath, PartLosses, WeightPath, connect, load_path, save_path
 from gunlearn.errors import CheckpointError, InvalidInputError, InvalidTypeError
+from gunlearn.losses import NLL, KLToReference
 from tests.connectivity.cases import gnn, graph, items, perceptron, trained
 
 TASK = gu.ImageClassification()
@@ -228,3 +229,74 @@ def test_a_graph_needs_nothing_else() -> None:
     found = gu.connect(*runs, points=5)
     assert found.connected is not None
     assert found.evaluation.rows[0]["forget_acc"] is not None
+
+
+def test_results_and_their_data_know_the_request(results) -> None:
+    """With the data beside two results the request must not get lost; other data need one."""
+    one, two, other, _ = results
+    data = one.partition.data
+    for given in (data, copy.copy(data)):
+        assert connect(one, two, given, points=3).partition.request_hash == one.request_hash
+    assert connect(one.model, two.model, data, task=TASK, points=3).partition is None  # control: modules know nothing
+    with pytest.raises(InvalidInputError, match="'request' beside data other than"):
+        connect(one, two, items(1, 60), points=3)
+    assert connect(one, two, items(1, 60), gu.ForgetItems(label=1), points=3).partition.data is not data
+    with pytest.raises(InvalidInputError, match="two different requests"):
+        connect(one, other, data)
+    with pytest.raises(InvalidInputError, match="partition's own data"):
+        connect(one, two, items(1, 60), one.partition)
+
+
+def test_results_with_different_originals_need_one(results) -> None:
+    one, _, _, _ = results
+    data, request = one.partition.data, gu.ForgetItems(label=1)
+    far = gu.unlearn(trained(perceptron(3), data, 3), data, request, "graddiff", TASK, epochs=2)
+    curve = {"path": "bezier", "steps": 2, "points": 3}
+    with pytest.raises(InvalidInputError, match=r"'original'.*start='original' \(got two results"):
+        connect(one, far, start="original", **curve)
+    with pytest.raises(InvalidInputError, match=r"'original'.*compares with it \(got two results"):
+        connect(one, far, objective=NLL(on="retain") + KLToReference(on="retain"), **curve)
+    found = connect(one, far, points=3)
+    assert found.original is None
+    assert "different" in found.evaluation.notes["original"]
+    assert connect(one, far, start="original", original=one.original, **curve).original is one.original
+
+
+def test_the_dial_draws_under_the_seed_of_the_call() -> None:
+    """Pairs of links are drawn: under one seed the dial's losses are those of the rows, under another they are not."""
+    data = gu.link_split(gu.load("karate"), seed=0)
+    models = [gu.train(gu.GCN(data.num_features, 8, 4), data, epochs=3, seed=seed).model for seed in (0, 1)]
+    request = gu.ForgetEdges(count=4, seed=0)
+    row = {}
+    for seed in (0, 7):
+        found = connect(*models, data, request, "link_prediction", points=2, seed=seed)
+        row[seed] = found.evaluation.rows[0]["loss_retain"]
+        assert found.dial.losses.losses(found.dial.at(0.0))["retain"] == pytest.approx(row[seed], rel=1e-6)
+    assert row[0] != pytest.approx(row[7], rel=1e-6)  # control
+
+
+def test_choosing_reads_no_forgotten_item(results) -> None:
+    one, _, _, _ = results
+    dial = Dial(LinearPath(one.original, one.model), TASK, one.partition)
+    expected = dial.choose(0.1, points=5)
+    del dial.losses.held["forget"]
+    dial.losses._loss = refuse_forgotten(dial.losses._loss)
+    assert dial.choose(0.1, points=5) == expected
+    with pytest.raises(AssertionError, match="forgotten"):  # control
+        dial.figures(one.model)
+
+
+def refuse_forgotten(loss):
+    """The function, that fails for the forgotten part."""
+
+    def read(model, name):
+        assert name != "forget", "forgotten items were read"
+        return loss(model, name)
+
+    return read
+
+
+def test_a_table_ends_with_the_last_point(results) -> None:
+    one, two, _, _ = results
+    lines = connect(one, two, points=6).evaluation.table(["loss_retain"], every=2).splitlines()
+    assert [line.split()[0] for line in lines[1:-1]] == ["0", "0.4", "0.8", "1"]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from gunlearn.core.modes import evaluating
 from gunlearn.errors import InvalidInputError
 from gunlearn.tasks.parts import Parts
 
@@ -23,14 +25,25 @@ def batch_norm_layers(model: nn.Module) -> list[_BatchNorm]:
 
 
 @contextmanager
-def averaged_anew(layers: Sequence[_BatchNorm]) -> Iterator[None]:
-    """Forget the running statistics of layers; passes inside the block make them anew, all of which count alike."""
-    momenta = [layer.momentum for layer in layers]
+def averaged_anew(layers: Sequence[_BatchNorm]) -> Iterator[Callable[[int], None]]:
+    """Forget the running statistics of layers; passes inside the block make them anew.
+
+    Yields a function to call before a pass with the number of its items: passes then count by their sizes. Without a
+    call all count alike.
+    """
+    momenta, total = [layer.momentum for layer in layers], 0
+
+    def weigh(size: int) -> None:
+        nonlocal total
+        total += size
+        for layer in layers:
+            layer.momentum = size / total
+
     try:
         for layer in layers:
             layer.reset_running_stats()
             layer.momentum = None
-        yield
+        yield weigh
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
@@ -62,24 +75,34 @@ def check_batches(model: nn.Module, parts: Parts, names: Collection[str], size: 
 
 
 @torch.no_grad()
-def recalibrate(model: nn.Module, layers: list[_BatchNorm], batches: Iterable[Tensor]) -> int:
-    """Replace running statistics by the mean of those of batches `[num_items, ...]`; return the number of items.
+def settle_statistics(
+    model: nn.Module, layers: Sequence[_BatchNorm], passes: Iterable[tuple[int, Callable[[], object]]]
+) -> int:
+    """Replace running statistics by those of passes, weighted by their sizes; return the number of items.
 
-    Everything but these layers runs in evaluation mode, and the modes come back.
+    A running mean is that of all items; a running variance is the mean of those of the passes. Everything but these
+    layers runs in evaluation mode, and the modes come back.
+
+    Args:
+        model: that the passes call.
+        layers: of the model, with running statistics.
+        passes: the number of items of each, and what runs it. After the first one, a single item alone is left out: it
+            has no variance.
     """
-    device, count = next(model.parameters()).device, 0
-    modes = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        with averaged_anew(layers):
-            for layer in layers:
-                layer.train()
-            for x in batches:
-                if len(x) < 2 and count:  # a last item alone has no variance
-                    continue
-                model(x.to(device))
-                count += len(x)
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    count = 0
+    with evaluating(model), averaged_anew(layers) as weigh:
+        for layer in layers:
+            layer.train()
+        for size, read in passes:
+            if size < 2 and count:
+                continue
+            weigh(size)
+            read()
+            count += size
     return count
+
+
+def recalibrate(model: nn.Module, layers: Sequence[_BatchNorm], batches: Iterable[Tensor]) -> int:
+    """Replace running statistics by those of batches `[num_items, ...]`; see `settle_statistics`."""
+    device = next(model.parameters()).device
+    return settle_statistics(model, layers, ((len(x), partial(model, x.to(device))) for x in batches))

@@ -1,0 +1,96 @@
+"""By what two connected models are judged: the task, what was forgotten, the data, and the model before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from gunlearn.connectivity.path_ends import module_of
+from gunlearn.core.digest import content_hash, same_weights
+from gunlearn.errors import InvalidInputError, InvalidTypeError
+from gunlearn.tasks.base import Task
+from gunlearn.tasks.named import as_task
+from gunlearn.training.result import Result
+
+
+def problem_of(ends: tuple[Any, Any], data: Any, request: Any, task: Any) -> tuple[Task, Any, Any]:
+    """Return the task, what was forgotten (`None` for nothing) and the training data: as given, else as results say.
+
+    Raises:
+        InvalidInputError: no task, no data, results of two requests or of other data without a request, or other data
+            beside a partition.
+        InvalidTypeError: a request that is none.
+    """
+    results = [end for end in ends if isinstance(end, Result)]
+    task = task if task is not None else _known("task", *results)
+    if task is None:
+        raise InvalidInputError("Expected 'task', what the models predict (got None, and no result that knows it)")
+    task = as_task(task)
+    if hasattr(request, "retain_data"):
+        if data is not None and not _same_data(task, data, request.data):
+            raise InvalidInputError(
+                "Expected the partition's own data beside a partition as 'request', or none (got other data)"
+            )
+        return task, request, request.data
+    known = {result.partition.request_hash: result.partition for result in results if result.partition is not None}
+    if request is None and known:
+        partition = _partition(known, task, data)
+        return task, partition, partition.data
+    if data is None and known:
+        data = next(iter(known.values())).data
+    if data is None:
+        raise InvalidInputError(
+            "Expected 'data' (got None, and no result of this session that knows them)"
+            if request is None
+            else "Expected 'data' beside 'request' (got None)"
+        )
+    data = task.check_data(data)
+    if request is None:
+        return task, None, data
+    if not callable(getattr(request, "resolve", None)):
+        raise InvalidTypeError(f"Expected 'request' to be a forget request (got {type(request).__name__})")
+    return task, request.resolve(data), data
+
+
+def original_of(ends: tuple[Any, Any], given: Any) -> tuple[nn.Module | None, str]:
+    """Return the model before unlearning, as given or as results know it, and in words why nobody can say."""
+    if given is not None:
+        return module_of(given), ""
+    found = [end.original for end in ends if isinstance(end, Result) and end.original is not None]
+    if not found:
+        return None, ""
+    if len(found) > 1 and not same_weights(*found):
+        return None, "two results with different ones"
+    return module_of(found[0]), ""
+
+
+def _partition(known: dict[str, Any], task: Task, data: Any) -> Any:
+    """Return what the results forgot, if it was one request on these data."""
+    if len(known) > 1:
+        raise InvalidInputError(
+            "Expected 'request', by which both models are judged (got results of two different requests)"
+        )
+    (partition,) = known.values()
+    if data is not None and not _same_data(task, data, partition.data):
+        raise InvalidInputError(
+            "Expected 'request' beside data other than the results', since what they forgot was of theirs (got None)"
+        )
+    return partition
+
+
+def _same_data(task: Task, given: Any, own: Any) -> bool:
+    """Return whether both are the same object, or have the same content."""
+    if given is own:
+        return True
+    given = task.check_data(given)
+    return given is own or _content(given) == _content(own)
+
+
+def _content(data: Any) -> str:
+    return content_hash({key: data[key] for key in sorted(data.keys())} if hasattr(data, "keys") else vars(data))
+
+
+def _known(name: str, *ends: Any) -> Any:
+    """Return what the first of the results that has it says."""
+    return next((found for end in ends if (found := getattr(end, name, None)) is not None), None)
