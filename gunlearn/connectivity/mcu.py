@@ -38,16 +38,18 @@ class MCU(Method):
     which nothing stays.
 
     `beta=None` adapts the penalty at each step, as the paper does: 0 where the step's forgotten items are as wrong as
-    they should be, 0.01 where they are relatively nearer to it than the retained ones are to theirs, else 0.5.
+    they should be, 0.01 where the share by which their accuracy is above its goal is below the signed share by which
+    the retained items' accuracy is above theirs, else 0.5.
 
     Here the forgotten items' loss is bounded; in the authors' code it is not (`bound=math.inf`), and they train by SGD.
 
     Args:
         pre_method: makes the pre-unlearned model, a name or `"name:variant"`.
         pre_options: its options.
-        epochs: passes over the retained items; without `batch_size` a pass is one step. With 0 nothing is done.
+        epochs: passes over the retained items, one step each where a step reads all of them. With 0 nothing is done.
+        steps: optimiser steps, in place of `epochs`; `gunlearn.unlearn` takes 300 for images, where neither is given.
         lr: learning rate.
-        batch_size: items of each part per step; `None` reads all.
+        batch_size: items of each part per step, see `CurveSettings`: `None` reads all, of more than 4096 images 128.
         optimizer: see `gunlearn.unlearn`.
         beta: weight of the penalty; `None` adapts it.
         bound: :math:`b`, in nats.
@@ -60,6 +62,7 @@ class MCU(Method):
     pre_method: str = "graddiff"
     pre_options: Mapping[str, Any] | None = None
     epochs: int = 300
+    steps: int | None = None
     lr: float = 1e-2
     batch_size: int | None = None
     optimizer: OptimizerSpec = "adam"
@@ -80,8 +83,9 @@ class MCU(Method):
 
     def __post_init__(self) -> None:
         check_whole(self, epochs=0, points=1)
-        if self.batch_size is not None:
-            check_whole(self, batch_size=1)
+        for name in ("steps", "batch_size"):
+            if getattr(self, name) is not None:
+                check_whole(self, **{name: 1})
         check_interval(self, "> 0", "lr")
         check_interval(self, "in (0, 1]", "share")
         check_interval(self, "in [0, 1)", "spared")
@@ -106,7 +110,13 @@ class MCU(Method):
 
     def supports(self, task: Task, partition: Any) -> None:
         super().supports(task, partition)
-        self._before().supports(task, partition)
+        before = self._before()
+        if before.rewrites:
+            raise UnsupportedMethodError(
+                f"Expected a method as 'pre_method' that keeps the model's modules, since no path of weights leads to "
+                f"others (got '{before.name}')"
+            )
+        before.supports(task, partition)
         if task.validation_items(partition.retain_data) is None:
             raise UnsupportedMethodError(
                 f"Expected validation items for '{self.name}', which says by them how wrong forgotten items should be "
@@ -117,9 +127,18 @@ class MCU(Method):
         """Return what is small along the curve; the penalty's items are weighted at each step."""
         return NLL(on="retain") + BoundedAscent(bound=self.bound)
 
+    def _settings(self) -> CurveSettings:
+        return CurveSettings(
+            steps=self.steps,
+            epochs=self.epochs if self.steps is None else None,
+            lr=self.lr,
+            batch_size=self.batch_size,
+            optimizer=self.optimizer,
+        )
+
     def run(self, problem: Problem) -> Outcome:
         task, partition = problem.task, problem.partition
-        if not self.epochs:
+        if not self.epochs and self.steps is None:
             return Outcome(problem.model)
         held = PartLosses(task, partition, problem.reference, seed=problem.seed)
         if not held.number("forget"):
@@ -133,7 +152,7 @@ class MCU(Method):
             task,
             partition,
             self.objective(),
-            CurveSettings(epochs=self.epochs, lr=self.lr, batch_size=self.batch_size, optimizer=self.optimizer),
+            self._settings(),
             seed=problem.seed,
             callbacks=problem.callbacks,
             held=self._mask(problem, held, path),

@@ -48,6 +48,7 @@ def save_path(path: WeightPath, directory: str | Path) -> Path:
         "kind": path.name,
         "num_bends": path.num_bends,
         "settings": settings_of(path.template),
+        "frozen": sorted(set(path.ends.weights[0]) - set(path.moving)),
         "checksum": checksum(content),
     }
     files = {directory / _WEIGHTS: content, directory / _RECORD: (json.dumps(record, indent=1) + "\n").encode()}
@@ -61,7 +62,8 @@ def load_path(directory: str | Path, model: nn.Module) -> WeightPath:
 
     Args:
         directory: that `save_path` wrote to.
-        model: of the same architecture; it does not change.
+        model: of the same architecture, compiled or not; it does not change. Weights that the path keeps are frozen in
+            the path's own models, the others are not, whatever they are in `model`.
 
     Raises:
         CheckpointError: files are missing, damaged, or do not fit the model.
@@ -71,14 +73,15 @@ def load_path(directory: str | Path, model: nn.Module) -> WeightPath:
         record, content = json.loads((directory / _RECORD).read_text("utf-8")), (directory / _WEIGHTS).read_bytes()
         if record["checksum"] != checksum(content):
             raise ValueError(f"{_WEIGHTS} is not the file that {_RECORD} was written for")
-        found = differences(record["settings"], settings_of(module_of(model)))
+        plain = module_of(model)
+        found = differences(record["settings"], settings_of(plain))
         if found or record["kind"] not in WEIGHT_PATHS:
             raise ValueError("; ".join(found[:3]) or f"an unknown kind of path, {record['kind']!r}")
         tensors, bends = weights_of(content), int(record["num_bends"])
-        ends = [copy.deepcopy(model).requires_grad_(True) for _ in range(2)]
+        ends, frozen = [copy.deepcopy(plain) for _ in range(2)], set(record.get("frozen", ()))
         for end, one in enumerate(ends):
             for name, parameter in one.named_parameters():
-                parameter.copy_(tensors[f"{end * (bends + 1)}:{name}"])
+                parameter.requires_grad_(name not in frozen).copy_(tensors[f"{end * (bends + 1)}:{name}"])
             for name, buffer in one.named_buffers():
                 buffer.copy_(tensors[f"buffer {end}:{name}"])
         path = make_path(record["kind"], ends[0], ends[1], bends)

@@ -88,6 +88,7 @@ class Method(ABC):
       the method starts without it, and again at the end; `"last"` for one that computes on the trained model what the
       forgotten items did to it; `"own"` for one that makes it anew, or must not be changed afterwards; `"chosen"`
       for one that runs another method;
+    - `rewrites`: the model that it returns has modules that the given one lacks, so that no path of weights joins them;
     - `runs_model`: it calls the model; without, a prepared graph (`gunlearn.prepare`) saves the trial pass too;
     - `certified`: it can give a guarantee; `notes["certificate"]` of the result says whether it does;
     - `cost`: passes over the data, in words;
@@ -104,6 +105,7 @@ class Method(ABC):
     state: ClassVar[str] = "first"
     certified: ClassVar[bool] = False
     runs_model: ClassVar[bool] = True
+    rewrites: ClassVar[bool] = False
     cost: ClassVar[str] = ""
     compared: ClassVar[str] = ""
     variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}}

@@ -117,6 +117,7 @@ PUBLISHED: dict[str, dict[str, Settings]] = {
         "scrub": _images(100),
         "scrub_r": _images(100),
         "imu": _images(30),
+        "mcu": Settings({"steps": 300}, source="ours, not measured: as many steps as passes where all items are read"),
     },
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from numbers import Real
 from typing import Any
 
 import torch
@@ -49,8 +50,9 @@ class SophiaG(Optimizer):
             check_number(name, value, minimum=0.0)
         for name, value in (("rho", rho), ("batch_size", batch_size)):
             check_number(name, value, positive=True)
-        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-            raise InvalidInputError(f"Expected two 'betas' in [0, 1) (got {betas})")
+        both = betas if isinstance(betas, tuple | list) else ()
+        if len(both) != 2 or not all(isinstance(beta, Real) and 0 <= beta < 1 for beta in both):
+            raise InvalidInputError(f"Expected two 'betas' in [0, 1) (got {betas!r})")
         super().__init__(
             params, {"lr": lr, "betas": betas, "rho": rho, "batch_size": batch_size, "weight_decay": weight_decay}
         )

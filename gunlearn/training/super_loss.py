@@ -75,6 +75,10 @@ class SuperLoss(Loss):
         strength: :math:`\lambda`.
         threshold: a constant :math:`\tau`; `None` is the running mean.
 
+    Raises:
+        InvalidInputError: a number out of range, or a loss that is a `SuperLoss` already.
+        InvalidTypeError: no loss.
+
     Example:
         >>> SuperLoss(NLL(on="retain"), threshold=1.0)(Prediction(log_prob=torch.tensor([-1.0, -1.0])))
         tensor(1.)
@@ -95,6 +99,8 @@ class SuperLoss(Loss):
     def __post_init__(self) -> None:
         if not isinstance(self.loss, Loss):
             raise InvalidTypeError(f"Expected a Loss to weigh (got {type(self.loss).__name__})")
+        if isinstance(self.loss, SuperLoss):
+            raise InvalidInputError(f"Expected a loss without a curriculum to weigh (got {self.loss!r})")
         for name in ("on", "reduction"):
             own, given = getattr(self.loss, name), getattr(self, name)
             if given not in ("", own):

@@ -300,3 +300,20 @@ def test_a_table_ends_with_the_last_point(results) -> None:
     one, two, _, _ = results
     lines = connect(one, two, points=6).evaluation.table(["loss_retain"], every=2).splitlines()
     assert [line.split()[0] for line in lines[1:-1]] == ["0", "0.4", "0.8", "1"]
+
+
+def test_a_stored_path_keeps_frozen_weights(tmp_path: Path) -> None:
+    """A frozen layer stays out of the bends; a compiled model is read by its own names."""
+    ends = [perceptron() for _ in range(2)]
+    with torch.no_grad():
+        ends[1][2].weight.add_(1)
+    for end in ends:
+        end[0].requires_grad_(False)
+    path = BezierPath(*ends)
+    assert path.moving == ("2.weight", "2.bias")
+    save_path(path, tmp_path)
+    for model in (perceptron(9), torch.compile(perceptron(9), backend="eager")):
+        again = load_path(tmp_path, model)
+        assert again.moving == path.moving
+        assert [p.requires_grad for p in again.model_at(0.5).parameters()] == [False, False, True, True]
+        assert same(path, again, 0.5)

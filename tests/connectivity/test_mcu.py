@@ -6,11 +6,14 @@ import pytest
 import torch
 
 import gunlearn as gu
-from gunlearn.connectivity import MCU, BezierPath, CurveSettings, PartLosses, find_curve
-from gunlearn.connectivity.accuracy_goal import AccuracyGoal
+from gunlearn.connectivity import MCU, BezierPath, CurveSettings, PartLosses, find_curve, mcu
+from gunlearn.connectivity.accuracy_goal import AccuracyGoal, AdaptivePenalty
 from gunlearn.connectivity.tensor_mask import important_tensors, tensor_importance
 from gunlearn.errors import UnsupportedMethodError
-from tests.connectivity.cases import items, perceptron, trained
+from gunlearn.losses import NLL, BoundedAscent, Prediction
+from gunlearn.methods import METHODS
+from gunlearn.methods.published import build_method
+from tests.connectivity.cases import gnn, graph, items, perceptron, trained
 
 TASK = gu.ImageClassification()
 
@@ -107,3 +110,66 @@ def test_masks_hold_what_matters_most(share: float, spared: float, moving: str) 
     retain, forget = {"a": 9.0, "b": 3.0, "c": 2.0, "d": 1.0}, {"a": 8.0, "b": 7.0, "c": 6.0, "d": 1.0}
     sizes = dict.fromkeys("abcd", 10)
     assert important_tensors(retain, forget, sizes, share, spared) == set(moving)
+
+
+def test_a_method_that_rewrites_the_model_is_no_second_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused before it runs; the same request takes another method (the control)."""
+    data = graph()
+    model, request = gnn("gcn", data), gu.ForgetNodes(data.train_mask.nonzero().view(-1)[:3])
+    for name in ("gnndelete", "grapheraser"):
+        monkeypatch.setattr(METHODS.variant(name)[0], "run", None)
+        with pytest.raises(UnsupportedMethodError, match=f"keeps the model's modules.*'{name}'"):
+            gu.unlearn(model, data, request, "mcu", "node_classification", pre_method=name)
+    gu.unlearn(model, data, request, "mcu", "node_classification", epochs=1, pre_options={"epochs": 1})
+
+
+def test_images_take_steps_unless_passes_are_named() -> None:
+    """300 passes over more items than a step reads would be many more steps."""
+    task = gu.ImageClassification()
+    assert build_method("mcu", {}, task)._settings().num_steps == 300
+    assert build_method("mcu", {"epochs": 5}, task)._settings().num_steps is None
+    assert build_method("mcu", {}, gu.NodeClassification())._settings().epochs == 300
+    data = items(number=90)
+    result = gu.unlearn(
+        perceptron(), data, gu.ForgetItems(label=1), "mcu", TASK, steps=7, batch_size=8, pre_options={"epochs": 1}
+    )
+    assert len(result.history) == 7
+
+
+def test_the_settings_of_mcu_reach_the_curve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each setting is another than the default; the penalty's weight is that of the forgotten items at each step."""
+    data, seen, real = items(number=90), [], mcu.find_curve
+
+    def look(path, task, partition, objective, settings, **more):
+        seen.append((objective, settings, more))
+        return real(path, task, partition, objective, settings, **more)
+
+    monkeypatch.setattr(mcu, "find_curve", look)
+    options = {"lr": 3e-3, "batch_size": 16, "optimizer": "sgd", "bound": 2.0, "beta": 0.25, "seed": 4}
+    callback = gu.Callback()
+    gu.unlearn(
+        perceptron(), data, gu.ForgetItems(label=1), "mcu", TASK, epochs=2, pre_options={"epochs": 1},
+        callbacks=[callback], **options,
+    )  # fmt: skip
+    ((objective, settings, more),) = seen
+    assert (settings.lr, settings.batch_size, settings.optimizer, settings.epochs) == (3e-3, 16, "sgd", 2)
+    assert repr(objective) == repr(NLL(on="retain") + BoundedAscent(bound=2.0))
+    assert more["seed"] == 4
+    assert more["change"].beta == 0.25
+    assert len(more["callbacks"]) == 1
+
+
+def test_the_penalty_weighs_forgotten_items_alone() -> None:
+    """A fixed `beta` multiplies the bounded loss of the forgotten items, whatever weight they have; `None` adapts."""
+    logits = torch.tensor([[2.0, 0.0], [1.0, 0.0]], dtype=torch.float64)
+    forget = Prediction(log_prob=logits.log_softmax(1)[:, 0], logits=logits, label=torch.tensor([0, 0]))
+    parts = {"retain": forget, "forget": forget}
+    plain = BoundedAscent(bound=8.0)(forget)
+    for beta in (0.25, 0.0, 1.0):
+        found = AdaptivePenalty(None, beta)(parts, lambda rows: rows)
+        assert float(BoundedAscent(bound=8.0)(found["forget"])) == pytest.approx(beta * float(plain))
+        assert found["retain"] is forget
+    goal = object.__new__(AccuracyGoal)
+    goal.retain, goal.forget = 0.8, 0.5  # all forgotten items are right, as are all retained ones: far from it
+    found = AdaptivePenalty(goal, None)(parts, lambda rows: rows)
+    assert float(BoundedAscent(bound=8.0)(found["forget"])) == pytest.approx(0.5 * float(plain))

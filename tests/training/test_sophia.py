@@ -73,3 +73,9 @@ def test_it_is_found_and_restored() -> None:
 def test_numbers_out_of_range_are_refused(bad: dict) -> None:
     with pytest.raises(InvalidInputError, match=next(iter(bad))):
         SophiaG([nn.Parameter(torch.zeros(1))], **bad)
+
+
+@pytest.mark.parametrize("betas", [0.9, "ab", (0.9,), (0.9, None), {"a": 1, "b": 2}])
+def test_betas_are_two_numbers(betas: object) -> None:
+    with pytest.raises(InvalidInputError, match="two 'betas'"):
+        SophiaG([torch.nn.Parameter(torch.zeros(1))], betas=betas)

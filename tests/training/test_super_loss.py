@@ -95,3 +95,8 @@ def test_what_cannot_be_weighed_is_refused() -> None:
         with pytest.raises(InvalidInputError, match="that of the loss"):
             SuperLoss(NLL(on="retain"), **wrong)
     assert "super_npo(forget)" in with_curriculum(NPO()).labels
+
+
+def test_a_curriculum_is_over_a_plain_loss() -> None:
+    with pytest.raises(InvalidInputError, match="without a curriculum"):
+        SuperLoss(SuperLoss(NLL()))

@@ -64,6 +64,7 @@ class LayerWise(Method):
     subgraph: str = "auto"
 
     paper = "arXiv 2302.13406"
+    rewrites = True
     requests = ("edges", "nodes", "features")
     tasks = ("link_prediction", "node_classification")
     needs = "retained data, reference model, layer outputs, trainable layers"

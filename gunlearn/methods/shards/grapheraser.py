@@ -98,6 +98,7 @@ class GraphEraser(Method):
     name = "grapheraser"
     summary = "a model per shard of the graph; those of touched shards are trained again"
     paper = "arXiv 2103.14991"
+    rewrites = True
     requests = ("edges", "nodes", "features")
     tasks = ("node_classification",)
     needs = "retained data, retraining"
