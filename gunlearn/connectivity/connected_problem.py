@@ -14,7 +14,7 @@ from gunlearn.tasks.named import as_task
 from gunlearn.training.result import Result
 
 
-def problem_of(ends: tuple[Any, Any], data: Any, request: Any, task: Any) -> tuple[Task, Any, Any]:
+def connected_problem(ends: tuple[Any, Any], data: Any, request: Any, task: Any) -> tuple[Task, Any, Any]:
     """Return the task, what was forgotten (`None` for nothing) and the training data: as given, else as results say.
 
     Raises:

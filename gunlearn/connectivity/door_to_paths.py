@@ -8,7 +8,7 @@ from typing import Any
 
 from gunlearn.connectivity.aligned_ends import Align, aligned_end
 from gunlearn.connectivity.along_path import evaluate_path
-from gunlearn.connectivity.connected_problem import original_of, problem_of
+from gunlearn.connectivity.connected_problem import connected_problem, original_of
 from gunlearn.connectivity.connection import Connection
 from gunlearn.connectivity.curve_finding import find_curve
 from gunlearn.connectivity.curve_settings import CurveSettings
@@ -95,7 +95,7 @@ def connect(
     """
     check_seed(seed)
     settings = _settings(path, curve, objective, start, num_bends)
-    task, partition, data = problem_of((first, second), data, request, task)
+    task, partition, data = connected_problem((first, second), data, request, task)
     original, why = original_of((first, second), original)
     compares = settings is not None and (start == "original" or settings.objective(objective).reference_parts)
     if compares and original is None:
