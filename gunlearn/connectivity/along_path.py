@@ -43,7 +43,7 @@ def evaluate_path(
         path: see `WeightPath`.
         task: what the models predict.
         partition: what was forgotten; `None` where nothing was: then there are losses, but no figures.
-        points: number of equally spaced points (at least 2), or the points themselves, ascending.
+        points: number of equally spaced points (at least 3), or the points themselves, ascending.
         references: models that were trained without the forgotten items.
         metrics: further figures, see `gunlearn.evaluate`.
         tolerance_retain: how large the barrier of connected models may be, in nats.
@@ -96,8 +96,10 @@ def _grid(points: int | Sequence[float]) -> list[float]:
         for t in points:
             check_number("points", t, minimum=0.0)
         ts = [float(t) for t in points]
-        if len(ts) < 2 or ts[0] != 0 or ts[-1] != 1 or any(a >= b for a, b in pairwise(ts)):
-            raise InvalidInputError(f"Expected ascending points from 0 to 1 (got {list(points)[:5]})")
+        if len(ts) < 3 or ts[0] != 0 or ts[-1] != 1 or any(a >= b for a, b in pairwise(ts)):
+            raise InvalidInputError(
+                f"Expected at least 3 ascending points from 0 to 1, ends included (got {list(points)[:5]})"
+            )
         return ts
-    check_integer("points", points, minimum=2)
+    check_integer("points", points, minimum=3)  # at the ends alone there is no barrier to see
     return [k / (points - 1) for k in range(points)]

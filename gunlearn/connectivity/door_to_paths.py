@@ -132,7 +132,7 @@ def connect(
         task,
         partition,
         points=points,
-        references=[module_of(one) for one in references],
+        references=[module_of(one) for one in ([references] if hasattr(references, "parameters") else references)],
         metrics=metrics,
         tolerance_retain=tolerance_retain,
         tolerance_forget=tolerance_forget,

@@ -83,7 +83,10 @@ class PartLosses:
         """Return what a model says of a part in one pass; of independent items, of the first thousand or so."""
         data, pieces = self.held[name]
         shared = self.task.encode(model, data)
-        return shared if self.task.shared_pass else self.task.read(model, shared, pieces[0]).require("logits")
+        if self.task.shared_pass:
+            return shared
+        said = self.task.read(model, shared, pieces[0])
+        return said.log_prob if said.logits is None else said.logits
 
     @torch.no_grad()
     def recompute(self, model: nn.Module) -> None:

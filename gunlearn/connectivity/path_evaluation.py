@@ -89,7 +89,10 @@ class PathEvaluation:
             if value is not None:
                 told.append(f"barrier of the {which} items {value:.3g} nats (tolerance {most:g})")
         word = {True: "connected", False: "not connected", None: "unknown"}[self.connected]
-        return f"{self.kind} path: {word}; {', '.join(told) or 'no losses'}"
+        aligned = self.notes.get("alignment", "none").startswith("of ")
+        return (
+            f"{self.kind} path{', second model aligned' if aligned else ''}: {word}; {', '.join(told) or 'no losses'}"
+        )
 
     def summary(self) -> dict[str, dict[str, float]]:
         """Return by figure its value at both ends, minimum, maximum, mean, and integral weighted by arc length."""

@@ -83,6 +83,26 @@ def test_a_graph_s_models_are_aligned_by_its_messages() -> None:
     assert aligned.evaluation.barrier_retain < 1e-5
 
 
+def test_an_alignment_that_changes_the_model_is_refused() -> None:
+    data, first = items(), trained(perceptron(), items())
+
+    def broken(one: torch.nn.Module, other: torch.nn.Module) -> torch.nn.Module:
+        made = copy.deepcopy(other)
+        torch.nn.init.zeros_(next(made.parameters()))
+        return made
+
+    with pytest.raises(InvalidInputError, match="computes the same"):
+        connect(first, trained(perceptron(1), data, 1), data, task=TASK, points=3, align=broken)
+
+
+def test_between_two_ends_alone_lies_nothing() -> None:
+    data, first = items(), trained(perceptron(), items())
+    for points in (2, (0, 1)):
+        with pytest.raises(InvalidInputError, match="3"):
+            connect(first, first, data, task=TASK, points=points)
+    assert len(connect(first, first, data, task=TASK, points=3, references=first).evaluation.references) == 1
+
+
 def test_the_second_model_can_be_aligned(results) -> None:
     one, two, _, _retrained = results
     order = torch.tensor([3, 1, 0, 5, 4, 2])
@@ -269,7 +289,7 @@ def test_the_dial_draws_under_the_seed_of_the_call() -> None:
     request = gu.ForgetEdges(count=4, seed=0)
     row = {}
     for seed in (0, 7):
-        found = connect(*models, data, request, "link_prediction", points=2, seed=seed)
+        found = connect(*models, data, request, "link_prediction", points=3, seed=seed)
         row[seed] = found.evaluation.rows[0]["loss_retain"]
         assert found.dial.losses.losses(found.dial.at(0.0))["retain"] == pytest.approx(row[seed], rel=1e-6)
     assert row[0] != pytest.approx(row[7], rel=1e-6)  # control
