@@ -182,8 +182,12 @@ class DiffusionResult:
         return replace_folder(folder, write, last=("model_index.json", "adapter_config.json"))
 
     def merged(self) -> DiffusionResult:
-        """Return the same result with the adapter's change added to the weights."""
+        """Return the same result with the adapter's change added to the weights.
+
+        Its `pipeline` has no adapter and belongs to no folder yet; the next `unlearn` can begin with it.
+        """
         pipeline = copy.copy(self.pipeline)
+        pipeline.register_to_config(_name_or_path="")
         model = without_wrapper(with_adapter_merged(copy.deepcopy(self.model))) if self.model is not None else None
         setattr(pipeline, self.settings["component"], model)
         return DiffusionResult(pipeline, self.results, {**self.settings, "peft": None}, self.before, self.after, model)

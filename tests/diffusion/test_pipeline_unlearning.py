@@ -83,6 +83,45 @@ def test_the_scale_of_an_adapter_of_the_callers_is_saved(tmp_path: Path) -> None
     assert torch.equal(pictures(pipeline, "cat"), pictures(result.pipeline, "cat"))
 
 
+@pytest.mark.parametrize("peft", ["auto", None])
+def test_a_pipeline_with_an_adapter_is_refused_until_it_is_merged(tmp_path: Path, peft: str | None) -> None:
+    """The control is the same pipeline once the advice was followed, which passes and is loaded again."""
+    pipeline = text_pipeline()
+    unlearn(pipeline, ["cat"], "esd:x", **{**ESD, "lr": 0.1}).save(tmp_path / "cat")
+    pipeline.load_lora_weights(tmp_path / "cat")
+    with pytest.raises(UnsupportedModelError, match=r"'unet'.*fuse_lora\(\) and then pipeline.unload_lora_weights"):
+        unlearn(pipeline, ["dog"], "esd", peft=peft, **ESD)
+    pipeline.fuse_lora()
+    with pytest.raises(UnsupportedModelError, match="unload_lora_weights"):
+        unlearn(pipeline, ["dog"], "esd", peft=peft, **ESD)
+    pipeline.unload_lora_weights()
+    result = unlearn(pipeline, ["dog"], "esd", peft=peft, **ESD)
+    result.save(tmp_path / "whole", merge=peft is not None)
+    loaded = DiffusionPipeline.from_pretrained(tmp_path / "whole")
+    drawn = pictures(result.merged().pipeline if peft else result.pipeline, "cat", "dog")
+    assert torch.equal(pictures(loaded, "cat", "dog"), drawn)
+
+
+def test_two_concepts_by_two_calls(tmp_path: Path) -> None:
+    """As the guide says; the control is the pipeline before, which the second adapter does not belong on."""
+    pipeline = text_pipeline()
+    pipeline.save_pretrained(tmp_path / "base")
+    first = unlearn(str(tmp_path / "base"), ["cat"], "esd:x", **{**ESD, "lr": 0.1})
+    first.save(tmp_path / "first", merge=True)
+    second = unlearn(str(tmp_path / "first"), ["dog"], "esd:x", **{**ESD, "lr": 0.1})
+    second.save(tmp_path / "second")
+    assert second.settings["base"] == str(tmp_path / "first")
+    found = []
+    for folder in ("first", "base"):
+        loaded = DiffusionPipeline.from_pretrained(tmp_path / folder)
+        loaded.load_lora_weights(tmp_path / "second")
+        found.append(pictures(loaded, "cat", "dog"))
+    drawn = pictures(second.pipeline, "cat", "dog")
+    assert torch.equal(found[0], drawn)
+    assert not torch.allclose(found[1], drawn, atol=1e-4)
+    assert unlearn(first.merged().pipeline, ["dog"], "esd:x", **ESD).settings["base"] == ""
+
+
 @pytest.mark.parametrize("peft", ["lora", None])
 def test_a_pipeline_of_classes_is_saved_and_loaded(tmp_path: Path, peft: str | None) -> None:
     pipeline = of_classes()
