@@ -119,7 +119,8 @@ def unlearn(
     chosen = build_method(method, options, parts.task())
     adapter, model = adapter_for(chosen, peft, rank), parts.denoiser
     if adapter is not None:
-        model = add_adapter(copy.deepcopy(model), adapter)
+        with isolated_rng(seed):  # an adapter's first weights are random
+            model = add_adapter(copy.deepcopy(model), adapter)
         if isinstance(method, str):
             chosen = build_method(method, options, parts.task(), model)  # with the rate for adapters
     elif not any(parameter.requires_grad for parameter in model.parameters()):
@@ -130,6 +131,8 @@ def unlearn(
     for result in _turns(images, chosen, retain, model, callbacks, progress):
         results.append(result)
         after.append(images.losses(result.model))
+        collapsed = "" if "collapsed" in result.notes else images.check_kept(before, after[-1], result.method)
+        result.notes |= {"collapsed": collapsed} if collapsed else {}
     model = results[-1].model
     settings = {
         **_settings(wanted, images, results, adapter),

@@ -1,6 +1,9 @@
 """What a pipeline is given and what its record says: checks, images of the losses, cards."""
 
 import copy
+import json
+import warnings
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,11 +14,12 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from gunlearn.diffusion import NoiseSchedule, unlearn
 from gunlearn.diffusion.concept_data import ConceptImages
+from gunlearn.diffusion.image_supply import ImageSupply
 from gunlearn.diffusion.methods.esd import ESD
 from gunlearn.diffusion.noised_items import draw_items
 from gunlearn.diffusion.pipelines import PipelineParts, parts_of
 from gunlearn.diffusion.prediction_type import check_prediction_type
-from gunlearn.errors import GunlearnError, InvalidInputError, UnsupportedModelError
+from gunlearn.errors import DivergenceError, GunlearnError, InvalidInputError, UnsupportedModelError
 from tests.diffusion.test_pipeline_unlearning import QUICK, of_classes
 from tests.diffusion.tiny_pipelines import Oracle, text_pipeline
 
@@ -74,6 +78,61 @@ def test_without_figures_there_is_no_empty_table() -> None:
         assert "figure_images=0" in text
         assert "concept  part" not in text
         assert "| concept" not in text
+
+
+def test_a_rebound_is_of_a_loss_that_rose_and_the_record_is_json(tmp_path: Path) -> None:
+    """The control is a loss that rose from 1 to 3 and fell to 2: one half."""
+    turns = {"turns": [["cat"], ["dog"]]}
+    for after, expected, said in ((3.0, 0.5, "50% of its rise"), (0.9, None, "did not raise its loss")):
+        result = unlearn(of_classes(), [1], "npo", peft=None, **QUICK)
+        result.settings |= {**turns, "an option": float("inf")}
+        result.before, result.after = {"cat": 1.0, "dog": 1.0}, [{"cat": after, "dog": 1.0}, {"cat": 2.0, "dog": 4.0}]
+        assert result.rebound() == {"cat": expected}
+        assert said in result.card()
+        assert "nan" not in result.card()
+        result.save(tmp_path / str(expected))
+        record = (tmp_path / str(expected) / "unlearning.json").read_text()
+        assert json.loads(record, parse_constant=pytest.fail)["rebound"] == {"cat": expected}
+
+
+@pytest.mark.parametrize("figure_images", [0, 4])
+@pytest.mark.parametrize("method", ["esd", "npo"])
+def test_a_ruined_denoiser_is_warned_of(method: str, figure_images: int) -> None:
+    """The control is a small rate, of which nothing is said; `esd` reads no images, so that the figures must tell."""
+    how = {**QUICK, "figure_images": figure_images, **({"trajectories": 2} if method == "esd" else {})}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*collapsed")
+        result = unlearn(of_classes(), [1], method, lr=1e-6, **how)
+    assert result.collapsed == []
+    if method == "esd" and not figure_images:
+        return
+    with pytest.warns(UserWarning, match=f"'{method}' collapsed: on (concepts to keep|retained items)"):
+        result = unlearn(of_classes(), [1], method, lr=1e4 if method == "esd" else 1.0, **how)
+    assert "collapsed" in result.results[0].notes["collapsed"] in result.card()
+    assert any(line.startswith("broken: ") for line in result.told())
+
+
+@pytest.mark.parametrize(
+    ("kept", "after", "said"),
+    [
+        (["0"], {"1": 9.0, "0": 0.19}, ""),  # what is forgotten may rise
+        (["0"], {"1": 0.05, "0": 0.21}, "concepts to keep"),
+        ([], {"1": 0.9}, ""),
+        ([], {"1": 1.1}, "every concept measured"),
+    ],
+)
+def test_the_bounds_of_a_ruined_denoiser(kept: list[str], after: dict[str, float], said: str) -> None:
+    """Targets are ones, so that zeros have a loss of 1."""
+    images: Any = SimpleNamespace(
+        wanted=SimpleNamespace(names=["1"]), looked_at=dict.fromkeys("01", SimpleNamespace(target=torch.ones(2, 3)))
+    )
+    before = dict.fromkeys(after, 0.05)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = ImageSupply.check_kept(images, before, after, "mine")
+    assert (said in found) if said else found == ""
+    with pytest.raises(DivergenceError, match="finite losses after 'mine'"):
+        ImageSupply.check_kept(images, before, {**after, "1": float("inf")}, "mine")
 
 
 def test_the_card_says_whose_class_the_pipeline_is() -> None:
