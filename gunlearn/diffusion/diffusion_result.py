@@ -126,16 +126,21 @@ class DiffusionResult:
         blocks += [[_LIMITS], [f"All settings: `{_RECORD}`."]]
         return "\n\n".join("\n".join(block) for block in blocks) + "\n"
 
-    def told(self) -> list[str]:
-        """Return sentences on what was done, what it did not read, and what is not promised."""
+    def told(self, merged: bool = False) -> list[str]:
+        """Return sentences on what was done, what it did not read, and what is not promised.
+
+        Args:
+            merged: what was saved has the adapter's change in its weights, so that nothing can be taken off.
+        """
         s = self.settings
         changed = "an adapter beside them learned" if s["peft"] is not None else "they were changed themselves"
+        changed += ", and is part of them now" if merged else ""
         lines = [
             f"done: {s['method']} of {', '.join(s['concepts'])}, {s['steps']} steps, {self.seconds:.0f} s; of the "
             f"weights of '{s['component']}', {changed}",
             f"kept on purpose: {', '.join(s['preserve']) or 'nothing that was named'}",
         ]
-        if s["peft"] is not None:
+        if s["peft"] is not None and not merged:
             lines.append(f"to undo it: {self.undoing()}")
         return [*lines, *(f"broken: {said}" for said in self.collapsed), f"not promised: {_LIMITS}"]
 
