@@ -168,7 +168,7 @@ def warn_of_range(x0: Tensor) -> None:
     if x0.size(0) >= _FEW and x0.numel() and float(x0.min()) >= 0 and float(x0.max()) > 0:
         warnings.warn(
             f"the images hold no negative value (up to {float(x0.max()):.3g}), as ToTensor "
-            "gives them; denoisers are mostly trained on -1 to 1: pass 2 * x - 1 unless yours was trained on such images",
+            "gives them; denoisers are mostly trained on -1 to 1: pass 2 * x - 1 unless yours learned such images",
             UserWarning,
             stacklevel=3,
         )

@@ -199,7 +199,7 @@ def test_images_of_the_callers_and_moving_averages() -> None:
     assert "EMA" in result.settings["weights"] in result.card()
     text = text_pipeline()
     prompts = ["cat", "dog"] * 3
-    seen = unlearn(text, ["cat"], "graddiff", data=(torch.rand(6, 1, 8, 8), prompts), peft=None, **QUICK)
+    seen = unlearn(text, ["cat"], "graddiff", data=(torch.rand(6, 1, 8, 8) * 2 - 1, prompts), peft=None, **QUICK)
     assert (seen.results[0].num_forget, tuple(seen.results[0].partition.data.x.shape)) == (3, (6, 2, 8, 8))
 
 
