@@ -36,6 +36,7 @@ class Diffusion:
         order: Forget several one after the other, and tell how far earlier ones come back, or all at once.
         null_class: The class of "nothing", where a class-conditional pipeline does not say it.
         num_images: Images to sample of each concept, where the method reads any.
+        figure_images: Images of each concept on which the loss is measured before and after; 0 for none.
         sampling_steps: Of the sampler, and of a method that samples by itself; 20 by default.
         guidance: Likewise; 3 by default.
         merge: Save the whole pipeline with the adapter's change in its weights.
@@ -57,6 +58,7 @@ class Diffusion:
     order: Literal["one_by_one", "together"] = "one_by_one"
     null_class: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
     num_images: int = 64
+    figure_images: int = 16
     sampling_steps: Whole = None
     guidance: Real = None
     merge: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -80,7 +82,7 @@ class Diffusion:
         check_writable(self.folder)
         options = dict(parse_pair(argument, "--method-arg") for argument in self.method_arg)
         loading, console = gunlearn.cli.diffusion_models, gunlearn.cli.console
-        same = ("order", "rank", "num_images", "sampling_steps", "guidance", "seed", "progress")
+        same = ("order", "rank", "num_images", "figure_images", "sampling_steps", "guidance", "seed", "progress")
         settings = {name: getattr(self, name) for name in same}
         clash = sorted(set(options) & {*settings, "peft", "preserve", "null", "method"})
         if clash:
@@ -107,6 +109,6 @@ class Diffusion:
         head, body = result.table()
         if body:
             console.print_table(head, body, markdown=False)
-        for line in (*result.told(), f"card and record: {self.folder}"):
+        for line in (*result.told(self.merge), f"card and record: {self.folder}"):
             print(printable(line))
         return 0

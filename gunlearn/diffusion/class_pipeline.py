@@ -22,7 +22,11 @@ class ClassConditionalPipeline(DiffusionPipeline):
         unet: called as `unet(x_t, t, class_labels=y)`.
         scheduler: of diffusers.
         null_class: the class of "nothing", for guidance; `None` has none.
-        classes: names of the classes, in order.
+        classes: names of the classes, in order: one for each, the null class among them, which needs none if it is the
+            last.
+
+    Raises:
+        InvalidInputError: another number of names, or one name twice.
     """
 
     model_cpu_offload_seq = "unet"
@@ -38,6 +42,8 @@ class ClassConditionalPipeline(DiffusionPipeline):
         self, unet: Any, scheduler: Any, null_class: int | None = None, classes: Sequence[str] | None = None
     ) -> None:
         super().__init__()
+        if classes is not None:
+            _check_names(list(classes), unet.config.get("num_class_embeds"), null_class)
         self.register_modules(unet=unet, scheduler=scheduler)
         self.register_to_config(null_class=null_class, classes=None if classes is None else list(classes))
 
@@ -79,3 +85,12 @@ class ClassConditionalPipeline(DiffusionPipeline):
         if output_type == "pil":
             images = self.numpy_to_pil(images)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+
+def _check_names(names: list[str], count: int | None, null: int | None) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InvalidInputError(f"Expected different names in 'classes' (got {twice[0]!r} twice)")
+    fits = {count, count - 1} if count and null == count - 1 else {count}
+    if count and len(names) not in fits:
+        raise InvalidInputError(f"Expected a name for each of {count} classes in 'classes' (got {len(names)})")

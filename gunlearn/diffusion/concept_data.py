@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gunlearn.diffusion.noised_items import check_conditions, check_images
+from gunlearn.diffusion.noised_items import check_conditions, check_images, warn_of_range
 from gunlearn.diffusion.pipelines import PipelineParts
 from gunlearn.diffusion.replaced import same_conditions
 from gunlearn.diffusion.sampler import sample
@@ -64,6 +64,7 @@ def given_images(parts: PipelineParts, data: Any, seed: int) -> ConceptImages:
         )
     x, concepts = data
     check_images(x)
+    warn_of_range(x)
     if isinstance(concepts, Tensor):
         check_conditions(concepts, x.size(0))
         concepts = concepts.tolist() if not concepts.is_floating_point() else concepts

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict
 from torch import nn
 
@@ -26,6 +27,13 @@ _TARGETS: dict[str, str] = {
     "u": r"(?!.*attn2\.).*(to_q|to_k|to_v|to_out\.0|conv1|conv2|time_emb_proj)",
     "strict": r".*attn2\.(to_k|to_v)",
 }
+
+
+#: How an adapter becomes part of the weights: fused alone, its layers stay.
+_HOW_TO_MERGE = (
+    "make it part of the weights first, by pipeline.fuse_lora() and then pipeline.unload_lora_weights() (by "
+    "merge_and_unload() of a PeftModel), or take it off by pipeline.unload_lora_weights() alone"
+)
 
 
 def lora_config(rank: int = 8, group: str = "full", target_modules: str | Sequence[str] | None = None) -> LoraConfig:
@@ -81,7 +89,7 @@ def add_adapter(model: nn.Module, config: Any) -> nn.Module:
     if hasattr(model, "peft_config"):
         raise UnsupportedModelError(
             f"Expected a denoiser without an adapter (got {type(model).__name__} with {list(handle.peft_config)}); "
-            "fuse or unload it first, or pass peft=None to train on in it"
+            f"{_HOW_TO_MERGE}"
         )
     try:
         if callable(getattr(model, "add_adapter", None)):
@@ -94,6 +102,22 @@ def add_adapter(model: nn.Module, config: Any) -> nn.Module:
             f"Expected layers for an adapter in {type(model).__name__} (got: {str(error)[:200]}); pass "
             "peft=LoraConfig(target_modules=[...]) with their names, or peft=None"
         ) from error
+
+
+def refuse_adapters(pipeline: Any) -> None:
+    """Refuse a pipeline with an adapter in one of its modules, fused or not.
+
+    Its weights have peft's names, so that what is saved of it could not be loaded, and a second adapter alone would
+    lack what the first did.
+
+    Raises:
+        UnsupportedModelError: see above.
+    """
+    for name, part in pipeline.components.items():
+        if isinstance(part, nn.Module) and any(isinstance(layer, BaseTunerLayer) for layer in part.modules()):
+            raise UnsupportedModelError(
+                f"Expected a pipeline without an adapter (got one in its '{name}'); {_HOW_TO_MERGE}"
+            )
 
 
 def adapter_parameters(model: nn.Module) -> list[nn.Parameter]:

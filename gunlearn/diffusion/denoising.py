@@ -13,7 +13,14 @@ from torch import Tensor, nn
 
 from gunlearn.core.checks import check_number
 from gunlearn.diffusion.noise_schedule import NoiseSchedule
-from gunlearn.diffusion.noised_items import DenoisingItems, DenoisingParts, draw_items, image_table, read_rows
+from gunlearn.diffusion.noised_items import (
+    DenoisingItems,
+    DenoisingParts,
+    draw_items,
+    image_table,
+    read_rows,
+    warn_of_range,
+)
 from gunlearn.diffusion.prediction_kinds import refuse_another_kind, unexplained
 from gunlearn.diffusion.replaced import pseudo_conditions
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
@@ -21,6 +28,7 @@ from gunlearn.losses import Prediction
 from gunlearn.requests.ids import trainable_mask
 from gunlearn.tasks.base import Parts, Task, View
 from gunlearn.tasks.calling import own_words
+from gunlearn.tasks.items.columns import Column
 
 _TRIED = 16  # items that the trial pass reads
 
@@ -133,8 +141,8 @@ class Denoising(Task):
         """
         if self.null is None:
             raise InvalidInputError(
-                "Expected the condition of 'nothing' (got none); pass Denoising(..., null=) a class, or the embedding "
-                "of an empty text"
+                "Expected the condition of 'nothing' (got none); give its class as null= of gunlearn.diffusion.unlearn "
+                "(--null-class), or Denoising(..., null=) a class or the embedding of an empty text"
             )
         null = torch.as_tensor(self.null).to(y)
         if null.shape != y.shape[1:]:
@@ -202,6 +210,8 @@ class Denoising(Task):
             return
         index = self._train(data).nonzero().view(-1)[:_TRIED]
         x0, _ = read_rows(data, index)
+        if isinstance(data.x, Column):  # a tensor was looked at as a whole
+            warn_of_range(x0)
         found = self.denoise_items(model, items).cpu()
         at = x0.cpu(), items.noisy.cpu(), items.t.cpu(), found
         refuse_another_kind(unexplained(self.noise_schedule, *at), self.noise_schedule.prediction_type)
@@ -211,6 +221,9 @@ class Denoising(Task):
         found = self.decode(model, None, items).logits
         assert found is not None
         return (found / math.sqrt(2 / max(found.size(1), 1))).view(items.noisy.shape)
+
+    #: A trained denoiser's loss is a small share of a guess's: it draws noise long before it knows nothing.
+    tolerated: ClassVar[float | None] = 4.0
 
     def guess(self, prediction: Prediction, items: DenoisingItems) -> float:
         """Return the loss of a model that predicts zeros."""

@@ -57,6 +57,11 @@ class DiffusionResult:
         """Time of all turns."""
         return sum(result.seconds or 0.0 for result in self.results)
 
+    @property
+    def collapsed(self) -> list[str]:
+        """Sentences on turns that ruined the denoiser."""
+        return list(dict.fromkeys(result.notes["collapsed"] for result in self.results if "collapsed" in result.notes))
+
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Return heading and rows of all figures."""
         head = ["concept", "part", "before", *(f"after {'+'.join(turn)}" for turn in self.settings["turns"])]
@@ -67,18 +72,19 @@ class DiffusionResult:
         ]
         return head, body
 
-    def rebound(self) -> dict[str, float]:
+    def rebound(self) -> dict[str, float | None]:
         """Return for each concept but those of the last turn by how much its loss fell again, as a share of its rise.
 
-        0 means that later turns left it, 1 that they brought it back. Empty where no losses were measured.
+        0 means that later turns left it, 1 that they brought it back, `None` that its own turn did not raise its loss,
+        so that nothing could come back. Empty where no losses were measured.
         """
-        out: dict[str, float] = {}
+        out: dict[str, float | None] = {}
         if not self.before:
             return out
         for k, names in enumerate(self.settings["turns"][:-1]):
             for name in names:
                 rise = self.after[k][name] - self.before[name]
-                out[name] = (self.after[k][name] - self.after[-1][name]) / rise if rise > 0 else float("nan")
+                out[name] = (self.after[k][name] - self.after[-1][name]) / rise if rise > 0 else None
         return out
 
     def __repr__(self) -> str:
@@ -103,13 +109,15 @@ class DiffusionResult:
                 + (", with an adapter of their own." if adapter else ", all of which could change.")
             ],
         ]
+        blocks += [[said] for said in self.collapsed]
         if body:
             blocks.append(figures_in_markdown(head, body))
             blocks.append([f"Mean denoising loss with fixed steps and noise, on {s['figures_of']}."])
         else:
             blocks.append(["No losses were measured: `figure_images=0`."])
         for name, share in self.rebound().items():
-            blocks.append([f"Rebound of `{name}` by later turns: {share:.0%} of its rise."])
+            said = "none to tell, its own turn did not raise its loss" if share is None else f"{share:.0%} of its rise"
+            blocks.append([f"Rebound of `{name}` by later turns: {said}."])
         blocks += [["To load it:"], ["```python", *self.loading(), "```"]]
         if type(self.pipeline).__module__.startswith("gunlearn"):
             blocks.append([_OWN_CLASS.format(kind=type(self.pipeline).__name__, denoiser=self._denoiser())])
@@ -118,18 +126,23 @@ class DiffusionResult:
         blocks += [[_LIMITS], [f"All settings: `{_RECORD}`."]]
         return "\n\n".join("\n".join(block) for block in blocks) + "\n"
 
-    def told(self) -> list[str]:
-        """Return sentences on what was done, what it did not read, and what is not promised."""
+    def told(self, merged: bool = False) -> list[str]:
+        """Return sentences on what was done, what it did not read, and what is not promised.
+
+        Args:
+            merged: what was saved has the adapter's change in its weights, so that nothing can be taken off.
+        """
         s = self.settings
         changed = "an adapter beside them learned" if s["peft"] is not None else "they were changed themselves"
+        changed += ", and is part of them now" if merged else ""
         lines = [
             f"done: {s['method']} of {', '.join(s['concepts'])}, {s['steps']} steps, {self.seconds:.0f} s; of the "
             f"weights of '{s['component']}', {changed}",
             f"kept on purpose: {', '.join(s['preserve']) or 'nothing that was named'}",
         ]
-        if s["peft"] is not None:
+        if s["peft"] is not None and not merged:
             lines.append(f"to undo it: {self.undoing()}")
-        return [*lines, f"not promised: {_LIMITS}"]
+        return [*lines, *(f"broken: {said}" for said in self.collapsed), f"not promised: {_LIMITS}"]
 
     def loading(self) -> list[str]:
         """Return lines of Python code that load what `save` writes from its folder."""
@@ -182,8 +195,12 @@ class DiffusionResult:
         return replace_folder(folder, write, last=("model_index.json", "adapter_config.json"))
 
     def merged(self) -> DiffusionResult:
-        """Return the same result with the adapter's change added to the weights."""
+        """Return the same result with the adapter's change added to the weights.
+
+        Its `pipeline` has no adapter and belongs to no folder yet; the next `unlearn` can begin with it.
+        """
         pipeline = copy.copy(self.pipeline)
+        pipeline.register_to_config(_name_or_path="")
         model = without_wrapper(with_adapter_merged(copy.deepcopy(self.model))) if self.model is not None else None
         setattr(pipeline, self.settings["component"], model)
         return DiffusionResult(pipeline, self.results, {**self.settings, "peft": None}, self.before, self.after, model)
@@ -202,7 +219,8 @@ class DiffusionResult:
             "notes": [result.notes for result in self.results],
             "files": {path.relative_to(folder).as_posix(): file_checksum(path) for path in files},
         }
-        write_file(folder / _RECORD, (json.dumps(record, indent=2, default=str) + "\n").encode())
+        plain = json.loads(json.dumps(record, default=str), parse_constant=str)  # an option may be infinite: a word
+        write_file(folder / _RECORD, (json.dumps(plain, indent=2, allow_nan=False) + "\n").encode())
         write_file(folder / "README.md", self.card().encode())
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import mean
 from typing import Any
 
 import torch
@@ -12,11 +14,13 @@ from torch import Tensor
 
 from gunlearn.core.modes import evaluating
 from gunlearn.diffusion.concept_data import ConceptImages, given_images, sampled, split_by
+from gunlearn.diffusion.denoising import Denoising
 from gunlearn.diffusion.noised_items import DenoisingItems, draw_items
 from gunlearn.diffusion.wanted_concepts import WantedConcepts
-from gunlearn.errors import InvalidInputError
+from gunlearn.errors import DivergenceError, InvalidInputError
 from gunlearn.losses import as_objective
 from gunlearn.methods.base import Method
+from gunlearn.training.collapse import Knowledge, collapse
 
 #: Added to the seed of forgotten images for those of the retained part and of the figures.
 _RETAINED, _FIGURES = 1_000_003, 2_000_003
@@ -126,6 +130,30 @@ class ImageSupply:
             return {
                 name: float(-task.decode(model, None, items).log_prob.mean()) for name, items in self.looked_at.items()
             }
+
+    def check_kept(self, before: Mapping[str, float], after: Mapping[str, float], method: str) -> str:
+        """Return a sentence, and warn, where a turn ruined the denoiser, as far as losses were measured.
+
+        It did where the mean loss of kept concepts is more than `Denoising.tolerated` times that before, or above that
+        of zeros; where none is kept, by the latter alone, of all forgotten ones.
+
+        Raises:
+            DivergenceError: a loss is NaN or infinite.
+        """
+        endless = [name for name, loss in after.items() if not math.isfinite(loss)]
+        if endless:
+            raise DivergenceError(
+                f"Expected finite losses after '{method}' (got {after[endless[0]]} of '{endless[0]}')"
+            )
+        kept = [name for name in after if name not in self.wanted.names]
+        names = kept or list(after)
+        if not names:
+            return ""
+        guess = mean(float(self.looked_at[name].target.float().square().mean()) for name in names)
+        known = [Knowledge(mean(losses[name] for name in names), guess) for losses in (before, after)]
+        times = Denoising.tolerated if kept else math.inf
+        on = "concepts to keep" if kept else "every concept measured"
+        return collapse(known[0], known[1], method, False, times, on)
 
     @property
     def figures_in_words(self) -> str:

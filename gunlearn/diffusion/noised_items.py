@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from gunlearn.tasks.items.array_parts import ArrayParts
 from gunlearn.tasks.items.columns import Column
 from gunlearn.tasks.items.tables import ItemTable, as_table
 
+_FEW = 4  # images that tell of their range
 _FAR = 30.0  # latents lie within a few standard deviations of 1, images within 1
 
 
@@ -134,6 +136,7 @@ def image_table(data: Any) -> Any:
         checked_masks(table, table.x.shape[0])
     if isinstance(table.x, Tensor):
         check_images(table.x)
+        warn_of_range(table.x)
         if isinstance(table.y, Tensor):
             check_conditions(table.y, table.x.size(0))
     return table
@@ -157,6 +160,17 @@ def check_images(x0: Tensor) -> None:
         raise InvalidInputError(
             f"Expected finite images (got NaN or infinity in {int(bad.sum())}, the first is item "
             f"{int(bad.nonzero()[0])})"
+        )
+
+
+def warn_of_range(x0: Tensor) -> None:
+    """Warn of four images or more without a negative value: as `ToTensor` gives them, not as denoisers read them."""
+    if x0.size(0) >= _FEW and x0.numel() and float(x0.min()) >= 0 and float(x0.max()) > 0:
+        warnings.warn(
+            f"the images hold no negative value (up to {float(x0.max()):.3g}), as ToTensor "
+            "gives them; denoisers are mostly trained on -1 to 1: pass 2 * x - 1 unless yours learned such images",
+            UserWarning,
+            stacklevel=3,
         )
 
 

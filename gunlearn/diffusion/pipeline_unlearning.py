@@ -11,7 +11,7 @@ from torch import nn
 
 from gunlearn.core.checks import check_choice, check_integer, check_number, check_seed
 from gunlearn.diffusion.concept_data import ConceptImages, concept_partition
-from gunlearn.diffusion.denoiser_adapters import adapter_for, add_adapter, without_wrapper
+from gunlearn.diffusion.denoiser_adapters import adapter_for, add_adapter, refuse_adapters, without_wrapper
 from gunlearn.diffusion.diffusion_result import DiffusionResult
 from gunlearn.diffusion.image_supply import ImageSupply
 from gunlearn.diffusion.pipelines import open_pipeline, parts_of
@@ -90,7 +90,8 @@ def unlearn(
     Raises:
         InvalidInputError: no such folder, concept or class, a concept that tokenises to nothing, images that are not
             finite or have no concept.
-        UnsupportedModelError: a pipeline without the modules, or whose scheduler and denoiser predict other things.
+        UnsupportedModelError: a pipeline without the modules, with an adapter in one, or whose scheduler and denoiser
+            predict other things.
         UnsupportedMethodError: the method does not support the task, or cannot train an adapter.
         DivergenceError: the run ended in NaN.
     """
@@ -104,7 +105,9 @@ def unlearn(
     check_number("guidance", sampling.get("guidance", GUIDANCE), minimum=0.0)
     options |= _of_the_method(method, sampling)
     base = str(pipeline) if not hasattr(pipeline, "components") else str(pipeline.config.get("_name_or_path") or "")
-    parts = parts_of(open_pipeline(pipeline), null).copied()
+    opened = open_pipeline(pipeline)
+    refuse_adapters(opened)
+    parts = parts_of(opened, null).copied()
     if ema is not None:
         ema.copy_to(parts.denoiser.parameters())
     wanted = WantedConcepts.of(parts, concepts, preserve, order)
@@ -116,15 +119,20 @@ def unlearn(
     chosen = build_method(method, options, parts.task())
     adapter, model = adapter_for(chosen, peft, rank), parts.denoiser
     if adapter is not None:
-        model = add_adapter(copy.deepcopy(model), adapter)
+        with isolated_rng(seed):  # an adapter's first weights are random
+            model = add_adapter(copy.deepcopy(model), adapter)
         if isinstance(method, str):
             chosen = build_method(method, options, parts.task(), model)  # with the rate for adapters
+    elif not any(parameter.requires_grad for parameter in model.parameters()):
+        model.requires_grad_(True)  # of the copy: an adapter that was taken off leaves all weights frozen
     retain = images.retained(chosen)
     before = images.losses(parts.denoiser)
     results, after = list[Result](), list[Mapping[str, float]]()
     for result in _turns(images, chosen, retain, model, callbacks, progress):
         results.append(result)
         after.append(images.losses(result.model))
+        collapsed = "" if "collapsed" in result.notes else images.check_kept(before, after[-1], result.method)
+        result.notes |= {"collapsed": collapsed} if collapsed else {}
     model = results[-1].model
     settings = {
         **_settings(wanted, images, results, adapter),

@@ -92,6 +92,8 @@ class PipelineParts:
         """Return the parts of a shallow copy of the pipeline with another denoiser."""
         pipeline = copy.copy(self.pipeline)
         setattr(pipeline, self.component, model)
+        if isinstance(pipeline, ClassConditionalPipeline):
+            pipeline.register_to_config(null_class=self.null)  # where the call said it
         return replace(self, pipeline=pipeline)
 
     def copied(self) -> PipelineParts:
@@ -165,7 +167,7 @@ def parts_of(pipeline: Any, null: int | None = None) -> PipelineParts:
 
     Raises:
         UnsupportedModelError: a module is missing, or conditions are of another kind.
-        InvalidInputError: a class of "nothing" that the denoiser does not have.
+        InvalidInputError: a class of "nothing" that the denoiser does not have, or another than the pipeline's own.
         InvalidTypeError: a scheduler that is not supported, see `NoiseSchedule.of`.
     """
     kind = type(pipeline).__name__
@@ -207,5 +209,9 @@ def parts_of(pipeline: Any, null: int | None = None) -> PipelineParts:
     if chosen is not None and (isinstance(chosen, bool) or not isinstance(chosen, int) or not 0 <= chosen < count):
         raise InvalidInputError(
             f"Expected the class of 'nothing' among the denoiser's classes, 0 to {count - 1} (got {chosen!r})"
+        )
+    if own is not None and chosen != own:
+        raise InvalidInputError(
+            f"Expected no other class of 'nothing' than the pipeline's own, {own} (got null={null!r}); leave 'null' out"
         )
     return PipelineParts(pipeline, component, "class", chosen)

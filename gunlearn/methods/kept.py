@@ -47,7 +47,7 @@ def check_kept(method: Method, task: Task, data: Any, original: nn.Module, outpu
             if guess is None or not prediction.log_prob.numel():
                 return ""
             found.append(Knowledge.of(prediction, guess))
-    return collapse(found[0], found[1], method.name, _reads_retained(method))
+    return collapse(found[0], found[1], method.name, _reads_retained(method), task.tolerated)
 
 
 def spares_retained(method: Method, partition: Any) -> bool:

@@ -183,6 +183,9 @@ class Task(ABC):
         """
         return ""
 
+    #: A loss on retained items of more times that before is a collapse, short of a guess; `None` for no such number.
+    tolerated: ClassVar[float | None] = None
+
     def guess(self, prediction: Prediction, items: Any) -> float | None:
         """Return the mean loss of a model that knows nothing of the items, in nats; `None` where nobody can tell."""
         logits, log_prob = prediction.logits, prediction.log_prob

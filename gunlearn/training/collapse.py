@@ -14,6 +14,9 @@ TIMES = 10.0
 GUESSES, KNEW = 0.99, 0.5
 #: Refused is a mean loss beyond the first number of nats, where it was below the second or that of a guess.
 ABSURD, SOUND = 100.0, 10.0
+#: Where a task names how many times the loss may be, a loss below the first share of a guess's is no matter, and one
+#: above a guess's is a collapse where the model before was below the second.
+SMALL, CLEARLY = 0.05, 0.9
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,14 @@ class Knowledge:
         return cls(loss, guess, float((log_prob >= best).double().mean()), 1 / 2 if binary else 1 / logits.size(-1))
 
 
-def collapse(before: Knowledge, after: Knowledge, method: str, refuse: bool) -> str:
+def collapse(
+    before: Knowledge,
+    after: Knowledge,
+    method: str,
+    refuse: bool,
+    times: float | None = None,
+    on: str = "retained items",
+) -> str:
     """Warn of a model that collapsed, and return the sentence for its record; an empty one for any other.
 
     It has a mean loss on retained items of more than `TIMES` that of a guess, or knows as little as one where the model
@@ -56,6 +66,8 @@ def collapse(before: Knowledge, after: Knowledge, method: str, refuse: bool) -> 
         after: what the result knows.
         method: name of the method.
         refuse: the method reads retained items, so that a loss of more than `ABSURD` is an error.
+        times: more than so many times the loss before is a collapse, too, and so is a loss above that of a guess.
+        on: the items, in words.
 
     Raises:
         DivergenceError: see `refuse`.
@@ -63,10 +75,11 @@ def collapse(before: Knowledge, after: Knowledge, method: str, refuse: bool) -> 
     far = not after.loss <= TIMES * max(after.guess, before.loss)
     knew = before.loss < KNEW * before.guess
     blind = knew and after.loss > GUESSES * after.guess and _at_chance(before, after)
-    if not far and not blind:
+    if not far and not blind and not (times is not None and _ruined(before, after, times)):
         return ""
+    unit = " nats" if times is None else ""  # an error of numbers otherwise
     said = (
-        f"the model of '{method}' collapsed: on retained items its mean loss is {after.loss:.3g} nats, before "
+        f"the model of '{method}' collapsed: on {on} its mean loss is {after.loss:.3g}{unit}, before "
         f"{before.loss:.3g}, and of a guess {after.guess:.3g}; lower 'lr' or take fewer steps"
     )
     if refuse and not after.loss <= ABSURD and before.loss < max(SOUND, before.guess):
@@ -75,6 +88,11 @@ def collapse(before: Knowledge, after: Knowledge, method: str, refuse: bool) -> 
         )
     warnings.warn(said, UserWarning, stacklevel=4)
     return f"{said[0].upper()}{said[1:]}."
+
+
+def _ruined(before: Knowledge, after: Knowledge, times: float) -> bool:
+    worse = after.loss > max(times * before.loss, SMALL * after.guess)
+    return worse or (before.loss < CLEARLY * before.guess and after.loss > after.guess)
 
 
 def _at_chance(before: Knowledge, after: Knowledge) -> bool:

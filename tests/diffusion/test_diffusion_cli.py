@@ -74,6 +74,19 @@ def test_an_adapter_is_saved_alone_and_taken_off(classes: Path, tmp_path: Path, 
     assert not (out / "unet").exists()
 
 
+def test_what_is_merged_has_nothing_to_take_off(classes: Path, tmp_path: Path, capsys: Any) -> None:
+    out = tmp_path / "out"
+    argv = ["diffusion", "--pipeline", str(classes), "--forget-class", "0", "--out", str(out), *QUICK, "--merge"]
+    argv += ["--method-arg", "trajectories=2", "--method-arg", "steps=2"]
+    assert call(*argv, "--figure-images", "0") == 0
+    printed = capsys.readouterr().out
+    assert "undo" not in printed
+    assert "part of them now" in printed
+    assert "| concept" not in (out / "README.md").read_text()
+    assert "before" not in printed
+    assert json.loads((out / "unlearning.json").read_text())["settings"]["figure_images"] == 0
+
+
 def test_several_words_one_after_the_other_stay_erased(folder: Path) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(folder)
     result = unlearn(pipeline, ["three", "seven"], "uce", preserve=KEPT, figure_images=0, templates=("{}",), ridge=1e-3)

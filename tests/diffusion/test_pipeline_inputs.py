@@ -1,6 +1,9 @@
 """What a pipeline is given and what its record says: checks, images of the losses, cards."""
 
 import copy
+import json
+import warnings
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,15 +12,17 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionXLPipeline
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
-from gunlearn.diffusion import NoiseSchedule, unlearn
+import gunlearn as gu
+from gunlearn.diffusion import ClassConditionalPipeline, Denoising, NoiseSchedule, unlearn
 from gunlearn.diffusion.concept_data import ConceptImages
+from gunlearn.diffusion.image_supply import ImageSupply
 from gunlearn.diffusion.methods.esd import ESD
 from gunlearn.diffusion.noised_items import draw_items
 from gunlearn.diffusion.pipelines import PipelineParts, parts_of
 from gunlearn.diffusion.prediction_type import check_prediction_type
-from gunlearn.errors import GunlearnError, InvalidInputError, UnsupportedModelError
+from gunlearn.errors import DivergenceError, GunlearnError, InvalidInputError, UnsupportedModelError
 from tests.diffusion.test_pipeline_unlearning import QUICK, of_classes
-from tests.diffusion.tiny_pipelines import Oracle, text_pipeline
+from tests.diffusion.tiny_pipelines import CLASS_SCHEDULE, Oracle, class_denoiser, class_pipeline, text_pipeline
 
 pytestmark = pytest.mark.filterwarnings("ignore:no measurable effect", "ignore:.*collapsed")
 #: A schedule that leaves 60 % of the image at its last step.
@@ -50,6 +55,10 @@ def test_a_short_schedule_is_refused_by_the_one_call() -> None:
         unlearn(pipeline, [1], **QUICK)
 
 
+def without_null() -> Any:
+    return class_pipeline(class_denoiser(), DDIMScheduler(**CLASS_SCHEDULE), null=None)
+
+
 def test_losses_are_of_the_images_that_were_given_and_the_card_says_so() -> None:
     data = IMAGES, [1, 1, 1, 0, 0, 0, 2, 2, 2]
     pipeline, how = of_classes(), {**QUICK, "figure_images": 2, "seed": 5}
@@ -76,6 +85,61 @@ def test_without_figures_there_is_no_empty_table() -> None:
         assert "| concept" not in text
 
 
+def test_a_rebound_is_of_a_loss_that_rose_and_the_record_is_json(tmp_path: Path) -> None:
+    """The control is a loss that rose from 1 to 3 and fell to 2: one half."""
+    turns = {"turns": [["cat"], ["dog"]]}
+    for after, expected, said in ((3.0, 0.5, "50% of its rise"), (0.9, None, "did not raise its loss")):
+        result = unlearn(of_classes(), [1], "npo", peft=None, **QUICK)
+        result.settings |= {**turns, "an option": float("inf")}
+        result.before, result.after = {"cat": 1.0, "dog": 1.0}, [{"cat": after, "dog": 1.0}, {"cat": 2.0, "dog": 4.0}]
+        assert result.rebound() == {"cat": expected}
+        assert said in result.card()
+        assert "nan" not in result.card()
+        result.save(tmp_path / str(expected))
+        record = (tmp_path / str(expected) / "unlearning.json").read_text()
+        assert json.loads(record, parse_constant=pytest.fail)["rebound"] == {"cat": expected}
+
+
+@pytest.mark.parametrize("figure_images", [0, 4])
+@pytest.mark.parametrize("method", ["esd", "npo"])
+def test_a_ruined_denoiser_is_warned_of(method: str, figure_images: int) -> None:
+    """The control is a small rate, of which nothing is said; `esd` reads no images, so that the figures must tell."""
+    how = {**QUICK, "figure_images": figure_images, **({"trajectories": 2} if method == "esd" else {})}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*collapsed")
+        result = unlearn(of_classes(), [1], method, lr=1e-6, **how)
+    assert result.collapsed == []
+    if method == "esd" and not figure_images:
+        return
+    with pytest.warns(UserWarning, match=f"'{method}' collapsed: on (concepts to keep|retained items)"):
+        result = unlearn(of_classes(), [1], method, lr=1e4 if method == "esd" else 1.0, **how)
+    assert "collapsed" in result.results[0].notes["collapsed"] in result.card()
+    assert any(line.startswith("broken: ") for line in result.told())
+
+
+@pytest.mark.parametrize(
+    ("kept", "after", "said"),
+    [
+        (["0"], {"1": 9.0, "0": 0.19}, ""),  # what is forgotten may rise
+        (["0"], {"1": 0.05, "0": 0.21}, "concepts to keep"),
+        ([], {"1": 0.9}, ""),
+        ([], {"1": 1.1}, "every concept measured"),
+    ],
+)
+def test_the_bounds_of_a_ruined_denoiser(kept: list[str], after: dict[str, float], said: str) -> None:
+    """Targets are ones, so that zeros have a loss of 1."""
+    images: Any = SimpleNamespace(
+        wanted=SimpleNamespace(names=["1"]), looked_at=dict.fromkeys("01", SimpleNamespace(target=torch.ones(2, 3)))
+    )
+    before = dict.fromkeys(after, 0.05)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = ImageSupply.check_kept(images, before, after, "mine")
+    assert (said in found) if said else found == ""
+    with pytest.raises(DivergenceError, match="finite losses after 'mine'"):
+        ImageSupply.check_kept(images, before, {**after, "1": float("inf")}, "mine")
+
+
 def test_the_card_says_whose_class_the_pipeline_is() -> None:
     card = unlearn(of_classes(), [1], "npo", **QUICK).card()
     assert "is a class of gunlearn" in card
@@ -91,11 +155,67 @@ def test_a_class_of_nothing_that_the_denoiser_does_not_have_is_refused(null: Any
 
 
 def test_the_class_of_nothing_may_be_any_and_is_no_concept() -> None:
-    assert parts_of(of_classes(), 0).classes == [1, 2, 3, 4]
-    result = unlearn(of_classes(), [1], "npo", null=0, **QUICK)
+    assert parts_of(without_null(), 0).classes == [1, 2, 3, 4]
+    result = unlearn(without_null(), [1], "npo", null=0, **QUICK)
     assert result.settings["preserve"] == ["2", "3", "4"]
+    assert result.pipeline.config.null_class == 0  # so that guidance of what is saved works
     with pytest.raises(InvalidInputError, match=r"a number from 1 to 4 \(got 0\)"):
-        unlearn(of_classes(), [0], "npo", null=0, **QUICK)
+        unlearn(without_null(), [0], "npo", null=0, **QUICK)
+
+
+def test_a_class_of_nothing_other_than_the_pipelines_own_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match=r"than the pipeline's own, 4 \(got null=0\)"):
+        unlearn(of_classes(), [1], null=0, **QUICK)
+    assert parts_of(of_classes(), 4).null == 4  # the control
+
+
+def test_a_missing_class_of_nothing_is_asked_for_by_the_words_of_the_one_call() -> None:
+    with pytest.raises(InvalidInputError, match=r"null= of gunlearn.diffusion.unlearn \(--null-class\)"):
+        unlearn(without_null(), [1], "esd", **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("names", "null", "said"),
+    [
+        (list("abcde"), None, ""),
+        (list("abcd"), 4, ""),
+        (list("abcd"), 0, "each of 5 classes"),
+        (list("abcd"), None, "each of 5 classes"),
+        (list("abcdef"), 4, "each of 5 classes"),
+        (list("abcda"), None, "'a' twice"),
+    ],
+)
+def test_every_class_has_a_name_of_its_own(names: list[str], null: int | None, said: str) -> None:
+    def make() -> ClassConditionalPipeline:
+        return ClassConditionalPipeline(class_denoiser(), DDIMScheduler(), null, names)
+
+    if said:
+        with pytest.raises(InvalidInputError, match=said):
+            make()
+    else:
+        assert make().config.classes == names
+
+
+@pytest.mark.parametrize("kind", ["the one call", "the task", "a data set"])
+def test_images_without_a_negative_value_are_warned_of(kind: str) -> None:
+    """The controls are the same images in -1 to 1, and three of them, which tell too little."""
+    x, y = torch.rand(8, 1, 8, 8), torch.arange(8) % 4
+
+    def call(images: torch.Tensor) -> None:
+        data = images, y[: len(images)]
+        if kind == "the one call":
+            unlearn(of_classes(), [1], "npo", data=data, peft=None, lr=1e-6, **QUICK)
+        else:
+            given: Any = data if kind == "the task" else torch.utils.data.TensorDataset(*data)
+            request, task = gu.ForgetItems([1]), Denoising(DDIMScheduler(**CLASS_SCHEDULE))
+            gu.unlearn(class_denoiser(), given, request, "npo", task, steps=1, batch_size=4)
+
+    with pytest.warns(UserWarning, match=r"no negative value.*2 \* x - 1"):
+        call(x)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*no negative value")
+        call(2 * x - 1)
+        call(x[:3])
 
 
 BAD: dict[str, tuple[Any, dict[str, Any], str]] = {

@@ -87,6 +87,17 @@ def test_the_bounds(after, refuse, ends):
         assert collapse(before, after, "mine", refuse) == ""
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "warned"), [(0.05, 0.19, 0), (0.05, 0.21, 1), (0.002, 0.01, 0), (0.8, 1.1, 1)]
+)
+def test_a_task_may_say_how_many_times_a_loss_may_be(before, after, warned):
+    """The control has no such number, and says nothing of a loss near a guess's."""
+    assert collapse(Knowledge(before, 1.0), Knowledge(min(after, 0.9), 1.0), "mine", True) == ""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert bool(collapse(Knowledge(before, 1.0), Knowledge(after, 1.0), "mine", True, 4.0)) == bool(warned)
+
+
 @pytest.mark.parametrize("call", ["train", "unlearn"])
 def test_a_classifier_without_a_task_is_warned_of(setting, call):
     wide, data, request = setting
