@@ -11,7 +11,9 @@ from gunlearn.errors import InvalidInputError
 from gunlearn.methods import METHODS
 from gunlearn.methods.any_task.brief_teacher import can_teach
 from gunlearn.methods.any_task.training_budget import is_trace, share_of, steps_of, training_items_around
+from gunlearn.methods.any_task.whole_classes import classes_that_go
 from gunlearn.methods.base import Method, Outcome, Problem, check_interval
+from gunlearn.methods.published import build_method, published
 from gunlearn.nn.layers.linear_head import LinearHead
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.items.statistics import batch_norm_layers
@@ -36,13 +38,16 @@ class Auto(Method):
 
     1. a linear head trained for certificates (`fit_linear_head`): `cgu`, from a million edges on `scalegun`;
     2. `budget >= 1`, or at most half of the training items would stay: `retrain`, by `train` if given;
-    3. `budget` below a hundredth: `utu`, which costs nothing;
-    4. `training` that had not settled (`gunlearn.training.settled`: its weights still grew by more than a tenth per
+    3. images of which a whole class goes, so that no training image of it stays: `npo` with its published settings, and
+       no more steps than `budget` allows where the training's are known. Going on without a class leaves it
+       recognised: nothing that is read says that the images are of another one;
+    4. `budget` below a hundredth: `utu`, which costs nothing;
+    5. `training` that had not settled (`gunlearn.training.settled`: its weights still grew by more than a tenth per
        training, as without weight decay): `continued_training` with a teacher where nodes or items are forgotten whose
        model can be drawn anew, else `replay` from a checkpoint within the budget; the teacher, too, where it had
        settled and the model of a graph has batch normalisation: weight decay shrinks the weights before it, and
        nothing that the model says;
-    5. else `continued_training`, with the state of the training or its `optimizer`, else with estimates in its place.
+    6. else `continued_training`, with the state of the training or its `optimizer`, else with estimates in its place.
 
     A twentieth of the training's steps is spent on up to 10 items (nodes: that touch at most a tenth of the graph),
     an eighth on more nodes, a fifth on more edges and with a teacher, all of the budget with one under batch
@@ -50,7 +55,7 @@ class Auto(Method):
     that checks the loss of a training of your own before `replay`). The rules come from the tables of
     `experiments/nearest`.
 
-    A trace of a large graph takes 12 steps at most, all passes counted, where rule 5 applies, the `training` is known
+    A trace of a large graph takes 12 steps at most, all passes counted, where rule 6 applies, the `training` is known
     to have settled and nobody gave a `budget`: up to 10 nodes, or their features, that are at most a ten-thousandth of
     the training items and touch at most a thousandth of a graph of at least 50,000 nodes. `["why"]` says so then.
 
@@ -116,6 +121,9 @@ class Auto(Method):
         stays = share_that_stays(task, partition)
         if stays <= 0.5:
             return "retrain", retrain, f"only {stays:.0%} of the training items stay"
+        gone = classes_that_go(task, partition)
+        if gone:
+            return self._against(gone, task)
         if self.most < CHEAP:
             return "utu", {}, f"the budget is below {CHEAP:g} of retraining"
         state, share = as_training_state(self.training), min(self.most, share_of(partition))
@@ -128,6 +136,25 @@ class Auto(Method):
         if self.optimizer is not None:
             return "continued_training", options, "the optimiser of its training is at hand, without a checkpoint"
         return "continued_training", options, "it comes nearest to retraining where no state of the training is given"
+
+    def _against(self, gone: list[int], task: Task) -> tuple[str, dict[str, Any], str]:
+        """Return the choice for classes that go as a whole; their numbers are no secret: the request is of classes."""
+        settings = published("npo", task)
+        options = {} if settings is None else dict(settings.options)
+        state = as_training_state(self.training)
+        total = self._steps() if state is None else state.total
+        most = "its usual steps, as nobody said how many the training took"
+        if total is not None:
+            options["steps"] = max(1, min(options["steps"], int(self.most * total)))
+            most = f"{options['steps']} steps, of {total} of the training"
+        size = None if state is None else state.reading.get("batch_size")
+        if size is not None:
+            options["batch_size"] = size
+        whole = "a class goes" if len(gone) == 1 else f"{len(gone)} classes go"
+        why = (
+            "going on without it leaves it recognised" if len(gone) == 1 else "going on without them leaves them known"
+        )
+        return "npo", options, f"{whole} as a whole: no training item of it stays, and {why}; it took {most}"
 
     def _by_state(
         self, state: TrainingState, share: float, task: Task, partition: Any, model: nn.Module
@@ -178,7 +205,8 @@ class Auto(Method):
 
     def run(self, problem: Problem) -> Outcome:
         name, options, why = self.choose(problem.task, problem.partition, problem.model)
-        method = METHODS[name](**options)
+        build = name == "npo"  # with the task's rate for an adapter
+        method = build_method(name, options, problem.task, problem.model) if build else METHODS[name](**options)
         method.supports(problem.task, problem.partition)
         outcome = method.run_with_fresh_state(problem)
         chosen = f"'auto' chose '{name}', because {why}."

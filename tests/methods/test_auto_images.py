@@ -1,0 +1,49 @@
+"""What `auto` does for images: a class that goes as a whole, and how many images a step reads."""
+
+import torch
+from torch import nn
+
+import gunlearn as gu
+from experiments.digits_scrub.problem import A, cnn, digits
+from gunlearn.methods import Auto
+from tests.methods.cases import same_weights
+
+TASK = gu.ImageClassification()
+CLASS = gu.ForgetItems(label=A)
+
+
+def untrained(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return cnn(2)
+
+
+def choice(request, **options):
+    return Auto(**options).choose(TASK, request.resolve(digits(0)), untrained())
+
+
+def test_a_class_that_goes_as_a_whole_is_pushed_away():
+    """Control: all images of the class but one, for which the training goes on."""
+    data = digits(0)
+    of_class = (data.train_mask & (data.y == A)).nonzero().view(-1)
+    for request in (CLASS, gu.ForgetItems(of_class), gu.ForgetItems(labels=[A, 8])):
+        name, options, why = choice(request)
+        assert (name, options) == ("npo", {"steps": 100})
+        assert "as a whole" in why
+    assert choice(gu.ForgetItems(of_class[1:]))[0] == "continued_training"
+    assert choice(CLASS, budget=1.0)[0] == "retrain"
+    for steps, most in ((30, 9), (1000, 100), (1, 1)):  # .33 of them, no more than published, at least one
+        assert choice(CLASS, training_steps=steps)[1]["steps"] == most
+    assert choice(CLASS, training_steps=1000, budget=0.001)[1]["steps"] == 1
+
+
+def test_it_does_what_npo_does_and_the_class_is_forgotten():
+    data = digits(0)
+    base = gu.train(untrained(), data, TASK, steps=40, lr=1e-2, batch_size=128, eval_every=100)
+    result = gu.unlearn(base.model, data, CLASS, "auto", TASK, training=base)
+    named = gu.unlearn(base.model, data, CLASS, "npo", TASK, steps=13, batch_size=128)
+    assert result.notes["chosen"] == "npo"
+    assert same_weights(result.model, named.model)
+    assert "no training item of it stays" in result.notes["why"]
+    gone = data.train_mask & (data.y == A)
+    known = [float((m(data.x[gone]).argmax(1) == A).float().mean()) for m in (base.model, result.model)]
+    assert known[1] < known[0]
