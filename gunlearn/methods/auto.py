@@ -1,8 +1,8 @@
 """Choose the method by request, task, model and budget."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, fields
+from typing import Any
 
 from torch import nn
 from torch_geometric.data import Data
@@ -17,6 +17,7 @@ from gunlearn.methods.published import build_method, published
 from gunlearn.nn.layers.linear_head import LinearHead
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.items.statistics import batch_norm_layers
+from gunlearn.tasks.sampling import BatchOptions
 from gunlearn.training.optimizer_state import steps_taken
 from gunlearn.training.optimizers import check_optimizer, goes_on
 from gunlearn.training.settled import GROWING, growth_rate
@@ -68,6 +69,8 @@ class Auto(Method):
         lr: learning rate of the training, where no `training` says so.
         weight_decay: penalty of the training, where no `training` says so; `None` estimates it from the weights.
         train: your training function `train(data, seed) -> model`, for rule 2.
+        batch_size: items per step of the chosen method, where it takes one; `None` reads as the `training` did, else
+            in a loader's batches, else all. Another one than that of the `training` is refused.
     """
 
     budget: float | None = None
@@ -77,21 +80,20 @@ class Auto(Method):
     lr: float | None = None
     weight_decay: float | None = None
     train: Callable[[Data, int], nn.Module] | None = None
+    batch_size: int | None = None
 
     name = "auto"
     summary = "pick one of the others by request, task, model and budget"
     needs = "retained data"
     cost = "that of the chosen method"
     state = "chosen"
-    not_options: ClassVar[dict[str, str]] = {
-        "batch_size": "; what it chooses reads as the training did (which 'training' says), else in a loader's batches"
-    }
 
     def __post_init__(self) -> None:
         if not self.most > 0:
             raise InvalidInputError(f"Expected 'budget' > 0 (got {self.budget})")
         if self.optimizer is not None:
             self._check_optimizer()
+        BatchOptions(self.batch_size)  # refuses other than numbers of items
         check_interval(self, "> 0", *([] if self.lr is None else ["lr"]))
         check_interval(self, ">= 0", *([] if self.weight_decay is None else ["weight_decay"]))
 
@@ -205,6 +207,7 @@ class Auto(Method):
 
     def run(self, problem: Problem) -> Outcome:
         name, options, why = self.choose(problem.task, problem.partition, problem.model)
+        options = self._in_batches(name, options)
         build = name == "npo"  # with the task's rate for an adapter
         method = build_method(name, options, problem.task, problem.model) if build else METHODS[name](**options)
         method.supports(problem.task, problem.partition)
@@ -216,6 +219,24 @@ class Auto(Method):
         if lacks:
             outcome.notes["lacks"] = lacks
         return outcome
+
+    def _in_batches(self, name: str, options: dict[str, Any]) -> dict[str, Any]:
+        """Return the options with the caller's number of items per step, where the method takes one.
+
+        Raises:
+            InvalidInputError: the training says another way of reading, which it goes on in.
+        """
+        if self.batch_size is None:
+            return options
+        state = as_training_state(self.training)
+        reading = {} if state is None else state.reading
+        if reading.get("batch_size", self.batch_size) != self.batch_size:
+            raise InvalidInputError(
+                f"Expected no other 'batch_size' beside 'training', which read {reading['batch_size'] or 'all'} items "
+                f"per step and goes on so (got {self.batch_size})"
+            )
+        takes = "train" not in options and "batch_size" in {field.name for field in fields(METHODS[name])}
+        return options | {"batch_size": self.batch_size} if takes else options
 
     def _lacks(self, name: str, options: dict[str, Any], outcome: Outcome) -> str:
         """Return in words what would have brought the model nearer to retraining; empty where all is known."""

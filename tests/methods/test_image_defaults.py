@@ -62,8 +62,6 @@ def test_ssd_reads_tensors_in_batches_and_gives_the_same_importances() -> None:
 
 
 REFUSED: dict[str, tuple[Any, type, str]] = {
-    "auto": (lambda: gu.unlearn(net(), images(30), gu.ForgetItems([0]), "auto", TASK, batch_size=4), InvalidInputError,
-             "reads as the training did"),
     "ssd on a graph": (lambda: gu.unlearn(fresh_model("gcn"), make_data(), gu.ForgetEdges(count=3), "ssd",
                                           "link_prediction", batch_size=4), UnsupportedMethodError, "'batch_size'"),
     "no batch": (lambda: build_method("scrub:small", {"batch_size": None}, TASK), InvalidInputError, "its mode has 32"),
