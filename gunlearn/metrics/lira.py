@@ -135,9 +135,10 @@ def unlearning_lira(
         seen[k + 1] = ~seen[k]
     for k in range(num_shadows):
         left_out = ForgetItems(rows[~seen[k]]).resolve(partition.data)
-        place = torch.cumsum(~left_out.forget_mask.cpu(), 0) - 1  # of each row in the data that are left
+        forget = torch.zeros(len(left_out.forget_mask), dtype=torch.bool).index_fill(0, rows[seen[k]], True)
+        request = ForgetItems(mask=forget[~left_out.forget_mask.cpu()])  # rows of the data that are left
         with isolated_rng(seed + 1 + k):
-            model = shadow(left_out.retain_data, ForgetItems(place[rows[seen[k]]]), seed + 1 + k)
+            model = shadow(left_out.retain_data, request, seed + 1 + k)
         if not isinstance(model, nn.Module):
             raise InvalidTypeError(f"Expected 'shadow' to return a torch module (got {type(model).__name__})")
         odds.append(_odds(problem, model))

@@ -18,6 +18,7 @@ from gunlearn.requests.ids import RequestByIds, check_unique, skipped, trainable
 from gunlearn.requests.item_choice import BY_LABEL, checked_labels, rows_of_files, rows_with_label
 from gunlearn.requests.names import Names
 from gunlearn.requests.partition import ids_hash
+from gunlearn.requests.row_numbers import mark_left, warn_of_numbers
 from gunlearn.requests.training_graph import TrainingGraph
 
 
@@ -78,7 +79,8 @@ class ForgetItems(RequestByIds):
     `count` beside classes draws among their items. All rows must be training rows.
 
     Args:
-        index: row numbers, `[F]`; or names, texts of `data.item_id` (files of a data set that says them).
+        index: row numbers, `[F]`; or names, texts of `data.item_id` (files of a data set that says them). What a
+            request leaves is numbered anew; numbers of it warn.
         mask: boolean `[num_items]`.
         ratio: draw `int(ratio * num_training_items)` rows, 0 < ratio < 1.
         count: draw this many rows.
@@ -137,6 +139,8 @@ class ForgetItems(RequestByIds):
             return kept, skipped(len(self.index), self.noun, missing, rows.numel() - kept.numel())
         by_label = [name for name in BY_LABEL if getattr(self, name) is not None]
         candidates = train.nonzero().view(-1)
+        if self.index is not None:
+            warn_of_numbers(data)
         if by_label:
             candidates = rows_with_label(data, train, by_label[0], getattr(self, by_label[0]))
             if self.ratio is None and self.count is None:
@@ -153,6 +157,9 @@ class ForgetItems(RequestByIds):
             EmptyForgetSetError: nothing to forget.
             InvalidRequestError: the request does not fit the data, or would leave no training item.
             InvalidTypeError: `data` has no `x` and `y`.
+
+        Warns:
+            UserWarning: row numbers of data that an earlier request left: they are those of what is left.
         """
         data = detached(data)
         train = training_rows(data)
@@ -175,7 +182,7 @@ class ForgetItems(RequestByIds):
             kind=self.kind,
             forget_mask=forget,
             retain_mask=train & ~forget,
-            retain_data=_without_rows(data, forget),
+            retain_data=mark_left(_without_rows(data, forget)),
             request_hash=ids_hash(self.kind, forget.numel(), rows),
             skipped=told,
         )

@@ -21,6 +21,7 @@ from torch.utils.data import (
 )
 
 from gunlearn.errors import InvalidInputError, InvalidTypeError
+from gunlearn.requests.row_numbers import is_left, mark_left
 from gunlearn.tasks.items.columns import Column
 
 
@@ -57,7 +58,8 @@ class ItemTable(dict[str, Any]):
 
     def to(self, device: torch.device | str) -> ItemTable:
         """Return the table with its tensors on a device; data sets load their items where they do."""
-        return ItemTable(self.back, **{k: v.to(device) if isinstance(v, Tensor) else v for k, v in self.items()})
+        moved = ItemTable(self.back, **{k: v.to(device) if isinstance(v, Tensor) else v for k, v in self.items()})
+        return mark_left(moved) if is_left(self) else moved
 
 
 def rows_at(data: Any, index: Tensor) -> tuple[Any, Any]:
