@@ -89,7 +89,7 @@ def idx_images(row: ImageSet, root: str | PathLike[str] | None = None) -> ItemTa
     where a package of the system puts them.
 
     Raises:
-        DatasetNotFoundError: no such files; the message says where they were expected.
+        DatasetNotFoundError: no such files, where they were expected; or images without labels beside a whole part.
         InvalidInputError: broken files; images and labels of different numbers.
 
     Warns:
@@ -115,17 +115,36 @@ def images_in(folder: Path) -> ItemTable | None:
     for place in (folder, folder / "raw"):
         if found := _parts_in(place):
             return _table(place, found, stacklevel=5)
+        _refuse_half(place)
     return None
 
 
 def _parts_in(folder: Path) -> dict[str, tuple[Path, Path]]:
-    """Return the files of images and labels of each part that a folder has whole."""
-    return {part: files for part in (_TRAIN, _TEST) if (files := _files(folder, part)) is not None}
+    """Return the files of images and labels of each part that a folder has whole; it may not have half of another."""
+    found = {part: files for part in (_TRAIN, _TEST) if (files := _files(folder, part)) is not None}
+    if found:
+        _refuse_half(folder)
+    return found
+
+
+def _refuse_half(folder: Path) -> None:
+    """Raise `DatasetNotFoundError` where a folder has the images of a part without their labels, or the reverse."""
+    for part in (_TRAIN, _TEST):
+        there = {s: sorted(p.name for p in (folder / s, folder / f"{s}.gz") if p.is_file()) for s in _stems(part)}
+        for stem, other in (_stems(part), _stems(part)[::-1]):
+            if there[stem] and not there[other]:
+                raise DatasetNotFoundError(
+                    f"Expected {other} (or {other}.gz) beside {there[stem][0]} in {folder} (got none)"
+                )
+
+
+def _stems(part: str) -> tuple[str, str]:
+    return f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte"
 
 
 def _files(folder: Path, part: str) -> tuple[Path, Path] | None:
     """Return the files of images and labels of a part; `None` where one is missing."""
-    stems = (f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte")
+    stems = _stems(part)
     found = [path for stem in stems for path in (folder / stem, folder / f"{stem}.gz") if path.is_file()]
     first = [next((path for path in found if path.name.startswith(stem)), None) for stem in stems]
     return None if first[0] is None or first[1] is None else (first[0], first[1])

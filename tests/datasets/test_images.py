@@ -118,6 +118,14 @@ def test_missing_and_half_files(tmp_path: Path) -> None:
     (tmp_path / "train-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(DatasetNotFoundError, match=r"has train-images-idx3-ubyte\.gz, but not both images and labels"):
         gu.load("FashionMNIST", root=tmp_path)
+    part(tmp_path, "t10k", 3, 1)  # which alone would load, with a warning, as all there is
+    for given in ({"name": tmp_path}, {"name": "FashionMNIST", "root": tmp_path}):
+        with pytest.raises(DatasetNotFoundError, match=r"Expected train-labels-idx1-ubyte .*beside train-images"):
+            gu.load(**given)
+    (tmp_path / "t10k-images-idx3-ubyte.gz").unlink()
+    with pytest.raises(DatasetNotFoundError, match=r"Expected train-labels-idx1-ubyte .*beside train-images"):
+        gu.load(tmp_path)
+    (tmp_path / "t10k-labels-idx1-ubyte.gz").unlink()
     part(tmp_path, "train", 5, 0)
     (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(idx(np.zeros(4, np.uint8)))
     with pytest.raises(InvalidInputError, match=r"5 labels, bytes, in .*train-labels-idx1-ubyte.gz \(got uint8 \[4\]"):
