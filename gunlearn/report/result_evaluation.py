@@ -26,7 +26,7 @@ from gunlearn.training.result import Result, today
 def evaluate(
     result: Result,
     train: Callable[[Any, int], nn.Module] | None = None,
-    references: Sequence[nn.Module] = (),
+    references: nn.Module | Sequence[nn.Module] = (),
     seed: int = 0,
     metrics: Iterable[str | Figure] = (),
     call: Callable[..., Any] | None = None,
@@ -38,7 +38,7 @@ def evaluate(
         result: what `unlearn` returned.
         train: a training function `train(data, seed) -> model`. It is called twice, on the retained data under
             `seed + 1` and `seed + 2`: the noise floor needs two models.
-        references: models already retrained, instead of `train`. One gives no noise floor. Without both,
+        references: models already retrained, or one, instead of `train`. One gives no noise floor. Without both,
             distances are `None`.
         seed: of figures that draw, and of the retrainings.
         metrics: figures beside the registered ones of the task: `Figure` objects of your own, or names (`gunlearn
@@ -58,6 +58,7 @@ def evaluate(
         UserWarning: the result has the weights of a reference (it is compared with the others then), is nearer to the
             references than they are to each other, or a reference is of another architecture or looks untrained.
     """
+    references = [references] if isinstance(references, nn.Module) else references
     _check_result(result, train, references)
     task = result.task.called(call, decode)
     task.check_data(result.partition.data)

@@ -325,3 +325,25 @@ def test_validation_images_are_read_a_few_at_a_time(monkeypatch: pytest.MonkeyPa
     found = task.predict(model, data, task.validation_items(data)).log_prob
     assert sizes == [7, 7, 7, 7, 2]
     assert float(found.mean()) == pytest.approx(float(whole), rel=1e-5)
+
+
+class Records(Images):
+    """Items with names, as of Hugging Face's data sets."""
+
+    def __getitem__(self, i: int) -> Any:
+        return {"image": self.x[i], "label": int(self.y[i])}
+
+
+@pytest.mark.parametrize("request_", [gu.ForgetItems([0]), gu.ForgetItems(label=1)])
+def test_items_that_are_dicts_are_refused_in_words(request_: Any) -> None:
+    with pytest.raises(
+        InvalidInputError, match=r"pairs of an input and a label \(got a dict with keys 'image', 'label'"
+    ):
+        forget(Records(), request=request_)
+
+
+def test_one_reference_stands_for_a_list_of_one() -> None:
+    result = forget((Images().x, Images().y))
+    other = net()
+    torch.nn.init.normal_(next(other.parameters()))
+    assert gu.evaluate(result, references=other)["js_forget"] == gu.evaluate(result, references=[other])["js_forget"]

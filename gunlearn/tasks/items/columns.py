@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -58,9 +58,7 @@ class Column:
                 that are no integers of at least 0.
         """
         chosen = (index.nonzero().view(-1) if index.dtype == torch.bool else index).tolist()
-        items = [self.dataset[i] for i in chosen]
-        if any(not isinstance(item, list | tuple) or len(item) != 2 for item in items):
-            raise InvalidInputError("Expected items that are pairs of an input and a label (got others)")
+        items = [_pair(self.dataset[i]) for i in chosen]
         return self._checked(chosen, *self._together(items))
 
     def _together(self, items: list[Any]) -> tuple[Any, Any]:
@@ -99,7 +97,7 @@ class Column:
         if known is not None:
             return known
         with isolated_rng():  # a transform may draw
-            return class_labels(torch.as_tensor([self.dataset[i][1] for i in range(len(self))]))
+            return class_labels(torch.as_tensor([_pair(self.dataset[i])[1] for i in range(len(self))]))
 
     def draws(self, among: Tensor | None = None) -> bool:
         """Return whether items differ when they are read again: a transform draws. The random state does not change.
@@ -114,6 +112,19 @@ class Column:
             first = self.load(index)[0]
         with isolated_rng(1):
             return not torch.equal(first, self.load(index)[0])
+
+
+def _pair(item: Any) -> Any:
+    """Return an item of a data set, or raise InvalidInputError where it is no pair of an input and a label."""
+    if isinstance(item, list | tuple) and len(item) == 2:
+        return item
+    if isinstance(item, Mapping):
+        keys = ", ".join(map(repr, list(item)[:5]))
+        got = f"a dict with keys {keys}); wrap the data set in one that returns (item[INPUT], item[LABEL]"
+    else:
+        sized = isinstance(item, list | tuple)
+        got = f"a {type(item).__name__} of {len(item)}" if sized else f"a {type(item).__name__}"
+    raise InvalidInputError(f"Expected items that are pairs of an input and a label (got {got})")
 
 
 def class_labels(y: Tensor) -> Tensor:
@@ -143,7 +154,7 @@ def known_labels(dataset: Any) -> Tensor | None:
             classes = labels.unique()
             classes = classes[torch.linspace(0, len(classes) - 1, min(len(classes), _CLASSES)).long()]
             first = (labels == classes.unsqueeze(1)).int().argmax(1).tolist()
-            if all(int(dataset[i][1]) == int(labels[i]) for i in {*first, len(labels) // 2, len(labels) - 1}):
+            if all(int(_pair(dataset[i])[1]) == int(labels[i]) for i in {*first, len(labels) // 2, len(labels) - 1}):
                 return class_labels(labels)
     return None
 
