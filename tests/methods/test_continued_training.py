@@ -256,6 +256,20 @@ def test_a_budget_of_nothing(method: str, options: dict[str, Any], match: str) -
         gu.unlearn(base.model, data, NOBODY, method, TASK, training=base, **options)
 
 
+@pytest.mark.parametrize("method", ["continued_training", "auto"])
+def test_another_models_optimiser_is_refused_before_its_few_steps(method: str) -> None:
+    """Control: the model's own optimiser after one step, whose budget is too small."""
+    data = lone()
+    model, other = trained(data).model, nn.Linear(3, 2)
+    for net, match in ((other, "of this model's parameters"), (model, "budget of at least one step")):
+        optimizer = torch.optim.Adam(net.parameters())
+        for parameter in net.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        with pytest.raises(InvalidInputError, match=match):
+            gu.unlearn(model, data, NOBODY, method, TASK, optimizer=optimizer)
+
+
 def test_what_is_missing_is_said() -> None:
     data = lone()
     base = trained(data)

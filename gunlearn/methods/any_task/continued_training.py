@@ -16,7 +16,7 @@ from gunlearn.methods.any_task.brief_teacher import taught
 from gunlearn.methods.any_task.handed_on import Making
 from gunlearn.methods.any_task.second_look import LOOKS, Look
 from gunlearn.methods.any_task.shrunk import shrink
-from gunlearn.methods.any_task.starts import estimated, from_state, warn_of_other_steps
+from gunlearn.methods.any_task.starts import check_source, estimated, from_state, warn_of_other_steps
 from gunlearn.methods.any_task.still_moving import FEWEST, PASSES, StillMoving
 from gunlearn.methods.any_task.training_budget import AT_MOST, fall, is_small, is_trace, steps_of
 from gunlearn.methods.base import BY_MODE, Outcome, Problem, check_interval
@@ -171,6 +171,8 @@ class ContinuedTraining(GradientMethod):
         by_budget = self.steps is None and self.epochs is None
         at_most = AT_MOST if self.at_most is None else self.at_most
         brief = by_budget and self._is_brief(problem, growth)  # too few steps to see whether it still moves
+        if by_budget and source is not None and total is not None and int((self.budget or at_most) * total) < 1:
+            check_source(source, problem.model)
         allowed = steps_of(self.budget, problem.partition, total, at_most, brief) if by_budget else None
         most = 0 if allowed is None or total is None else int(at_most * total)
         watched = self._watched(problem, growth) if most > FEWEST + LOOKS + PASSES and not brief else None

@@ -83,6 +83,14 @@ def from_state(source: Any, model: nn.Module, lr: float | None, weight_decay: fl
     )
 
 
+def check_source(source: Any, model: nn.Module) -> None:
+    """Raise `InvalidInputError` if an optimiser or state is not of this model; neither changes.
+
+    Its state is copied for that, so it is for runs that end in an error anyway: of two, this one is the cause.
+    """
+    from_state(source, model, None, None).make([p for p in model.parameters() if p.requires_grad])
+
+
 def estimated(
     method: GradientMethod, problem: Problem, lr: float, weight_decay: float | None, room: int | None
 ) -> Start:
