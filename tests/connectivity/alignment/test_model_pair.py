@@ -15,6 +15,7 @@ from gunlearn.nn import backbone
 from tests.connectivity.alignment.pairs import graph
 
 X = torch.randn(12, 4)
+pyg.SAGEConv(1, 1)  # PyG writes a layer's `propagate` for the first one of the process: fused, or without for all
 
 
 def net(*sizes: int, act: type[nn.Module] = nn.ReLU, **kwargs: Any) -> nn.Sequential:
