@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from gunlearn.connectivity.aligned_ends import Align, aligned_end
 from gunlearn.connectivity.along_path import evaluate_path
 from gunlearn.connectivity.connected_problem import connected_problem, original_of
@@ -23,6 +25,7 @@ from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.trial import trial_pass
 from gunlearn.training.callbacks import Callback
+from gunlearn.training.result import Result
 
 
 @isolated_rng()
@@ -40,7 +43,7 @@ def connect(
     original: Any = None,
     align: Align = None,
     points: int | Sequence[float] = GRID_POINTS,
-    references: Sequence[Any] = (),
+    references: nn.Module | Result | Sequence[Any] = (),
     metrics: Iterable[str | Figure] = (),
     tolerance_retain: float = TOLERANCE,
     tolerance_forget: float = TOLERANCE,
@@ -69,7 +72,7 @@ def connect(
             the modules that returns the second one with its units in another order, or an object that has it as
             `model`. Two models from different initial weights have a barrier for their units' order alone.
         points: number of points of the evaluation, or the points.
-        references: models (or results) trained without the forgotten items, for lines of reference.
+        references: models (or results) trained without the forgotten items, or one, for lines of reference.
         metrics: further figures, see `gunlearn.evaluate`.
         tolerance_retain: how large the barrier of connected models may be, in nats.
         tolerance_forget: the same of the forgotten items.
@@ -94,6 +97,7 @@ def connect(
         True
     """
     check_seed(seed)
+    references = [references] if isinstance(references, nn.Module | Result) else references
     settings = _settings(path, curve, objective, start, num_bends)
     task, partition, data = connected_problem((first, second), data, request, task)
     original, why = original_of((first, second), original)
@@ -132,7 +136,7 @@ def connect(
         task,
         partition,
         points=points,
-        references=[module_of(one) for one in ([references] if hasattr(references, "parameters") else references)],
+        references=[module_of(one) for one in references],
         metrics=metrics,
         tolerance_retain=tolerance_retain,
         tolerance_forget=tolerance_forget,

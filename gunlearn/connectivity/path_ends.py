@@ -13,8 +13,8 @@ from gunlearn.core.behaviour import code_of, differences, settings_of
 from gunlearn.core.checks import check_model
 from gunlearn.errors import GunlearnError, InvalidInputError, InvalidTypeError, UnsupportedModelError
 from gunlearn.tasks.items.statistics import batch_norm_layers
+from gunlearn.training.result import belongs_to_operator
 
-_OPERATORS = ".deletions."
 _SHOWN = 3  # names in an error
 
 
@@ -118,7 +118,7 @@ def _check_names(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
     if not any(only.values()):
         return
     told = "; ".join(f"the {which} alone has {_listed(names)}" for which, names in only.items() if names)
-    if all(_OPERATORS in f".{name}" for names in only.values() for name in names):
+    if all(belongs_to_operator(name) for names in only.values() for name in names):
         raise UnsupportedModelError(
             f"Expected deletion operators at both ends of the path or at neither (got: {told}); nothing lies between a "
             "layer and none"
@@ -161,7 +161,7 @@ def _check_buffers(model: nn.Module, first: dict[str, Tensor], second: dict[str,
         if not name.startswith(tuple(anew))
         and not (name in first and name in second and torch.equal(first[name], second[name]))
     ]
-    if wrong and all(_OPERATORS in f".{name}" for name in wrong):
+    if wrong and all(map(belongs_to_operator, wrong)):
         raise UnsupportedModelError(
             f"Expected deletion operators on the same nodes at both ends of the path (got other nodes in "
             f"{_listed(wrong)}): the two requests differ"

@@ -18,6 +18,7 @@ from gunlearn.connectivity.weight_paths import WeightPath
 from gunlearn.core.atomic import checksum, write_files
 from gunlearn.core.behaviour import differences, settings_of
 from gunlearn.errors import CheckpointError, GunlearnError, UnsupportedModelError
+from gunlearn.training.result import belongs_to_operator
 
 _RECORD, _WEIGHTS = "path.json", "path.safetensors"
 
@@ -32,7 +33,7 @@ def save_path(path: WeightPath, directory: str | Path) -> Path:
         UnsupportedModelError: deletion operators, whose node ids everybody could read; save the results instead.
     """
     directory = Path(directory)
-    operators = [name for name in path.ends.weights[0] if ".deletions." in f".{name}"]
+    operators = [name for name in path.ends.weights[0] if belongs_to_operator(name)]
     if operators:
         raise UnsupportedModelError(
             f"Expected a path without deletion operators to store, since their node ids tell what was forgotten (got "

@@ -226,7 +226,7 @@ def written_notes(notes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_operators(weights: dict[str, Tensor]) -> bool:
-    return any(".deletions." in f".{name}" for name in weights)
+    return any(belongs_to_operator(name) for name in weights)
 
 
 def _checksum(record: dict[str, Any]) -> str:
@@ -289,3 +289,8 @@ def _versions() -> dict[str, str]:
         "torch_geometric": version("torch_geometric"),
         "python": platform.python_version(),
     }
+
+
+def belongs_to_operator(name: str) -> bool:
+    """Return whether a parameter or buffer of this name is part of a deletion operator, see `gnndelete`."""
+    return ".deletions." in f".{name}"
