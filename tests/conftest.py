@@ -46,6 +46,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     torch.manual_seed(SEED)
 
 
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    """Models that a module builds as it is imported have the same weights whatever was imported before."""
+    if isinstance(collector, pytest.Module):
+        torch.manual_seed(SEED)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip, with the reason, what this environment cannot run."""
     missing = {

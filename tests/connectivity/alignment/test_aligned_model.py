@@ -97,12 +97,12 @@ def test_heads_of_attention_move_as_wholes() -> None:
 
 
 def mixed(by_hand: nn.Module, call: Any, seed: int = 0) -> tuple[AlignedModel, nn.Module]:
-    """Align a model with a copy that random permutations of an earlier alignment moved."""
+    """Align a model with another of its kind, whose weights have nothing to do with the first one's."""
     torch.manual_seed(seed)
     other = copy.deepcopy(by_hand)
     with torch.no_grad():
         for parameter in other.parameters():
-            parameter.add_(0.5 * torch.randn_like(parameter))
+            parameter.copy_(0.7 * torch.randn_like(parameter))
     return align_models(by_hand, other, "messages", **call), other
 
 
@@ -183,8 +183,8 @@ class Hidden(nn.Module):
         self.a, self.b = nn.Linear(7, 9), nn.Linear(9, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.a(x).relu()
-        return self.b(h) * float(h.detach().numpy()[0, 0] > 0.3)
+        h = self.a(x).sigmoid()
+        return self.b(h) * float(h.detach().numpy()[0, 0])
 
 
 def test_what_cannot_be_seen_is_found_out_by_running_the_copy() -> None:
