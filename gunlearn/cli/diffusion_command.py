@@ -78,6 +78,8 @@ class Diffusion:
         if bool(self.forget_class) == bool(self.concept):
             got = "both" if concepts else "neither"
             raise InvalidInputError(f"Expected --forget-class or --concept (got {got})")
+        if self.merge and self.peft == "none":
+            raise InvalidInputError("Expected --peft lora or auto beside --merge, which merges an adapter (got none)")
         gunlearn.diffusion.check_outputs(self.folder)
         check_writable(self.folder)
         options = dict(parse_pair(argument, "--method-arg") for argument in self.method_arg)
@@ -105,10 +107,13 @@ class Diffusion:
                     raise
                 console.say(f"error: {error}", style="red")
                 return 1
-            result.save(self.folder, merge=self.merge)
+            merge = self.merge and result.settings["peft"] is not None
+            result.save(self.folder, merge=merge)
+        if self.merge and not merge:
+            console.say(f"{self.method!r} took no adapter: there was none to merge, and its weights were saved alone")
         head, body = result.table()
         if body:
             console.print_table(head, body, markdown=False)
-        for line in (*result.told(self.merge), f"card and record: {self.folder}"):
+        for line in (*result.told(merge), f"card and record: {self.folder}"):
             print(printable(line))
         return 0

@@ -87,6 +87,13 @@ def test_what_is_merged_has_nothing_to_take_off(classes: Path, tmp_path: Path, c
     assert json.loads((out / "unlearning.json").read_text())["settings"]["figure_images"] == 0
 
 
+def test_merging_where_no_adapter_was_trained_loses_nothing(folder: Path, tmp_path: Path, capsys: Any) -> None:
+    argv = ["diffusion", "--pipeline", str(folder), "--concept", "three", "--preserve", "one", "--method", "uce"]
+    assert call(*argv, "--out", str(tmp_path / "out"), "--figure-images", "0", "--merge") == 0
+    assert "took no adapter" in capsys.readouterr().err
+    assert (tmp_path / "out" / "unlearning.json").is_file()
+
+
 def test_several_words_one_after_the_other_stay_erased(folder: Path) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(folder)
     result = unlearn(pipeline, ["three", "seven"], "uce", preserve=KEPT, figure_images=0, templates=("{}",), ridge=1e-3)
@@ -107,6 +114,7 @@ def test_several_words_one_after_the_other_stay_erased(folder: Path) -> None:
     ("argv", "words"),
     [
         ([], "Expected --forget-class or --concept (got neither)"),
+        (["--forget-class", "1", "--merge", "--peft", "none"], "beside --merge, which merges an adapter (got none)"),
         (["--concept", "three", "--forget-class", "1"], "(got both)"),
         (["--concept", "☃", "--method", "uce"], "at least one token"),
         (["--concept", "three", "--method", "usc"], "did you mean 'uce'"),

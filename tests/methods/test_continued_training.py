@@ -325,3 +325,16 @@ def test_no_budget_is_exceeded_on_short_trainings(total: int) -> None:
     result = gu.unlearn(model, data, NOBODY, "continued_training", TASK, training_steps=total, lr=1e-3)
     assert result.epochs >= 1
     assert result.epochs + result.notes["passes"] <= total // 20
+
+
+def test_items_are_read_as_the_training_read_them_or_the_request_is_refused() -> None:
+    data = club()
+    data = gu.node_split(data, 0.2, 0.2)
+    base = trained(data, batch_size=8)
+    for asked in (4, 8, None):  # control: the training's own size, or none, goes on
+        options = {"steps": 2} if asked is None else {"steps": 2, "batch_size": asked}
+        if asked == 4:
+            with pytest.raises(InvalidInputError, match=r"Expected batch_size=8, as the 'training' read .*got 4"):
+                gu.unlearn(base.model, data, gu.ForgetNodes([3]), "continued_training", TASK, training=base, **options)
+        else:
+            gu.unlearn(base.model, data, gu.ForgetNodes([3]), "continued_training", TASK, training=base, **options)

@@ -165,6 +165,7 @@ class ContinuedTraining(GradientMethod):
         state = as_training_state(self.training)
         if state is not None:
             state.check_model(problem.reference)
+            self._check_reading(state)
         growth = None if state is None else growth_rate(state, problem.model)
         source = state if state is not None else self.optimizer if goes_on(self.optimizer) else None
         total = (self.training_steps or steps_taken(self.optimizer)) if state is None else state.total
@@ -221,6 +222,15 @@ class ContinuedTraining(GradientMethod):
         if outcome.unchanged:
             outcome.training = state
         return outcome
+
+    def _check_reading(self, state: TrainingState) -> None:
+        """Refuse to read items in another way than the training: the optimiser's state is that of its batches."""
+        for name, value in state.reading.items():
+            own = getattr(self, name)
+            if own not in (value, type(self).__dataclass_fields__[name].default):
+                raise InvalidInputError(
+                    f"Expected {name}={value!r}, as the 'training' read its items, or nothing (got {own!r})"
+                )
 
     def _is_brief(self, problem: Problem, growth: float | None) -> bool:
         """Return whether a few steps do, where nobody asked for more."""
