@@ -77,7 +77,7 @@ def gradient_score(model: nn.Module, rows: Rows, *, end: str = "skip", tokenizer
             logits = functional_call(model, leaves, kwargs={**inputs, "use_cache": False}).logits[:, :-1]
             loss = F.cross_entropy(full_precision(logits).flatten(0, 1), label.flatten(), ignore_index=IGNORE)
             grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-            norms.append(torch.stack([g.float().norm() for g in grads if g is not None]).mean())
+            norms.append(torch.stack([full_precision(g).norm() for g in grads if g is not None]).mean())
     return -torch.stack(norms).cpu()
 
 
@@ -92,8 +92,14 @@ def membership_auc(forget: Tensor, holdout: Tensor) -> float:
 def privacy_leak(auc: float, reference_auc: float = 0.5) -> float:
     """PrivLeak, `arXiv:2407.06460 <https://arxiv.org/abs/2407.06460>`_: distance of `1 - auc` from a retrained model's.
 
-    In percent of the latter: negative where the attack finds members, positive where they are too unlikely.
+    In percent of the latter: negative where the attack finds members, positive where they are too unlikely. Refuses an
+    `auc` outside [0, 1], and a `reference_auc` outside [0, 1): a retrained model that the attack finds out on every row
+    gives nothing to divide by.
     """
+    if not 0 <= auc <= 1:
+        raise InvalidInputError(f"Expected 'auc' in [0, 1] (got {auc})")
+    if not 0 <= reference_auc < 1:
+        raise InvalidInputError(f"Expected 'reference_auc' in [0, 1) (got {reference_auc})")
     return ((1 - auc) - (1 - reference_auc)) / (1 - reference_auc) * 100
 
 
@@ -101,6 +107,6 @@ def _lowest(values: Tensor, scores: TokenScores, share: float) -> Tensor:
     if not 0 < share <= 1:
         raise InvalidInputError(f"Expected 'share' in (0, 1] (got {share})")
     ordered = values.masked_fill(~scores.counted, torch.inf).sort(1).values
-    count = (scores.counted.sum(1) * share).long().clamp_min(1)
+    count = (scores.counted.sum(1).double() * share).long().clamp_min(1)  # float32 would round 28.99... up
     chosen = torch.arange(values.size(1)) < count[:, None]
     return torch.where(chosen, ordered, 0).sum(1) / count
