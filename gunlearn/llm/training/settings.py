@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import parse_flag_from_env
 from torch import nn
 from transformers import TrainingArguments
 
@@ -87,9 +88,14 @@ def run_arguments(method: GradientMethod, batch_size: int, seed: int, given: Map
 
 
 def checked_arguments(given: Mapping[str, Any]) -> TrainingArguments:
-    """Return `TrainingArguments`; refuse unknown ones and values that do not fit."""
+    """Return `TrainingArguments`; refuse unknown ones, values that do not fit, and FSDP."""
     if given.get("max_steps") == 0:
         raise InvalidInputError("Expected 'max_steps' of at least 1, or -1 to go by epochs (got 0)")
+    if given.get("fsdp") or parse_flag_from_env("ACCELERATE_USE_FSDP"):
+        raise InvalidInputError(
+            "Expected a whole model on each process for 'unlearn', which measures and saves it (got FSDP); use "
+            "gunlearn.llm.UnlearnTrainer"
+        )
     unknown = sorted(set(given) - {f.name for f in dataclasses.fields(TrainingArguments) if f.init})
     if unknown:
         raise InvalidInputError(f"Expected arguments of 'unlearn' or of TrainingArguments (got {unknown})")

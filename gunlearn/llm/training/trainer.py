@@ -17,6 +17,7 @@ from gunlearn.llm.model.frozen import FrozenReference
 from gunlearn.llm.model.head import without_autocast
 from gunlearn.llm.model.token_prediction import TokenPrediction
 from gunlearn.llm.training.likelihoods import likelihoods
+from gunlearn.llm.training.sharding import check_sharded, check_sharding, first_broken, place_reference
 from gunlearn.llm.training.trainer_setup import (
     EpochCallback,
     check_has_trainable,
@@ -41,9 +42,9 @@ class UnlearnTrainer(Trainer):
     A loss with `on="forget:target"` reads the tokens of `forget` that the rows' column `target_mask` marks,
     `on="forget:rest"` the other labelled tokens; one forward pass serves both.
 
-    Several processes (`accelerate launch`) give the result of one and share evaluation. FSDP and DeepSpeed are not
-    tested; `unlearning_metrics` get the unwrapped model, which may fail there. Each process holds a whole copy of a
-    copied reference: where that does not fit, train an adapter, or pass a reference that is spread over devices.
+    Several processes (`accelerate launch`) give the result of one and share evaluation. FSDP (version 2) shards the
+    model and a copied reference; a reference of yours stays whole on each process. Its figures are those of one process
+    too; `unlearning_metrics` get the sharded model, which all processes must call alike. DeepSpeed is not tested.
 
     Args:
         model: a causal language model of transformers, with or without a peft adapter.
@@ -62,7 +63,8 @@ class UnlearnTrainer(Trainer):
 
     Raises:
         InvalidInputError: a part that the objective reads is missing, given twice, or drawn where rows must be paired;
-            a model with nothing to train; a reference with another vocabulary.
+            a model with nothing to train; a reference with another vocabulary; FSDP on CPUs, of version 1 or with
+            `cpu_ram_efficient_loading`; ZeRO stage 3.
         UnsupportedModelError: an encoder-decoder, a bidirectional model, prompt tuning.
         EmptyForgetSetError: no forgotten rows.
         DivergenceError: in `train`, a loss or a trained weight is NaN or infinite.
@@ -101,10 +103,11 @@ class UnlearnTrainer(Trainer):
         callbacks: Sequence[TrainerCallback] = (),
         **kwargs: Any,
     ) -> None:
+        args = trainer_arguments(args)
+        check_sharding(args)
         check_language_model(model)
         self.objective = as_objective(objective)
         check_has_trainable(model)
-        args = trainer_arguments(args)
         seed = args.seed if args.data_seed is None else args.data_seed
         rows = paired_rows(self.objective, forget_dataset, retain_dataset, drawn, paired, seed)
         warn_of_overlap(rows)
@@ -128,6 +131,7 @@ class UnlearnTrainer(Trainer):
             callbacks=list(callbacks or ()),
             **kwargs,
         )
+        check_sharded(self.accelerator, self.args)
         self.loss_is_scaled_for_ga = True  # means are over whole steps, see `get_batch_samples`
         self.model_accepts_loss_kwargs = False
         self.add_callback(EpochCallback(rows))
@@ -136,7 +140,7 @@ class UnlearnTrainer(Trainer):
         self._terms: dict[str, Tensor] = {}  # sums since the last log
         self._steps = 0
         if self.reference is not None:
-            self.reference.to(self.args.device)
+            place_reference(self.reference, copied=isinstance(reference, str), accelerator=self.accelerator)
 
     def predictions(self, model: nn.Module, inputs: Mapping[str, Mapping[str, Tensor]]) -> tuple[_ByPart, _ByPart]:
         """Return predictions of the model and of the reference for each part and view that the objective reads."""
@@ -212,9 +216,9 @@ class UnlearnTrainer(Trainer):
             self.objective = objective
             self.model.zero_grad(set_to_none=True)
             without_autocast(self.accelerator, self.model)
-        bad = [name for name, p in self.model.named_parameters() if p.requires_grad and not p.isfinite().all()]
-        if bad:
-            raise DivergenceError(f"Expected finite weights after training (got NaN or infinity in {bad[0]!r})")
+        broken = first_broken(self.model, self.accelerator)
+        if broken is not None:
+            raise DivergenceError(f"Expected finite weights after training (got NaN or infinity in {broken!r})")
         return output
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
