@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from torch import nn
+from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, LlamaForCausalLM, TrainerCallback
 
 from gunlearn.errors import DivergenceError, InvalidInputError
@@ -187,6 +187,33 @@ def test_gradient_checkpointing_with_an_adapter(tmp_path: Path) -> None:
     assert all("lora" in name and value.any() for name, value in plain.items())
     for name, value in plain.items():
         torch.testing.assert_close(checkpointed[name], value, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [None, {"use_reentrant": True}], ids=["default", "reentrant"])
+def test_gradient_checkpointing_that_the_caller_switched_on(tmp_path: Path, kind: dict[str, Any] | None) -> None:
+    """The adapter has the gradients of a plain run, and the reference is the model without it, not a copy."""
+
+    def gradients(checkpointing: bool, inputs: bool = True) -> dict[str, Tensor]:
+        keep, model = Gradients(), adapted(init_lora_weights=False)
+        reference = facts.full()
+        if checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kind)
+        if not inputs:
+            model.base_model.model.disable_input_require_grads()
+        make(tmp_path, model, given={"callbacks": [keep], "reference": reference}, max_steps=1).train()
+        return keep.first
+
+    plain, checkpointed = gradients(False), gradients(True)
+    assert plain.keys() == checkpointed.keys()
+    assert all("lora" in name and value.any() for name, value in plain.items())
+    for name, value in plain.items():
+        torch.testing.assert_close(checkpointed[name], value, rtol=1e-4, atol=1e-6)
+    fresh = adapted()
+    fresh.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kind)
+    assert make(tmp_path, fresh).reference.frozen is None  # asked whether anything outside the adapter is trained
+    if kind is not None:  # control: inputs that need no gradient, with which the reentrant kind trains nothing
+        with pytest.raises(RuntimeError, match="does not require grad"):
+            gradients(True, inputs=False)
 
 
 @pytest.mark.parametrize("options", [{"target_modules": ["q_proj", "lm_head"]}, {"modules_to_save": ["lm_head"]}])

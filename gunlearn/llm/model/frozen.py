@@ -102,7 +102,7 @@ def _objection_to_adapter(model: nn.Module, probe: Mapping[str, Tensor] | None) 
     with _without_adapter(model), torch.enable_grad():
         after = model(**inputs, use_cache=False).logits
         trained = [p for p in model.parameters() if p.requires_grad]
-        found = torch.autograd.grad(after.sum(), trained, allow_unused=True) if after.requires_grad else ()
+        found = torch.autograd.grad(after.sum(), trained, allow_unused=True) if trained and after.requires_grad else ()
         if any(gradient is not None for gradient in found):
             return "trained weights outside the adapter"
     return None if torch.equal(before, after.detach()) else "an adapter that changes the outputs"
