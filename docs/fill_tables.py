@@ -8,7 +8,9 @@ import json
 import re
 from pathlib import Path
 
+from gunlearn.methods import settings_listing
 from gunlearn.report import estimators_table, figures_table, losses_table, methods_table
+from gunlearn.report.listing import listing_markdown
 
 DOCS = Path(__file__).parent
 SPEED = DOCS.parent / "experiments" / "speed" / "results.json"
@@ -38,6 +40,12 @@ def speed_table() -> str:
     return "\n".join(lines)
 
 
+def llm_settings_table() -> str:
+    """The settings published for language models, as `gunlearn llm-methods` prints them, in markdown."""
+    (_, *head), body = settings_listing()
+    return listing_markdown(head, [row for task, *row in body if task == "causal_lm"])
+
+
 def _number(value: float | None) -> str:
     if value is None:
         return "-"
@@ -61,6 +69,7 @@ TABLES = {
     "estimators": (DOCS / "influence.md", estimators_table),
     "figures": (DOCS / "metrics.md", figures_table),
     "speed": (DOCS / "scaling.md", speed_table),
+    "llm_settings": (DOCS / "llm.md", llm_settings_table),
 }
 
 
