@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor
 
 from gunlearn.errors import GunlearnError
 from gunlearn.llm import UnlearnTrainer
+from gunlearn.llm.metrics import probability, token_scores
 from gunlearn.losses import NLL, NPO
 from tests.llm import facts
 from tests.llm.training import FORGET, RETAIN, EachStep, adapted, arguments
@@ -57,6 +58,11 @@ def run(folder: Path, build: Callable[[], nn.Module], **given: Any) -> dict[str,
     }
 
 
+def known(model: nn.Module) -> dict[str, float]:
+    """A figure of the whole model, which all processes compute together."""
+    return {"known": float(probability(token_scores(model, FORGET[:5])).mean())}
+
+
 def refused(call: Callable[[], Any]) -> str:
     """What an error says."""
     try:
@@ -92,7 +98,7 @@ def main(folder: Path) -> dict[str, Any]:
     last = {"callbacks": [EachStep(spoil)]}
     broken = trainer(folder / "broken", facts.full(), last, max_steps=1, save_strategy="no")
     out: dict[str, Any] = {
-        "copy": run(folder / "copy", facts.full),
+        "copy": run(folder / "copy", facts.full, unlearning_metrics=known),
         "adapter": run(folder / "adapter", adapted, options={"learning_rate": 3e-2}),
         "other": run(folder / "other", facts.full, reference=facts.full()),
     }

@@ -59,6 +59,7 @@ def test_two_processes_that_share_the_weights_do_what_one_does(runs: Any, kind: 
             for key in ("loss", "npo(forget)", "nll(retain)"):
                 assert theirs[key] == pytest.approx(mine[key], rel=1e-4, abs=1e-4)
         assert shared["evaluated"] == pytest.approx(alone["evaluated"], rel=1e-3, abs=1e-4)
+        assert ("eval_known" in shared["evaluated"]) == (kind == "copy")  # a figure that calls the sharded model
         assert far(shared["weights"], two[0][kind]["weights"]) == 0
         assert far(shared["resumed"], shared["weights"]) == 0  # a run from the checkpoint at half way
     # Control: training has gone so far that a reference or batch of another kind would show.
