@@ -41,6 +41,7 @@ def relearn(
     every: int = 5,
     seed: int = 0,
     chosen: Sequence[int] | None = None,
+    in_place: bool = False,
 ) -> Curve:
     """Fine-tune a copy on a few of the forgotten rows, and measure whether the others return.
 
@@ -49,7 +50,8 @@ def relearn(
 
     Trains a `share` of the rows, at least one, or those at the indices `chosen`, by AdamW in float32, whatever the
     model's type: half precision rounds small steps away. `measure` returns figures of a model in evaluation mode; the
-    curve has them with their `step`: 0, every `every` steps, and the last.
+    curve has them with their `step`: 0, every `every` steps, and the last. `in_place` trains the given model itself,
+    where there is no memory for a copy.
 
     Raises:
         EmptyForgetSetError: no rows.
@@ -64,7 +66,7 @@ def relearn(
     if chosen is None:
         chosen = shown_rows(len(forget_rows), share, seed)
     rows = [forget_rows[i] for i in chosen]
-    victim = copy.deepcopy(model)
+    victim = model if in_place else copy.deepcopy(model)
     for value in (*victim.parameters(), *victim.buffers()):
         if value.dtype in (torch.float16, torch.bfloat16):
             value.data = value.data.float()
