@@ -58,6 +58,7 @@ class LLMEval:
         align_rows: Prompts of each set to draw answers to, evenly spaced.
         samples: Answers per prompt.
         max_new_tokens: Most tokens of generated answers; by default those of the rows' own, and 64 for the alignment.
+        gradient_rows: Rows of each set for the membership attack by gradients, evenly spaced.
         relearn_steps: Steps of the relearning attack; 0 leaves it out.
         quantise: Roundings of the weights under which the forgotten rows are scored again.
         lm_eval: Tasks of lm-eval to run, where it is installed.
@@ -99,9 +100,10 @@ class LLMEval:
     out: File = None
     attacks: tuple[_Attack, ...] = ("loss", "min_k", "min_k_plus", "zlib", "reference", "gradient")
     align: Flag = True
-    align_rows: int = 64
+    align_rows: int = 32
     samples: int = 4
     max_new_tokens: Whole = None
+    gradient_rows: int = 64
     relearn_steps: int = 20
     quantise: tuple[_Rounding, ...] = ("int8", "nf4")
     lm_eval: Texts = ()
@@ -164,6 +166,7 @@ class LLMEval:
             sampler=Sampler(n_samples=self.samples, seed=self.seed),
             max_new_tokens=self.max_new_tokens,
             end=self.end,
+            gradient_rows=self.gradient_rows,
             relearn_steps=self.relearn_steps,
             quantise=self.quantise,
             harness=self.lm_eval,

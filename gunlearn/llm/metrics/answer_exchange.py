@@ -15,6 +15,7 @@ from gunlearn.llm.metrics.eval_settings import EvalSettings
 from gunlearn.llm.metrics.evaluation_log import EvaluationLog
 from gunlearn.llm.metrics.measured_sets import SetMeasures
 from gunlearn.llm.metrics.reference_logs import ReferenceLog
+from gunlearn.llm.metrics.row_passes import spaced
 from gunlearn.llm.metrics.scoring import prompt_ids
 from gunlearn.llm.metrics.stored_answers import AnswerSpec, step_terms, stored_answers
 from gunlearn.llm.model.head import context_of
@@ -124,12 +125,6 @@ def _score(
         if measures.passes.team.main:
             terms = {half: found, f"{half}_truncated": log.settings["truncated"][part]}
             entry[part] = entry.get(part, {}) | terms
-
-
-def spaced(number: int, most: int | None) -> list[int]:
-    """Return at most `most` of the indices below `number`, evenly spaced."""
-    step = 1.0 if most is None else max(1.0, number / most)
-    return [int(i * step) for i in range(number if most is None else min(most, number))]
 
 
 def _truncated(answers: Sequence[Mapping[str, torch.Tensor]]) -> float:

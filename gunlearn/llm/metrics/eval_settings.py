@@ -34,6 +34,8 @@ class EvalSettings:
         relearn_lr: its learning rate.
         relearn_share: share of the forgotten rows that it trains on.
         relearn_rows: most of the other forgotten rows that it measures.
+        relearn_batch: rows per step.
+        gradient_rows: most rows of each set for the gradient attack, evenly spaced; `None` takes all.
         quantise: roundings of the weights among `ROUNDINGS`, under which the forgotten rows are scored again.
         harness: tasks of lm-eval to run, where it is installed.
         batch_size: rows at a time; answers are drawn four times as many at a time. No figure depends on it.
@@ -55,6 +57,8 @@ class EvalSettings:
     relearn_lr: float = 1e-4
     relearn_share: float = 0.1
     relearn_rows: int = 32
+    relearn_batch: int = 4
+    gradient_rows: int | None = None
     quantise: Sequence[str] = ("int8",)
     harness: Sequence[str] = ()
     batch_size: int = 16
@@ -65,7 +69,15 @@ class EvalSettings:
             if unknown:
                 raise InvalidInputError(f"Expected {name!r} among {known} (got {unknown})")
         check_choice("end", self.end, END_MODES)
-        numbers = self.kept, self.batch_size, self.relearn_rows, self.align_rows or 1, self.max_new_tokens or 1
+        numbers = (
+            self.kept,
+            self.batch_size,
+            self.relearn_rows,
+            self.relearn_batch,
+            self.gradient_rows or 1,
+            self.align_rows or 1,
+            self.max_new_tokens or 1,
+        )
         if min(numbers) < 1 or self.relearn_steps < 0 or not 0 < self.relearn_share <= 1 or self.relearn_lr <= 0:
             raise InvalidInputError(f"Expected positive numbers and relearn_share in (0, 1] (got {self})")
 

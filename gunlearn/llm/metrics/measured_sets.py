@@ -15,8 +15,9 @@ from gunlearn.llm.metrics import tofu_metrics as tofu
 from gunlearn.llm.metrics.eval_settings import EvalSettings
 from gunlearn.llm.metrics.measured_model import OWN
 from gunlearn.llm.metrics.row_figures import RowsView
-from gunlearn.llm.metrics.row_passes import RowPasses
+from gunlearn.llm.metrics.row_passes import RowPasses, spaced
 from gunlearn.llm.metrics.scoring import NotANumberError, token_scores
+from gunlearn.llm.metrics.shared_prompts import grouped_log_probs
 from gunlearn.metrics.texts import TokenScores, exact_memorization, extraction_strength
 
 _COLUMNS = ("log_prob", "mask", "first", "mean", "std", "end")
@@ -117,8 +118,11 @@ class SetMeasures:
         out = {}
         for attack in self.settings.attacks:
             if attack == "gradient":
+                some = [rows[i] for i in spaced(len(rows), self.settings.gradient_rows)]
                 found = self.passes.run(
-                    f"gradient-{part}", len(rows), lambda index: self._gradients([rows[i] for i in index])
+                    f"gradient-{part}",
+                    len(some),
+                    lambda index, some=some: self._gradients([some[i] for i in index]),  # type: ignore[misc]
                 )
                 out[attack] = torch.tensor(found)
             elif attack == "zlib" and scores is not None:
@@ -139,11 +143,9 @@ class SetMeasures:
     def _given(self, rows: Rows) -> list[tuple[Tensor, Tensor]]:
         """Return the mean log-likelihoods of each row's right answer in other words, and of its wrong ones."""
         given = [[row.get("paraphrased", row), *row["perturbed"]] for row in rows]
-        flat = [row for answers in given for row in answers]
-        scored = _by_length(
-            flat, lambda rows: [*token_scores(self.model, rows, self.settings.batch_size).mean_log_prob]
-        )
-        means = torch.stack(scored).split([len(answers) for answers in given])
+        order = sorted(range(len(given)), key=lambda i: sum(len(row["input_ids"]) for row in given[i]))
+        found = grouped_log_probs(self.model, [given[i] for i in order], self.settings.batch_size)
+        means = [mean for _, mean in sorted(zip(order, found, strict=True), key=lambda pair: pair[0])]
         return [(mean[0], mean[1:].clone()) for mean in means]
 
     def _gradients(self, rows: Rows) -> list[float]:

@@ -7,7 +7,6 @@ from torch import nn
 
 from gunlearn.llm.data.collate import Rows
 from gunlearn.llm.metrics import tofu_metrics as tofu
-from gunlearn.llm.metrics.answer_exchange import spaced
 from gunlearn.llm.metrics.attacks import relearn, shown_rows
 from gunlearn.llm.metrics.choices import chosen_right
 from gunlearn.llm.metrics.continuations import memory
@@ -16,7 +15,7 @@ from gunlearn.llm.metrics.harness import harness_figures
 from gunlearn.llm.metrics.measured_sets import SetMeasures, row_values
 from gunlearn.llm.metrics.membership import membership_auc
 from gunlearn.llm.metrics.nf4_weights import has_bitsandbytes, under_rounding
-from gunlearn.llm.metrics.row_passes import RowPasses
+from gunlearn.llm.metrics.row_passes import RowPasses, spaced
 from gunlearn.llm.metrics.scoring import prompt_ids, token_scores
 from gunlearn.metrics.base import figures_of
 from gunlearn.metrics.texts import TokenScores, exact_memorization, extraction_strength
@@ -142,6 +141,7 @@ def _add_relearning(
 
     def curve() -> list[dict[str, float]]:
         how = {"share": s.relearn_share, "steps": s.relearn_steps, "lr": s.relearn_lr, "in_place": not keep_model}
+        how["batch_size"] = s.relearn_batch
         return list(relearn(measures.model, rows, measure, **how))  # type: ignore[arg-type]
 
     found = measures.passes.once("relearn", curve)
