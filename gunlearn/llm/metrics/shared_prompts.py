@@ -14,7 +14,6 @@ from gunlearn.llm.metrics import tofu_metrics as tofu
 from gunlearn.llm.metrics.scoring import NotANumberError
 from gunlearn.llm.model.head import (
     LOGIT_CHUNK,
-    context_of,
     evaluating,
     last_linear_head,
     model_device,
@@ -45,11 +44,10 @@ def grouped_log_probs(model: nn.Module, groups: Sequence[Rows], batch_size: int 
     """
     if not groups or not _is_plain(groups):
         return tofu.answer_log_probs(model, groups, batch_size)
-    first = tofu.answer_log_probs(model, groups[:1], batch_size)
     if model not in _SHARES:
-        _SHARES[model] = _agrees(model, groups[0], first[0])
+        _SHARES[model] = _agrees(model, groups[0], tofu.answer_log_probs(model, groups[:1], batch_size)[0])
     if not _SHARES[model]:
-        return first + (tofu.answer_log_probs(model, groups[1:], batch_size) if len(groups) > 1 else [])
+        return tofu.answer_log_probs(model, groups, batch_size)
     size = max(1, batch_size // 4)
     out = []
     with evaluating(model), torch.no_grad():
@@ -75,9 +73,6 @@ def _start(row: Mapping[str, Any]) -> int:
 def _agrees(model: nn.Module, group: Rows, means: Tensor) -> bool:
     ids = torch.tensor([list(group[0]["input_ids"])], device=model_device(model))
     if not takes_positions(model) or last_linear_head(model, ids) is None:
-        return False
-    longest, context = sum(len(row["input_ids"]) for row in group), context_of(model)
-    if context is not None and longest > context:
         return False
     with evaluating(model), torch.no_grad():
         try:

@@ -62,7 +62,11 @@ def stored_answers(
 ) -> list[dict[str, Tensor]]:
     """Return `Answers` of a model to the prompts at the indices `chosen`, drawn as among all prompts."""
     how = spec.sampler, spec.max_new_tokens, spec.batch_size
-    samples = draw_answers(model, prompts, spec.ends, *how, chosen=chosen)
+    return with_likelihoods(model, draw_answers(model, prompts, spec.ends, *how, chosen=chosen), spec)
+
+
+def with_likelihoods(model: nn.Module, samples: Samples, spec: AnswerSpec) -> list[dict[str, Tensor]]:
+    """Return a model's samples as `Answers`, one per prompt."""
 
     def read(log_p: Tensor, label: Tensor, steps: Tensor) -> Tensor:
         kept = log_p.topk(min(spec.kept, log_p.size(-1)))
