@@ -90,7 +90,8 @@ class EvaluationLog:
         Raises:
             InvalidInputError: no such file, no JSON, or JSON of another schema; the message names the file.
         """
-        path, content = Path(path), read_json(path)
+        path = Path(path)
+        content = read_json(path)
         schema = content.get("schema")
         if schema != SCHEMA:
             raise InvalidInputError(f'Expected a log with "schema": "{SCHEMA}" in {path} (got {schema!r})')

@@ -77,7 +77,10 @@ def test_losses_give_ratios_without_the_small_number_in_their_denominators():
     ("change", "said"),
     [
         (lambda c: c.update(framework_log(4)), r"the 9 forgotten rows in .*TOFU_EVAL\.json \(got 4 rows"),
-        (lambda c: c["mia_min_k"].update(agg_value=38), r"AUC as 'agg_value' of mia_min_k in .*TOFU_EVAL\.json \(got 38"),
+        (
+            lambda c: c["mia_min_k"].update(agg_value=38),
+            r"AUC as 'agg_value' of mia_min_k in .*TOFU_EVAL\.json \(got 38",
+        ),
         (
             lambda c: c["forget_Q_A_PARA_Prob"]["value_by_index"].update({"0": None}),
             r"numbers as 'avg_loss' of forget_Q_A_PARA_Prob in .*TOFU_EVAL\.json \(got None at index 0",
