@@ -95,7 +95,8 @@ def _stepping(parameters: Sequence[nn.Parameter], lr: float) -> Iterator[None]:
 
     Steps are those of one optimiser; gradients are never in memory together.
     """
-    optimizers = {p: torch.optim.AdamW([p], lr=lr, weight_decay=0.0) for p in parameters}
+    fused = {p: p.device.type in ("cpu", "cuda") for p in parameters}  # without copies of the largest matrix in a step
+    optimizers = {p: torch.optim.AdamW([p], lr=lr, weight_decay=0.0, fused=fused[p]) for p in parameters}
 
     def step(parameter: Tensor) -> None:
         optimizers[parameter].step()  # type: ignore[index]

@@ -57,7 +57,7 @@ class EvalSettings:
     relearn_lr: float = 1e-4
     relearn_share: float = 0.1
     relearn_rows: int = 32
-    relearn_batch: int = 4
+    relearn_batch: int = 2
     gradient_rows: int | None = None
     quantise: Sequence[str] = ("int8",)
     harness: Sequence[str] = ()

@@ -187,7 +187,7 @@ def test_relearning_and_rounding_are_measured(tmp_path, logs):
     def measure(model):
         return {"prob": float(token_scores(model, others).mean_log_prob.exp().mean())}
 
-    how = {"share": 0.4, "steps": 5, "lr": 3e-3, "batch_size": 4}
+    how = {"share": 0.4, "steps": 5, "lr": 3e-3, "batch_size": 2}
     curve = relearn(models()["unlearned"], SETS["forget"], measure, **how)
     assert [point["prob"] for point in found.curves["relearn"]] == pytest.approx([point["prob"] for point in curve])
     assert abs(curve[0]["prob"] - curve[-1]["prob"]) > 0.01
