@@ -1,25 +1,28 @@
 """Language models for the command line. Loads when needed, since it imports transformers and peft."""
 
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from peft import AutoPeftModelForCausalLM
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging
 
 import gunlearn.llm.model.bounded  # noqa: F401  # registers its adapter with peft
 from gunlearn.cli.progress_bars import without_bars
 from gunlearn.core.devices import resolve_device
-from gunlearn.errors import InvalidInputError
+from gunlearn.errors import InvalidInputError, MissingExtraError
 from gunlearn.llm.model.frozen import check_vocabulary
 from gunlearn.metrics.standing import check_retrained
+from gunlearn.training.processes import processes
 
 __all__ = [
     "check_retrained",
     "check_vocabulary",
     "is_adapter",
+    "load_for_evaluation",
     "load_language_model",
     "quiet",
     "rename",
@@ -35,25 +38,86 @@ def is_adapter(name: str) -> bool:
     return (Path(name) / "adapter_config.json").is_file()
 
 
-def load_language_model(name: str, dtype: str = "auto") -> tuple[Any, Any]:
-    """Return model and tokenizer of a folder or an id, or refuse it; an adapter is merged into its model."""
+def load_language_model(name: str, dtype: str = "auto", **how: Any) -> tuple[Any, Any]:
+    """Return model and tokenizer of a folder or an id, or refuse it; an adapter is merged into its model.
+
+    `how` has further arguments of `from_pretrained`.
+    """
     path = Path(name)
     if not path.exists() and (path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1):
         raise InvalidInputError(f"Expected a folder of a model, or an id like owner/name (got {name}: no such folder)")
     try:
         if is_adapter(name):
-            model = AutoPeftModelForCausalLM.from_pretrained(name, dtype=dtype).merge_and_unload()
+            model = AutoPeftModelForCausalLM.from_pretrained(name, dtype=dtype, **how).merge_and_unload()
             for parameter in model.parameters():  # peft froze them
                 parameter.requires_grad_(parameter.is_floating_point())
             rename(model, name)
         else:
-            model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+            model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **how)
         return model, AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, RuntimeError, LookupError, TypeError, SafetensorError) as error:  # damaged files too
         raise InvalidInputError(
             f"Expected a causal language model with its tokenizer in {name} (got {type(error).__name__}: "
             f"{' '.join(str(error).split())[:200]})"
         ) from error
+
+
+def load_for_evaluation(
+    name: str, dtype: str = "auto", device: str = "auto", device_map: str | None = None, load_in: str | None = None
+) -> tuple[Any, Any]:
+    """Return model and tokenizer to evaluate, of a folder, an id or a GGUF file, on the device of this process.
+
+    Args:
+        name: a folder, an id, a GGUF file, or a folder with one.
+        dtype: precision of the weights.
+        device: `"cpu"`, `"cuda"` or `"auto"`.
+        device_map: where transformers puts the layers; not beside several processes.
+        load_in: `"4bit"` or `"8bit"`, by bitsandbytes.
+
+    Raises:
+        InvalidInputError: no model there, a GGUF file that transformers cannot read, or a `device_map` in several
+            processes.
+        MissingExtraError: bitsandbytes is not installed.
+    """
+    team, how = processes(), dict[str, Any]()
+    model: Any
+    if device_map is not None and team.world > 1:
+        raise InvalidInputError(f"Expected one process for --device-map (got {team.world})")
+    if load_in is not None:
+        if find_spec("bitsandbytes") is None:
+            raise MissingExtraError("Expected bitsandbytes for --load-in (not installed); pip install bitsandbytes")
+        four = load_in == "4bit"
+        config = BitsAndBytesConfig(load_in_4bit=four, load_in_8bit=not four, bnb_4bit_quant_type="nf4")
+        how["quantization_config"] = config
+    how |= {} if device_map is None else {"device_map": device_map}
+    file = _gguf_file(name)
+    if file is not None:
+        try:
+            found = {"gguf_file": file.name}
+            model = AutoModelForCausalLM.from_pretrained(file.parent, dtype=dtype, **found, **how)
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, **found)
+        except Exception as error:  # readers of damaged files raise what they like
+            raise InvalidInputError(
+                f"Expected a GGUF file that transformers reads in {file} (got {type(error).__name__}: "
+                f"{' '.join(str(error).split())[:200]})"
+            ) from error
+    else:
+        model, tokenizer = load_language_model(name, dtype, **how)
+    if device_map is None and load_in is None:
+        model.to(team.device if team.world > 1 else resolve_device(device))
+    return model.eval(), tokenizer
+
+
+def _gguf_file(name: str) -> Path | None:
+    path = Path(name)
+    if path.suffix == ".gguf" and path.is_file():
+        return path
+    if not path.is_dir() or any((path / other).is_file() for other in ("config.json", "adapter_config.json")):
+        return None
+    found = sorted(path.glob("*.gguf"))
+    if len(found) > 1:
+        raise InvalidInputError(f"Expected one GGUF file in {name} (got {', '.join(f.name for f in found)}); name one")
+    return found[0] if found else None
 
 
 def rename(model: Any, name: str) -> None:

@@ -64,6 +64,7 @@ _FIGURES = {
     "drma": f"{_HERE}.texts:DRMA",
     "drma_per_token": f"{_HERE}.texts:DRMAPerToken",
     "rougeL": f"{_HERE}.texts:RougeL",
+    "fluency": f"{_HERE}.texts:Fluency",
     "truth_ratio": f"{_HERE}.texts:TruthRatio",
 }
 _EVALUATORS = {
@@ -110,7 +111,7 @@ _HOMES = {
     "gunlearn.metrics.problem": ("Evaluator", "evaluator", "headline", "row_names"),
     "gunlearn.metrics.ranking": ("forget_separation", "separation"),
     "gunlearn.metrics.standing": ("Standing", "standings"),
-    "gunlearn.metrics.texts": ("TokenScores", "drma", "exact_memorization", "extraction_strength"),
+    "gunlearn.metrics.texts": ("TokenScores", "drma", "exact_memorization", "extraction_strength", "fluency"),
     "gunlearn.metrics.view": ("ModelView", "histogram"),
 }
 for _home in (*_FIGURES.values(), *_EVALUATORS.values()):

@@ -1,8 +1,12 @@
 """Scores of language models per token of given texts, and the figures that use them."""
 
+import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from gunlearn.metrics.base import Figure
@@ -52,13 +56,15 @@ class TextView(Protocol):
     Attributes:
         scores: of the rows' labelled tokens.
         likelihood: p(answer)^(1/tokens) of each row, or its share among the given answers, `[num_rows]`.
-        rouge: ROUGE-L recall of generated answers, `[num_rows]`; `None` where none were generated.
+        said: generated answers; `None` where none were generated.
+        rouge: their ROUGE-L recall, `[num_rows]`; `None` where none were generated.
         truth: summary of the truth ratios; `None` where rows have no wrong answers.
         in_full: whether to measure memorisation too.
     """
 
     scores: TokenScores
     likelihood: Tensor
+    said: Sequence[str] | None
     rouge: Tensor | None
     truth: float | None
     in_full: bool
@@ -99,6 +105,21 @@ def drma(scores: TokenScores, per_token: bool = False) -> float:
     """
     total = (scores.log_prob.double().exp() * scores.mask).sum(1)
     return float((total / scores.length if per_token else total).mean())
+
+
+def fluency(texts: Sequence[str]) -> Tensor:
+    r"""Return the entropy of each text's pairs and triples of words, `[num_texts]` in bits; 0 for one word or none.
+
+    :math:`\frac12 (\frac23 H_2 + \frac43 H_3)`, as in `arXiv:2202.05262 <https://arxiv.org/abs/2202.05262>`_: a model
+    that says the same words again and again has a low one, as a short answer has. Words are separated by blanks.
+    """
+    return torch.tensor([(_entropy(text.split(), 2) * 2 / 3 + _entropy(text.split(), 3) * 4 / 3) / 2 for text in texts])
+
+
+def _entropy(words: Sequence[str], size: int) -> float:
+    counts = Counter(zip(*(words[i:] for i in range(size)), strict=False))
+    total = sum(counts.values())
+    return sum(-n / total * math.log2(n / total) for n in counts.values())
 
 
 class AnswerProbability(Figure):
@@ -159,6 +180,15 @@ class RougeL(Figure):
 
     def compute(self, view: TextView) -> float | None:
         return None if view.rouge is None else _mean(view.rouge)
+
+
+class Fluency(Figure):
+    """Entropy of pairs and triples of words in generated answers, in bits: low where a model repeats itself."""
+
+    name, heading, tasks = "fluency", "fluency", TEXTS
+
+    def compute(self, view: TextView) -> float | None:
+        return None if view.said is None else _mean(fluency(view.said))
 
 
 class TruthRatio(Figure):

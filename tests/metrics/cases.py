@@ -92,6 +92,7 @@ CASES = [
     FigureCase("drma", 6.0),
     FigureCase("drma_per_token"),
     FigureCase("rougeL"),
+    FigureCase("fluency", math.inf),
     FigureCase("truth_ratio"),
 ]
 
@@ -111,7 +112,12 @@ def text_view() -> SimpleNamespace:
     scores = TokenScores(log_prob, mask, (log_prob > math.log(0.4)) & mask, torch.zeros(2, 6), torch.zeros(2, 6))
     likelihood = scores.mean_log_prob.exp()
     return SimpleNamespace(
-        scores=scores, likelihood=likelihood, rouge=torch.tensor([0.5, 1.0]), truth=0.4, in_full=True
+        scores=scores,
+        likelihood=likelihood,
+        said=["a b c d", "a a a a"],
+        rouge=torch.tensor([0.5, 1.0]),
+        truth=0.4,
+        in_full=True,
     )
 
 

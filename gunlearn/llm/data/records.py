@@ -37,7 +37,11 @@ def read_records(path: str | PathLike[str]) -> list[dict[str, Any]]:
         DatasetNotFoundError: no such file.
         InvalidInputError: no JSON, no object, none of the shapes (the message names the line), or an empty file.
     """
-    path = Path(path)
+    return [dict(canonical(record, where)) for where, record in read_objects(Path(path))]
+
+
+def read_objects(path: Path) -> list[tuple[str, Any]]:
+    """Return the entries of a UTF-8 file, one JSON object per line or one JSON array, each with where it stands."""
     if not path.is_file():
         raise DatasetNotFoundError(f"Expected a file of JSON lines (got {path}, which is no file)")
     try:
@@ -46,13 +50,13 @@ def read_records(path: str | PathLike[str]) -> list[dict[str, Any]]:
         raise InvalidInputError(f"Expected {path.name} in UTF-8 (got byte {error.start} that is not)") from None
     _refuse_wrapper(text, path.name)
     if text.lstrip().startswith("["):
-        found = [(f"entry {i}", entry) for i, entry in enumerate(_parsed(text, path.name, 1), 1)]
+        found = [(f"entry {i} of {path.name}", entry) for i, entry in enumerate(_parsed(text, path.name, 1), 1)]
     else:  # split at newlines only: JSON strings may hold other line separators
         lines = [(i, line) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
-        found = [(f"line {i}", _parsed(line, path.name, i)) for i, line in lines]
+        found = [(f"line {i} of {path.name}", _parsed(line, path.name, i)) for i, line in lines]
     if not found:
         raise InvalidInputError(f"Expected records in {path.name} (got an empty file)")
-    return [dict(canonical(record, f"{where} of {path.name}")) for where, record in found]
+    return found
 
 
 def text_of(record: Mapping[str, Any], system: bool = True) -> str:
@@ -111,7 +115,7 @@ def _refuse_wrapper(text: str, name: str) -> None:
     except json.JSONDecodeError:  # lines, each of which is checked later
         return
     if isinstance(found, Mapping) and not has_shape(found):
-        lists = [key for key, value in found.items() if isinstance(value, list)]
+        lists = [k for k, v in found.items() if isinstance(v, list) and (not v or isinstance(v[0], Mapping))]
         if lists:
             raise InvalidInputError(
                 f"Expected JSON lines or one JSON array of records (got {name}, which is one JSON object with a list "

@@ -1,7 +1,8 @@
 """Relearning and quantisation: does forgotten knowledge return after a little training, or in rounded weights?"""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,7 @@ def relearn(
     every: int = 5,
     seed: int = 0,
     chosen: Sequence[int] | None = None,
+    in_place: bool = False,
 ) -> Curve:
     """Fine-tune a copy on a few of the forgotten rows, and measure whether the others return.
 
@@ -49,7 +51,8 @@ def relearn(
 
     Trains a `share` of the rows, at least one, or those at the indices `chosen`, by AdamW in float32, whatever the
     model's type: half precision rounds small steps away. `measure` returns figures of a model in evaluation mode; the
-    curve has them with their `step`: 0, every `every` steps, and the last.
+    curve has them with their `step`: 0, every `every` steps, and the last. `in_place` trains the given model itself,
+    where there is no memory for a copy.
 
     Raises:
         EmptyForgetSetError: no rows.
@@ -64,7 +67,7 @@ def relearn(
     if chosen is None:
         chosen = shown_rows(len(forget_rows), share, seed)
     rows = [forget_rows[i] for i in chosen]
-    victim = copy.deepcopy(model)
+    victim = model if in_place else copy.deepcopy(model)
     for value in (*victim.parameters(), *victim.buffers()):
         if value.dtype in (torch.float16, torch.bfloat16):
             value.data = value.data.float()
@@ -72,21 +75,41 @@ def relearn(
     if not trainable:  # merged or frozen: an attacker who has the weights can train them
         victim.requires_grad_(True)
         trainable = list(victim.parameters())
-    optimizer = torch.optim.AdamW(trainable, lr=lr, weight_decay=0.0)
     collator, curve = collator_of(victim), Curve(chosen)
     curve.append({"step": 0, **measure(victim.eval())})
-    with isolated_rng(seed):
+    with isolated_rng(seed), _stepping(trainable, lr):
         for step in range(1, steps + 1):
             index = torch.randint(len(rows), (batch_size,)) if len(rows) > batch_size else range(len(rows))
             loss = token_loss(victim.train(), row_batch(victim, [rows[int(i)] for i in index], collator))
             loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
             if not all(bool(x.isfinite().all()) for x in (loss, *trainable)):
                 raise DivergenceError(f"Expected finite loss and weights (got loss {loss.item():g} in step {step})")
             if step % every == 0 or step == steps:
                 curve.append({"step": step, **measure(victim.eval())})
     return curve
+
+
+@contextmanager
+def _stepping(parameters: Sequence[nn.Parameter], lr: float) -> Iterator[None]:
+    """Inside the block AdamW steps each parameter as soon as its gradient is there; the gradient goes at once.
+
+    Steps are those of one optimiser; gradients are never in memory together.
+    """
+    fused = {p: p.device.type in ("cpu", "cuda") for p in parameters}  # without copies of the largest matrix in a step
+    optimizers = {p: torch.optim.AdamW([p], lr=lr, weight_decay=0.0, fused=fused[p]) for p in parameters}
+
+    def step(parameter: Tensor) -> None:
+        optimizers[parameter].step()  # type: ignore[index]
+        parameter.grad = None
+
+    for parameter in parameters:
+        parameter.grad = None
+    hooks = [parameter.register_post_accumulate_grad_hook(step) for parameter in parameters]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @torch.no_grad()

@@ -118,8 +118,8 @@ def evaluate_language_models(
     models = named_models(models, references, original)
     check_language_models(models.values())
     sets = {"forget": forget_rows, "retain": retain_rows, **(utility_rows or {})}
-    sets = {part: _encoded(f"{part}_rows" if part in OWN else part, rows) for part, rows in sets.items()}
-    holdout = None if holdout_rows is None else _encoded("holdout_rows", holdout_rows)
+    sets = {part: encoded_rows(f"{part}_rows" if part in OWN else part, rows) for part, rows in sets.items()}
+    holdout = None if holdout_rows is None else encoded_rows("holdout_rows", holdout_rows)
     measured = {name: figure for name, figure in figures_of("causal_lm", metrics).items() if name != "nll"}
     speak = {"tokenizer": tokenizer, "max_new_tokens": max_new_tokens, "ends": ends} if generate else None
     closing: dict[str, Any] = {"end": end, "tokenizer": tokenizer if ends is None else ends}
@@ -142,7 +142,7 @@ def evaluate_language_models(
         room = min(context_of(model) or math.inf for model in models.values()) - max(map(len, supplier.prompts))
         supplier.max_new_tokens = max_new_tokens or int(max(1, min(supplier.max_new_tokens, room)))
         for name, at in standings(compared, references, supplier, original).items():
-            out.of(name).update(_alignment(f"{part}_alignment", at))
+            out.of(name).update(alignment_figures(f"{part}_alignment", at))
     return out
 
 
@@ -160,7 +160,7 @@ def _check_arguments(
         raise InvalidInputError("Expected 'references' for the attack 'reference' (got none)")
 
 
-def _alignment(stem: str, at: Standing) -> dict[str, float]:
+def alignment_figures(stem: str, at: Standing) -> dict[str, float]:
     """Return the figures of an alignment by name."""
     figures: dict[str, float | None] = {"": at.value, "_precision": at.precision, "_recall": at.recall}
     figures |= dict(zip(("_low", "_high"), at.interval or (), strict=False))
@@ -207,7 +207,7 @@ def _compare(
             out.of(name)["forget_quality"] = tofu.forget_quality(own, known[0])
 
 
-def _encoded(name: str, rows: Any) -> list[Mapping[str, Any]]:
+def encoded_rows(name: str, rows: Any) -> list[Mapping[str, Any]]:
     """Return the rows as a list; refuse other objects."""
     if isinstance(rows, (str, Path, Mapping)) or not hasattr(rows, "__getitem__"):
         got = f"{type(rows).__name__} {str(rows)!r:.60}"

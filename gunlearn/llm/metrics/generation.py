@@ -46,6 +46,7 @@ def draw_answers(
     sampler: Sampler | None = None,
     max_new_tokens: int = 64,
     batch_size: int = 64,
+    chosen: Sequence[int] | None = None,
 ) -> Samples:
     """Draw answers to prompts.
 
@@ -56,6 +57,7 @@ def draw_answers(
         sampler: how to draw; `None` takes the likeliest token each time, one answer per prompt.
         max_new_tokens: most tokens of an answer.
         batch_size: answers at a time.
+        chosen: answer the prompts at these indices alone, as they would be answered among all.
 
     Raises:
         InvalidInputError: no prompts, or prompts and answers that do not fit into the model's context.
@@ -70,6 +72,9 @@ def draw_answers(
     per_prompt = 1 if sampler is None else sampler.n_samples
     generator = torch.Generator().manual_seed(0 if sampler is None else sampler.seed)
     uniform = torch.rand(len(prompts) * per_prompt, max_new_tokens, generator=generator, dtype=torch.float64)
+    if chosen is not None:
+        uniform = uniform.view(len(prompts), per_prompt, -1)[list(chosen)].flatten(0, 1)
+        prompts = [prompts[i] for i in chosen]
     tokens = torch.zeros(uniform.shape, dtype=torch.long)
     device, end_ids = model_device(model), torch.tensor(sorted(ends), dtype=torch.long)
     with evaluating(model), torch.no_grad():

@@ -52,12 +52,22 @@ class RowsView:
         return tofu.answer_log_probs(self.model, [row["perturbed"] for row in self.rows], self.batch_size)
 
     @cached_property
+    def right(self) -> Tensor:
+        """Mean log-likelihood per token of each row's right answer in other words, `[num_rows]`."""
+        rows = [row.get("paraphrased", row) for row in self.rows]
+        return token_scores(self.model, rows, self.batch_size).mean_log_prob
+
+    @cached_property
     def ratio(self) -> Tensor | None:
         """Truth ratio of each row, `[num_rows]`."""
-        if self.wrong is None:
+        return None if self.wrong is None else tofu.truth_ratio(self.right, self.wrong)
+
+    @cached_property
+    def said(self) -> list[str] | None:
+        """The model's greedy answer to each row's prompt; `None` where none were generated."""
+        if self.speak is None:
             return None
-        right = token_scores(self.model, [row.get("paraphrased", row) for row in self.rows], self.batch_size)
-        return tofu.truth_ratio(right.mean_log_prob, self.wrong)
+        return tofu.answers_of(self.model, self.rows, batch_size=4 * self.batch_size, **self.speak)
 
     @property
     def likelihood(self) -> Tensor:
@@ -67,11 +77,10 @@ class RowsView:
 
     @property
     def rouge(self) -> Tensor | None:
-        if self.speak is None:
+        if self.said is None or self.speak is None:
             return None
-        said = tofu.answers_of(self.model, self.rows, batch_size=4 * self.batch_size, **self.speak)
         truths = [tofu.truth_of(row, self.speak["tokenizer"]) for row in self.rows]
-        return tofu.rouge(said, truths)["rougeL_recall"]
+        return tofu.rouge(self.said, truths)["rougeL_recall"]
 
     @property
     def truth(self) -> float | None:

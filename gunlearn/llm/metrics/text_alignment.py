@@ -64,10 +64,7 @@ class TextAlignment:
     def terms(self, samples: Samples, p: nn.Module, q: nn.Module) -> StepTerms:
         check_language_models((p, q))
         check_vocabulary(p, q)
-        mask, rows = samples.mask.flatten(0, 1), []
-        for i, tokens in enumerate(samples.tokens.flatten(0, 1)):
-            prompt, answer = samples.prompts[i // samples.mask.size(1)], tokens[mask[i]].tolist()
-            rows.append({"input_ids": prompt + answer, "labels": [IGNORE] * len(prompt) + answer})
+        mask, rows = samples.mask.flatten(0, 1), sampled_rows(samples)
         values, total = torch.zeros(mask.shape), torch.tensor([len(row["input_ids"]) for row in rows])
         with evaluating(p), evaluating(q), torch.no_grad():
             for index in total.argsort().split(self.batch_size):
@@ -93,6 +90,15 @@ class TextAlignment:
                 ratio = a.log_softmax(-1).gather(1, y) - b.log_softmax(-1).gather(1, y)
                 out.append(ratio[:, 0].float().cpu())
         return out
+
+
+def sampled_rows(samples: Samples) -> list[dict[str, list[int]]]:
+    """Return a row per answer, `[num_prompts * num_samples]`: its prompt, and its tokens as labels."""
+    mask, rows = samples.mask.flatten(0, 1), []
+    for i, tokens in enumerate(samples.tokens.flatten(0, 1)):
+        prompt, answer = samples.prompts[i // samples.mask.size(1)], tokens[mask[i]].tolist()
+        rows.append({"input_ids": prompt + answer, "labels": [IGNORE] * len(prompt) + answer})
+    return rows
 
 
 def functional_alignment(

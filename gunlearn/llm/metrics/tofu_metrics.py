@@ -97,16 +97,19 @@ def answers_of(
     max_new_tokens: int | None = None,
     batch_size: int = 64,
     ends: int | Sequence[int] | None = None,
+    among: Rows | None = None,
 ) -> list[str]:
     """Return the model's greedy answer to each row's prompt, as text.
 
-    Answers have up to `max_new_tokens`, by default one more than the rows' longest, within the context; they end with
-    an id of `ends`, by default of `end_tokens`.
+    Answers have up to `max_new_tokens`, by default one more than the longest of the rows (or of `among`, of which
+    `rows` are a part), within the context; they end with an id of `ends`, by default of `end_tokens`.
     """
     rows = [rows[i] for i in range(len(rows))]
     prompts = [prompt_of(row) for row in rows]
     groups: dict[int, list[int]] = {}
-    longest = 1 + max((sum(int(y) != IGNORE for y in row["labels"]) for row in rows), default=0)
+    measured = rows if among is None else among
+    lengths = (sum(int(y) != IGNORE for y in measured[i]["labels"]) for i in range(len(measured)))
+    longest = 1 + max(lengths, default=0)
     context = context_of(model)
     for i, prompt in enumerate(prompts):
         room = longest if context is None else min(longest, context - len(prompt))

@@ -1,0 +1,167 @@
+"""All figures of one language model, with its logs in place of other models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from gunlearn.errors import InvalidInputError
+from gunlearn.llm.data.collate import Rows
+from gunlearn.llm.data.encoding import check_tokenizer
+from gunlearn.llm.data.end_tokens import end_tokens
+from gunlearn.llm.data.rows import check_ids
+from gunlearn.llm.metrics.answer_exchange import draw_own, plan_answers, score_references
+from gunlearn.llm.metrics.eval_settings import EvalSettings
+from gunlearn.llm.metrics.evaluation import encoded_rows
+from gunlearn.llm.metrics.evaluation_log import EvaluationLog
+from gunlearn.llm.metrics.logged_comparisons import compared
+from gunlearn.llm.metrics.measured_sets import SetMeasures
+from gunlearn.llm.metrics.own_figures import add_attacks, add_sets
+from gunlearn.llm.metrics.reference_logs import check_apart, read_original, read_reference, relative
+from gunlearn.llm.metrics.row_digests import identity_of, row_digests, tokenizer_digest, vocabulary_of, weights_digest
+from gunlearn.llm.metrics.row_passes import RowPasses
+from gunlearn.llm.model.causality import check_language_model
+from gunlearn.llm.model.head import without_peft
+from gunlearn.training.processes import Processes, processes
+
+#: Sets that are read in a way of their own; all others are sets of TOFU's model utility.
+KNOWN_SETS = ("forget", "retain", "holdout", "knowledge_forget", "knowledge_retain", "verbatim", "choices")
+
+
+def evaluate_one(
+    model: nn.Module,
+    tokenizer: Any,
+    sets: Mapping[str, Rows],
+    settings: EvalSettings | None = None,
+    *,
+    references: Sequence[str | PathLike[str]] = (),
+    original_log: str | PathLike[str] | None = None,
+    out: str | PathLike[str] | None = None,
+    name: str = "model",
+    keep_model: bool = True,
+    keep_texts: bool = False,
+    say: Callable[[str], None] | None = None,
+) -> EvaluationLog:
+    """Measure one language model; retrained models enter by the logs of their own evaluations.
+
+    The figures are those of `evaluate_language_models` and of the attacks, see docs/llm_eval.md. The alignment with a
+    retrained model is there once that model has scored this one's answers (`score_answers`). An evaluation that was
+    interrupted goes on where `out` and its passes are; one that is complete only adds comparisons with further logs.
+
+    In several processes (`accelerate launch`) each scores a share of the rows, and the first one writes.
+
+    Args:
+        model: a causal language model; not changed, unless `keep_model=False`.
+        tokenizer: its tokenizer.
+        sets: rows by set: `"forget"` and `"retain"`, with `"perturbed"` and `"paraphrased"` rows for truth ratios;
+            `"holdout"`, which no model has seen; `"knowledge_forget"`, `"knowledge_retain"` and `"verbatim"` (MUSE; see
+            `continuation_rows`), `"choices"` (see `choice_rows`); further ones are sets of TOFU's model utility.
+        settings: what to measure.
+        references: logs of retrained models, ours or open-unlearning's.
+        original_log: the log of the model before unlearning.
+        out: the log to write, a JSON file; answers lie beside it. Without it nothing is written.
+        name: what the log calls the model.
+        keep_model: relearn on a copy; else the model itself is trained, at the end.
+        keep_texts: write generated answers into the log.
+        say: is told what is being done.
+
+    Raises:
+        InvalidInputError: rows that are not encoded or have tokens that the model lacks, no forgotten or retained rows,
+            logs that do not fit (see `read_reference`), or an `out` of another evaluation.
+        NotANumberError: a log-likelihood is NaN.
+        UnsupportedModelError: an encoder-decoder, a bidirectional model, prompt tuning.
+    """
+    settings, team = settings or EvalSettings(), processes()
+    sets = _checked_sets(model, tokenizer, sets)
+    own = _new_log(model, tokenizer, sets, settings, name)
+    own.path = None if out is None else Path(out)
+    identity = _identity(own, sets)
+    own.settings["identity"] = identity
+    plan_answers(own, model, settings, sets)
+    own = _resumed(own, team)
+    read = [read_reference(path, own) for path in references if not _is_own(Path(path), own)]
+    found = [r for r in read if r.weights != own.model["weights"]]
+    original = None if original_log is None else read_original(original_log, own)
+    check_apart(found, {} if original is None else {"the original model": original})
+    own.references = [{"file": relative(r.path, own), "weights": r.weights} for r in found]
+    own.original = None if original is None else {"file": relative(Path(original_log or ""), own)}
+    folder = None if own.path is None else own.path.with_suffix(".passes")
+    passes = RowPasses(folder, identity, team, say)
+    if team.main and own.path is not None and not own.complete:
+        own.save()
+    measures = SetMeasures(model, tokenizer, settings, passes, name)
+    answers = None
+    if not own.complete:
+        add_sets(own, measures, sets, keep_texts)
+        answers = draw_own(own, measures, sets)
+    score_references(own, measures, sets, found)
+    if not own.complete:
+        add_attacks(own, measures, sets, original, keep_model)
+    if team.main:
+        compared(own, found, original)
+        own.complete = True
+        if own.path is not None:
+            own.save(answers=answers)
+    passes.close()
+    return own
+
+
+def _checked_sets(model: nn.Module, tokenizer: Any, sets: Mapping[str, Rows]) -> dict[str, Rows]:
+    check_language_model(model)
+    check_tokenizer(tokenizer)
+    if not {"forget", "retain"} <= sets.keys():
+        raise InvalidInputError(f"Expected rows to 'forget' and to 'retain' (got {sorted(sets)})")
+    rows: dict[str, Rows] = {part: encoded_rows(part, given) for part, given in sets.items()}
+    if hasattr(model, "get_input_embeddings"):
+        check_ids(model, rows)
+    return rows
+
+
+def _new_log(
+    model: nn.Module, tokenizer: Any, sets: Mapping[str, Rows], settings: EvalSettings, name: str
+) -> EvaluationLog:
+    plain = without_peft(model)
+    about = {"name": name, "weights": weights_digest(model), "vocabulary": vocabulary_of(model)}
+    about |= {"kind": type(plain).__name__, "parameters": sum(p.numel() for p in plain.parameters())}
+    ends = list(end_tokens(tokenizer if settings.ends is None else settings.ends))
+    rows = {
+        part: [{"index": i, "digest": digest} for i, digest in enumerate(row_digests(given))]
+        for part, given in sets.items()
+    }
+    speaker = {"digest": tokenizer_digest(tokenizer), "size": len(tokenizer)}
+    return EvaluationLog(about, speaker, settings.recorded() | {"ends": ends}, rows)
+
+
+def _identity(log: EvaluationLog, sets: Mapping[str, Rows]) -> str:
+    """Return a digest of model, settings and rows, with their wrong answers and choices."""
+    beside = [
+        [row.get("paraphrased", {}).get("input_ids")]
+        + [other["input_ids"] for name in ("perturbed", "choices") for other in row.get(name, ())]
+        for rows in sets.values()
+        for row in rows
+    ]
+    digests = {part: log.digests(part) for part in log.rows}
+    return identity_of(log.model, log.tokenizer, sorted(log.settings.items()), digests, beside)
+
+
+def _resumed(own: EvaluationLog, team: Processes) -> EvaluationLog:
+    """Return the log that is there already, if it is of the same evaluation; refuse one of another."""
+    if own.path is None or not own.path.exists():
+        team.wait()
+        return own
+    there = EvaluationLog.load(own.path)
+    team.wait()
+    if there.settings.get("identity") != own.settings["identity"]:
+        raise InvalidInputError(
+            f"Expected a new file, or the log of the same model, rows and settings (got {own.path}, of another "
+            "evaluation); remove it, or write to another one"
+        )
+    return there if there.complete else own
+
+
+def _is_own(path: Path, own: EvaluationLog) -> bool:
+    return own.path is not None and path.resolve() == own.path.resolve()

@@ -1,0 +1,135 @@
+"""Logs of retrained models, read in place of the models; those that do not fit are refused by the file's name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gunlearn.errors import InvalidInputError
+from gunlearn.llm.metrics.evaluation_log import SCHEMA, EvaluationLog, read_json
+from gunlearn.llm.metrics.framework_logs import framework_aucs, framework_ratio, is_framework_log
+
+#: Settings that two logs must share for their answers to be compared.
+_SHARED = ("sampler", "ends", "answer_tokens", "aligned")
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceLog:
+    """What the log of a retrained model says.
+
+    Attributes:
+        path: the file.
+        ratio: truth ratios of the forgotten rows, `[num_rows]`; `None` where there are none.
+        aucs: AUC of each membership attack.
+        log: a log of our own; `None` for one of open-unlearning.
+    """
+
+    path: Path
+    ratio: Tensor | None
+    aucs: Mapping[str, float] = field(default_factory=dict)
+    log: EvaluationLog | None = None
+
+    @property
+    def weights(self) -> str:
+        return "" if self.log is None else self.log.model["weights"]
+
+    def mean_log_prob(self, part: str) -> Tensor | None:
+        """Return the mean log-likelihood per token of each row of a set, where the log has them."""
+        rows = [] if self.log is None else self.log.rows.get(part, [])
+        return torch.tensor([-row["avg_loss"] for row in rows], dtype=torch.float64) if rows else None
+
+
+def read_reference(path: str | PathLike[str], own: EvaluationLog) -> ReferenceLog:
+    """Read the log of a retrained model, ours or open-unlearning's, to compare the model of the log `own` with it.
+
+    Raises:
+        InvalidInputError: no such file, neither shape, an evaluation that was interrupted, or other rows, tokenizer,
+            vocabulary or answers; the message names the file.
+    """
+    path, number = Path(path), len(own.rows["forget"])
+    content = read_json(path)
+    if "schema" not in content and is_framework_log(content):
+        ratio, aucs = framework_ratio(content, path, number), framework_aucs(content, path)
+        if ratio is None and not aucs:
+            raise InvalidInputError(
+                f"Expected truth ratios per row or membership attacks in {path} (got {sorted(content)[:8]}); summaries "
+                "have none: take the file *_EVAL.json"
+            )
+        return ReferenceLog(path, ratio, aucs)
+    if "schema" not in content:
+        raise InvalidInputError(f'Expected "schema": "{SCHEMA}" or a log of open-unlearning in {path} (got neither)')
+    log = EvaluationLog.load(path)
+    check_fits(log, own)
+    ratios = [row.get("truth_ratio") for row in log.rows["forget"]]
+    ratio = None if None in ratios else torch.tensor(ratios, dtype=torch.float64)
+    aucs = {name.removeprefix("mia_"): value for name, value in log.figures.items() if name.startswith("mia_")}
+    return ReferenceLog(path, ratio, aucs, log)
+
+
+def read_original(path: str | PathLike[str], own: EvaluationLog) -> EvaluationLog:
+    """Read the log of the model before unlearning; raise as `read_reference`, and for a log of open-unlearning."""
+    log = EvaluationLog.load(path)
+    check_fits(log, own)
+    return log
+
+
+def check_fits(log: EvaluationLog, own: EvaluationLog) -> None:
+    """Refuse a log that another one cannot be compared with.
+
+    Raises:
+        InvalidInputError: it was interrupted, or has other rows, another tokenizer, vocabulary or settings of answers.
+    """
+    path = log.path
+    if not log.complete:
+        raise InvalidInputError(f"Expected a complete log (got {path}, whose evaluation was interrupted); run it again")
+    if log.tokenizer["digest"] != own.tokenizer["digest"]:
+        raise InvalidInputError(
+            f"Expected a log made with this model's tokenizer, of {own.tokenizer['size']} tokens (got {path}, made "
+            f"with another one, of {log.tokenizer['size']})"
+        )
+    sizes = log.model["vocabulary"], own.model["vocabulary"]
+    if sizes[0] != sizes[1]:
+        raise InvalidInputError(f"Expected a model with a vocabulary of {sizes[1]} tokens in {path} (got {sizes[0]})")
+    for part in sorted(log.rows.keys() & own.rows.keys()):
+        theirs, ours = log.digests(part), own.digests(part)
+        if theirs != ours:
+            common = len({*theirs} & {*ours})
+            raise InvalidInputError(
+                f"Expected a log of the same {len(ours)} rows of '{part}' in {path} (got {len(theirs)} rows, {common} "
+                "of them among these); a log made under another owner's key has other digests (GUNLEARN_KEY_FILE)"
+            )
+    for name in _SHARED:
+        both = log.settings.get("aligned") and own.settings.get("aligned")
+        if both and log.settings.get(name) != own.settings.get(name):
+            raise InvalidInputError(
+                f"Expected answers drawn alike, with {name} {own.settings.get(name)!r:.80}, in {path} "
+                f"(got {log.settings.get(name)!r:.80})"
+            )
+
+
+def check_apart(references: Sequence[ReferenceLog], others: Mapping[str, EvaluationLog]) -> None:
+    """Refuse references with the weights of each other or of `others`, by what these are called.
+
+    Raises:
+        InvalidInputError: two logs are of one model; the message names the files.
+    """
+    seen: dict[str, Any] = {log.model["weights"]: name for name, log in others.items()}
+    for reference in references:
+        if reference.weights in seen and reference.weights:
+            raise InvalidInputError(
+                f"Expected logs of models that were retrained under different seeds (got {reference.path}, whose "
+                f"weights are those of {seen[reference.weights]}, bit for bit)"
+            )
+        seen[reference.weights] = reference.path
+
+
+def relative(path: Path, log: EvaluationLog) -> str:
+    """Return a path as it is written into a log: from the log's folder."""
+    return os.path.relpath(path, Path() if log.path is None else log.path.parent)

@@ -1,0 +1,55 @@
+"""Digests by which logs tell rows, tokenizers and models apart."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from gunlearn.core.digest import content_hash
+from gunlearn.core.owner_key import keyed_hash
+from gunlearn.llm.data.collate import Rows
+from gunlearn.llm.model.head import output_head, without_peft
+
+_PURPOSE = "row of an evaluation"
+
+
+def row_digest(row: Mapping[str, Any]) -> str:
+    """Return 16 hex digits of a row's tokens and labels, under the owner's key: nobody else can try out a guess."""
+    columns = [[int(i) for i in row[name]] for name in ("input_ids", "labels")]
+    return keyed_hash(repr(columns).encode(), _PURPOSE)
+
+
+def row_digests(rows: Rows) -> list[str]:
+    """Return `row_digest` of each row."""
+    return [row_digest(rows[i]) for i in range(len(rows))]
+
+
+def identity_of(*parts: Any) -> str:
+    """Return a digest of all that an evaluation depends on, under the owner's key."""
+    return keyed_hash(repr(parts).encode(), f"{_PURPOSE}: identity", 32)
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """Return 16 hex digits of a tokenizer's vocabulary and chat template."""
+    template = getattr(tokenizer, "chat_template", None)
+    content = [sorted(tokenizer.get_vocab().items()), template, tokenizer.eos_token_id]
+    return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Return 16 hex digits of a model's weights; of those that are loaded, where some are offloaded."""
+    return content_hash({n: v for n, v in model.state_dict().items() if not _is_offloaded(v)})[:16]
+
+
+def vocabulary_of(model: nn.Module) -> int | None:
+    """Return the number of tokens that a model's head predicts; `None` where it names no head."""
+    weight = getattr(output_head(model), "weight", None)
+    config = getattr(without_peft(model), "config", None)
+    found = getattr(output_head(model), "out_features", None) or getattr(config, "vocab_size", None)
+    return int(found) if found else None if weight is None else int(weight.shape[0])
+
+
+def _is_offloaded(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.is_meta

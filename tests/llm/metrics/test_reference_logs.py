@@ -1,0 +1,100 @@
+"""Logs that do not fit are refused by the file's name, before any model is called."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from gunlearn.errors import InvalidInputError
+from gunlearn.llm.metrics import EvaluationLog, score_for
+from gunlearn.metrics import Sampler
+from tests.llm import facts
+from tests.llm.metrics.small_models import PROMPTED, SETS, SETTINGS, log_of, models
+
+QUICK = replace(SETTINGS, attacks=(), generate=False, sampler=Sampler(n_samples=1), max_new_tokens=3)
+PLAIN = {name: [{k: row[k] for k in ("input_ids", "labels")} for row in SETS[name]] for name in ("forget", "retain")}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with the log of a retrained model."""
+    log_of(tmp_path, "r0", sets=PLAIN, settings=QUICK)
+    return tmp_path
+
+
+def edited(folder, change, name="r0"):
+    path = folder / f"{name}.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def unlearned(folder, **more):
+    return log_of(folder, "unlearned", ("r0",), **({"sets": PLAIN, "settings": QUICK} | more))
+
+
+def test_a_log_that_fits_is_taken(folder):  # control of all below
+    assert len(unlearned(folder).compared) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda log: log.update(complete=False), r"complete log \(got .*r0\.json, whose evaluation was interrupted"),
+        (lambda log: log["tokenizer"].update(digest="x", size=7), r"r0\.json, made with another one, of 7\)"),
+        (lambda log: log["model"].update(vocabulary=9), r"vocabulary of \d+ tokens in .*r0\.json \(got 9\)"),
+        (lambda log: log["rows"]["retain"].pop(), r"same 9 rows of 'retain' in .*r0\.json \(got 8 rows, 8 of them"),
+        (lambda log: log["settings"].update(answer_tokens=4), r"with answer_tokens 3, in .*r0\.json \(got 4\)"),
+        (lambda log: log.update(schema="other/2"), r'"schema": "gunlearn.llm-eval/1" in .*r0\.json \(got \'other/2\''),
+        (lambda log: log.pop("schema"), r"open-unlearning in .*r0\.json \(got neither"),
+        (lambda log: log.update(more=1), r"entries of gunlearn.llm-eval/1 in .*r0\.json"),
+        (lambda log: log.update(answers="0"), r"answers of .*r0\.json in .*r0\.answers \(got a file that has changed"),
+    ],
+)
+def test_logs_that_do_not_fit_are_named(folder, change, said):
+    edited(folder, change)
+    with pytest.raises(InvalidInputError, match=said):
+        unlearned(folder)
+
+
+def test_other_rows_and_another_key_are_told_apart(folder, monkeypatch, tmp_path_factory):
+    other = PLAIN | {"forget": PLAIN["retain"], "retain": PLAIN["forget"]}
+    with pytest.raises(InvalidInputError, match=r"rows of 'forget' in .*r0\.json \(got 9 rows, 0 of them"):
+        unlearned(folder, sets=other)
+    monkeypatch.setenv("GUNLEARN_KEY_FILE", str(tmp_path_factory.mktemp("keys") / "other"))
+    with pytest.raises(InvalidInputError, match=r"r0\.json .*another owner's key"):
+        unlearned(folder)
+
+
+def test_missing_and_broken_files_are_named(folder):
+    (folder / "r0.answers").unlink()
+    with pytest.raises(InvalidInputError, match=r"beside .*r0\.json \(got no .*r0\.answers"):
+        unlearned(folder)
+    path = folder / "r0.json"
+    path.write_text(path.read_text()[:200])
+    with pytest.raises(InvalidInputError, match=r"Expected JSON in .*r0\.json"):
+        unlearned(folder)
+    path.unlink()
+    with pytest.raises(InvalidInputError, match=r"r0\.json, which is no file"):
+        unlearned(folder)
+
+
+def test_logs_of_one_model_are_no_references_of_each_other(folder):
+    for kind in ("json", "answers"):
+        (folder / f"copy.{kind}").write_bytes((folder / f"r0.{kind}").read_bytes())
+    with pytest.raises(InvalidInputError, match=r"different seeds \(got .*copy\.json, whose weights are those of .*r0"):
+        log_of(folder, "unlearned", ("r0", "copy"), sets=PLAIN, settings=QUICK)
+    with pytest.raises(InvalidInputError, match="weights are those of the original model"):
+        unlearned(folder, original_log=folder / "r0.json")
+    assert not log_of(folder, "r0", ("r0", "copy"), sets=PLAIN, settings=QUICK).compared  # its own logs are left out
+
+
+def test_a_second_pass_needs_a_log_of_another_model_with_answers(folder):
+    path = folder / "r0.json"
+    with pytest.raises(InvalidInputError, match=r"log of another model \(got .*r0\.json, of this one"):
+        score_for(models()["r0"], facts.tokenizer(), PROMPTED, [path])
+    score_for(models()["r1"], facts.tokenizer(), PROMPTED, [path])  # control
+    assert "precision" in next(iter(EvaluationLog.load(path).compared.values()))["forget"]
+    edited(folder, lambda log: log.update(answers=""))
+    with pytest.raises(InvalidInputError, match=r"log with answers .*r0\.json"):
+        score_for(models()["r1"], facts.tokenizer(), PROMPTED, [path])
