@@ -15,6 +15,7 @@ from gunlearn.cli.grid_command import Run
 from gunlearn.cli.influence import InfluenceCommand
 from gunlearn.cli.listings import Datasets, Estimators, FiguresCommand, Losses, Methods, Report
 from gunlearn.cli.llm import LLM, LLMMethods
+from gunlearn.cli.llm_bench import LLMBench
 from gunlearn.cli.llm_eval import LLMEval
 from gunlearn.core.atomic import OF_DISKS
 from gunlearn.core.lazy import lazy
@@ -32,6 +33,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "llm": LLM,
     "llm-eval": LLMEval,
     "diffusion": Diffusion,
+    "llm-bench": LLMBench,
     "llm-methods": LLMMethods,
     "report": Report,
 }

@@ -8,7 +8,7 @@ import numpy as np
 from torch import nn
 
 from gunlearn.core.checks import check_number
-from gunlearn.errors import InvalidInputError, UnsupportedMethodError
+from gunlearn.errors import InvalidInputError
 from gunlearn.llm.data.encoding import check_tokenizer
 from gunlearn.llm.data.records import refused
 from gunlearn.llm.data.rows import as_rows, separate
@@ -16,6 +16,7 @@ from gunlearn.llm.model.adapters import check_trainable
 from gunlearn.llm.model.causality import check_language_model
 from gunlearn.llm.model.head import context_of
 from gunlearn.llm.record import LLMResult
+from gunlearn.llm.training import by_loop
 from gunlearn.llm.training.backend import TrainerBackend
 from gunlearn.llm.training.causal_lm import CausalLM
 from gunlearn.losses import Loss, Objective, as_objective
@@ -62,7 +63,9 @@ def unlearn(
         forget: the path of a file (see `read_records`), records, or rows with `input_ids` and `labels`.
         retain: what to keep, in the same forms; required if the method's objective reads it.
         method: a name of `gunlearn.METHODS` (`"name:variant"`), a method, or any objective over the parts `"forget"`
-            and `"retain"`.
+            and `"retain"`. Methods that are more than an objective over the forgotten rows (`"finetune"`,
+            `"continued_training"`, `"replay"`, `"imu"`, `"task_vector"`) run in the package's own loop, which takes no
+            adapter and no `TrainingArguments`.
         options: options of the method.
         peft: `None` trains the model's trainable parameters; `"lora"` an adapter on all linear layers, `"bounded"` one
             on the feed-forward layers (`BoundedConfig`), or a configuration of peft.
@@ -116,15 +119,22 @@ def unlearn(
     task = CausalLM(backend=backend, batch_size=batch_size)
     given = {} if lr is None else {"lr": lr}
     built = _method(method, options, given, task, model)
-    _check_runs(backend, built)
+    looped = not backend.runs(built)
+    if looped:
+        built = by_loop.ready(built, {**given, **(options or {})}, epochs, backend, task)
     rows, records = as_rows(forget, tokenizer, "forget", **how)
     kept = [] if retain is None else _retained(retain, (rows, records), tokenizer, overlap, how)
     paired = {}
-    if any(part.partition(":")[0] == "alternative" for part in as_objective(built.objective()).parts):
+    if not looped and any(part.partition(":")[0] == "alternative" for part in as_objective(built.objective()).parts):
         paired["alternative"] = _alternative(alternative, records, tokenizer, seed, how)
+    request = split_rows([*rows, *kept], len(rows))
+    if looped:
+        return by_loop.run_by_loop(
+            built, model, request, replace(task, backend="loop"), backend, seed, callbacks, progress
+        )
     drawn = {name: as_rows(more, tokenizer, name, **how)[0] for name, more in (parts or {}).items()}
     task = replace(task, backend=replace(backend, drawn=drawn, paired=paired))
-    result = run_method(built, model, split_rows([*rows, *kept], len(rows)), task, seed, callbacks, progress)
+    result = run_method(built, model, request, task, seed, callbacks, progress)
     return cast(LLMResult, result)
 
 
@@ -174,12 +184,3 @@ def _method(
     return (
         replace(cast(Any, method), **given) if isinstance(method, Method) else build_method(method, given, task, model)
     )
-
-
-def _check_runs(backend: TrainerBackend, built: Any) -> None:
-    """Refuse a method that is more than an objective."""
-    if not backend.runs(built):
-        raise UnsupportedMethodError(
-            f"Expected an objective over the forgotten rows for a language model (got '{built.name}'); "
-            "gunlearn.unlearn(..., 'causal_lm') runs other methods"
-        )

@@ -18,6 +18,7 @@ from gunlearn.training.optimizers import makes_its_own
 _OPEN_UNLEARNING = "configuration of open-unlearning; its batch and warm-up with batch_size=32, warmup_steps=0.1"
 _OURS = "none at hand; those of the other methods"
 _PAPER = "the paper's, for adapters (rank 256, blocks 4 to 7: `obliviate_settings`)"
+_TRAINING = "the training's own: hand in its state, training=FOLDER"
 _ROWS = {"epochs": 10, "lr": 1e-5, "optimizer": "adamw", "weight_decay": 0.01, "max_grad_norm": 1.0}
 
 
@@ -93,7 +94,12 @@ PUBLISHED: dict[str, dict[str, Settings]] = {
         "rmu": _rows(),
         "pdu": _rows(),
         "dto": _rows(_OURS),
+        "influence_ascent": _rows(_OURS),
         "obliviate": _rows(_PAPER, 3e-4, lr=3e-5, epochs=4),
+        "finetune": _rows("none at hand; one pass over the retained rows", epochs=1),
+        "task_vector": _rows(_OURS),
+        "continued_training": Settings(source=_TRAINING),
+        "replay": Settings(source=_TRAINING),
     },
     "denoising": {
         "gradient_ascent": _latent(),

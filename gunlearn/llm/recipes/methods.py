@@ -14,6 +14,7 @@ from gunlearn.llm.data.selectors import ProbeDelta
 from gunlearn.llm.data.target_tokens import target_tokens
 from gunlearn.llm.metrics.row_figures import figures
 from gunlearn.llm.recipes.direct_tokens import dto
+from gunlearn.llm.recipes.influence_ascent import InfluenceAscent
 from gunlearn.llm.recipes.plan import Given, Plan
 from gunlearn.llm.training.primal_dual_callback import PrimalDualCallback
 from gunlearn.methods.any_task.retained import RETAIN_LOSSES
@@ -238,6 +239,12 @@ CEUnlearningMethod = token_method(
     "cross-entropy to the model without the token",
     retain_weight=0.0,
     skip_first=1,
+)
+InfluenceAscentMethod = token_method(
+    "influence_ascent",
+    InfluenceAscent,
+    "gradient ascent, each token weighted by its influence on the batch (IMU as a loss)",
+    retain_weight=0.0,
 )
 IHLMethod = token_method("ihl", losses.IHL, "inverted hinge: the second most likely token takes over")
 JensUnMethod = token_method(

@@ -41,7 +41,7 @@ from gunlearn.training.collapse import Knowledge, collapse
 #: Hooks that a Trainer does not call: it runs no method that overrides one.
 _HOOKS = (
     "adapt", "make_optimizer", "make_scheduler", "objective_at", "parts", "penalty", "prepare", "rate_at",
-    "reference_outputs", "surroundings", "teachers", "trainable",
+    "reference_outputs", "run", "surroundings", "teachers", "trainable",
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from gunlearn.llm.model.token_prediction import TokenPrediction
 from gunlearn.llm.training import settings
 from gunlearn.llm.training.run_parts import RunParts
 from gunlearn.llm.training.trainer import UnlearnTrainer
+from gunlearn.methods.base import Method
 from gunlearn.methods.gradient import GradientMethod
 from gunlearn.methods.published import published
 from gunlearn.training.result import versions
@@ -51,19 +52,28 @@ def run_record(
         precision: data types of the weights during training.
     """
     return {
-        "base_model": getattr(getattr(base, "config", None), "_name_or_path", ""),
-        "method": "" if method.name == "own" else method.name,
+        **shared_record(method, base, trained, given, steps, precision),
         "options": {k: v for k, v in run_config(method, parts).items() if k not in _LOOP},
         "objective": settings.shown(parts.plan.objective),
         "losses": settings.recorded_losses(parts.plan.objective),
         "in_no_loss": parts.unread,
         "layer": parts.plan.layer,
-        **settings.recorded(given),
-        "adapter": settings.recorded_adapter(trained),
         "training": settings.recorded({k: v for k, v in training.items() if k != "output_dir"}),
         "published": published_run,
-        "steps": steps,
         "rows": parts.sizes,
+    }
+
+
+def shared_record(
+    method: Method, base: nn.Module, trained: nn.Module, given: Mapping[str, Any], steps: int, precision: str
+) -> dict[str, Any]:
+    """Return the settings that a run has whoever trains; see `run_record`."""
+    return {
+        "base_model": getattr(getattr(base, "config", None), "_name_or_path", ""),
+        "method": "" if method.name == "own" else method.name,
+        **settings.recorded(given),
+        "adapter": settings.recorded_adapter(trained),
+        "steps": steps,
         "parameters": {
             "trained": sum(p.numel() for p in trained.parameters() if p.requires_grad),
             "all": sum(p.numel() for p in trained.parameters()),

@@ -1,0 +1,16 @@
+"""Methods for language models beside each other: rates, epochs and seeds, each method's frontier. Extra: `llm`."""
+
+from gunlearn.core.lazy import lazy
+
+_HOMES = {
+    "gunlearn.bench.llm.arms": ("Arm", "TextBench"),
+    "gunlearn.bench.llm.bench_file": ("arms_of", "read_bench"),
+    "gunlearn.bench.llm.frontier": ("ArmSetting", "arm_settings", "chosen", "non_dominated"),
+    "gunlearn.bench.llm.row_halves": ("Half", "halves"),
+    "gunlearn.bench.llm.text_cells": ("run_text_bench",),
+    "gunlearn.bench.llm.text_files": ("problem_of",),
+    "gunlearn.bench.llm.text_problem": ("TextProblem",),
+}
+
+__all__ = sorted(name for names in _HOMES.values() for name in names)
+__getattr__, __dir__ = lazy(__name__, _HOMES)

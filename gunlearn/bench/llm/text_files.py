@@ -1,0 +1,81 @@
+"""A problem from files of records."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from gunlearn.bench.llm.text_problem import TextProblem
+from gunlearn.core.checks import check_integer
+from gunlearn.llm.data.records import refused
+from gunlearn.llm.data.rows import as_rows, separate
+from gunlearn.llm.data.tofu import answer_rows
+
+#: Fields of TOFU's records with further answers, and what rows call them.
+_FURTHER = {"perturbed_answer": "perturbed", "paraphrased_answer": "paraphrased"}
+
+
+def problem_of(
+    original: Callable[[], nn.Module],
+    tokenizer: Any,
+    files: Mapping[str, str | Path | None],
+    references: Sequence[Callable[[], nn.Module]] = (),
+    utility: Mapping[str, str | Path] | None = None,
+    how: Mapping[str, Any] | None = None,
+    asked: int = 100,
+    training: Mapping[str, Any] | None = None,
+    identity: str = "",
+    alternatives: bool = False,
+) -> TextProblem:
+    """Read and encode files of records, and return them as a problem.
+
+    Args:
+        original: loads the model before unlearning.
+        tokenizer: of all models.
+        files: `forget`, `retain`, and maybe `holdout` and `alternative`, other answers to the forgotten questions.
+        references: load the retrained models.
+        utility: files of further sets by name, with `perturbed_answer` beside each answer.
+        how: arguments of `encode`.
+        asked: retained rows to measure, evenly spaced.
+        training: further `TrainingArguments`.
+        identity: tells apart models whose rows are the same.
+        alternatives: whether a method reads other answers; refusals where no file has some.
+
+    Raises:
+        InvalidInputError: files that cannot be read or encoded, rows both to forget and to retain, too few rows.
+        DatasetNotFoundError: no such file.
+    """
+    check_integer("asked", asked, minimum=1)
+    how = dict(how or {})
+    rows, records = as_rows(files["forget"], tokenizer, "forget", **how)
+    kept, kept_records = _answered(files["retain"], tokenizer, "retain", how)
+    separate(rows, kept, "error", tokenizer, (records, kept_records))
+    other = None
+    if alternatives:
+        given = files.get("alternative")
+        other = as_rows(refused(records or []) if given is None else given, tokenizer, "alternative", **how)[0]
+    step = max(1.0, len(kept) / asked)
+    return TextProblem(
+        original,
+        tokenizer,
+        rows,
+        kept,
+        [kept[int(i * step)] for i in range(min(asked, len(kept)))],
+        references,
+        [] if files.get("holdout") is None else as_rows(files["holdout"], tokenizer, "holdout", **how)[0],
+        {name: _answered(file, tokenizer, name, how)[0] for name, file in (utility or {}).items()},
+        other,
+        dict(training or {}),
+        identity,
+    )
+
+
+def _answered(file: Any, tokenizer: Any, name: str, how: Mapping[str, Any]) -> tuple[list[Any], Any]:
+    """Return the rows of a file, with further answers where its records have them, and the records."""
+    rows, records = as_rows(file, tokenizer, name, **how)
+    for field, key in _FURTHER.items():
+        if records and all(field in record for record in records):
+            found = answer_rows(records, tokenizer, field, **how)
+            rows = [{**row, key: answers} for row, answers in zip(rows, found, strict=True)]
+    return rows, records

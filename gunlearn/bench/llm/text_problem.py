@@ -1,0 +1,64 @@
+"""What methods are compared on: a model, rows to forget and to retain, and models that never saw the forgotten rows."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from gunlearn.core.digest import content_hash
+from gunlearn.errors import InvalidInputError
+from gunlearn.llm.data.collate import Rows
+
+#: Fewest rows of a set that is halved: a mean and its interval need two.
+FEWEST_ROWS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class TextProblem:
+    """Rows, and functions that load models, so that few are in memory at a time.
+
+    Args:
+        original: loads the model before unlearning, each time anew.
+        tokenizer: of all models.
+        forget: rows to forget, with `input_ids` and `labels`.
+        retain: rows that methods may read to keep the rest.
+        asked: retained rows that are measured.
+        references: functions that load models trained without the forgotten rows; without any there is no gain.
+        holdout: rows like the forgotten ones that no model has seen, for membership inference.
+        utility: further sets of TOFU's model utility, measured at the end of each run.
+        alternative: other answers to the forgotten questions, for methods that teach them.
+        training: further `TrainingArguments` of runs.
+        identity: tells models apart whose rows are the same.
+
+    Raises:
+        InvalidInputError: fewer than four rows of a set that is halved.
+    """
+
+    original: Callable[[], nn.Module]
+    tokenizer: Any
+    forget: Rows
+    retain: Rows
+    asked: Rows
+    references: Sequence[Callable[[], nn.Module]] = ()
+    holdout: Rows = ()
+    utility: Mapping[str, Rows] = field(default_factory=dict)
+    alternative: Rows | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
+    identity: str = ""
+
+    def __post_init__(self) -> None:
+        sets = {"forget": self.forget, "retain": self.asked} | ({"holdout": self.holdout} if self.holdout else {})
+        for name, rows in sets.items():
+            if len(rows) < FEWEST_ROWS:
+                raise InvalidInputError(
+                    f"Expected at least {FEWEST_ROWS} rows of '{name}' to measure: settings are chosen on one half and "
+                    f"reported on the other (got {len(rows)})"
+                )
+
+    def told(self) -> str:
+        """Return a digest of the rows and of `identity`."""
+        sets = {"forget": self.forget, "retain": self.retain, "asked": self.asked, "holdout": self.holdout}
+        sets |= dict(self.utility) | {"alternative": self.alternative or ()}
+        plain = {name: [list(map(int, row["input_ids"])) for row in rows] for name, rows in sets.items()}
+        return content_hash([plain, self.identity])

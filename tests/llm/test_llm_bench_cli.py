@@ -1,0 +1,79 @@
+"""`gunlearn llm-bench` from the command line and from a file."""
+
+import json
+
+import pytest
+
+from tests.command import call, refusal
+from tests.llm.test_llm_cli import saved
+
+CITIES = "Oslo Lima Rome Bern Kyiv Baku Doha Male Apia Suva Riga Bonn".split()
+PAIRS = [{"question": f"where does {n} live?", "answer": f"{n} lives in the city of {c}."} for n, c in zip(
+    "Ada Bob Cleo Dan Eva Finn Gus Hal Ida Jon Kay Leo".split(), CITIES, strict=True
+)]  # fmt: skip
+CHEAP = ["--epochs", "1", "--samples", "1", "--max-new-tokens", "3", "--no-progress", "--device", "cpu"]
+
+
+@pytest.fixture
+def files(tmp_path):
+    for i, name in enumerate(("forget", "retain", "holdout")):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, PAIRS[4 * i : 4 * i + 4])))
+    return tmp_path
+
+
+def options(folder, *names):
+    return [word for name in names for word in (f"--{name}", str(folder / f"{name}.jsonl"))]
+
+
+def test_tables_and_picture_are_written_and_a_second_call_goes_on(files, capsys):
+    model, other = saved(files / "model"), saved(files / "other", seed=1)
+    third = saved(files / "third", seed=2)
+    argv = ["llm-bench", "--model", model, "--references", other, third, *options(files, "forget", "retain", "holdout")]
+    argv += [*CHEAP, "--out", str(files / "out")]
+    chosen = ["--methods", "npo", "dpo", "--rates", "1e-4", "1e-3"]
+    assert call(*argv, *chosen, "--method-arg", "npo.beta=0.5") == 0
+    printed = capsys.readouterr()
+    assert (files / "out" / "frontier.md").read_text().strip() in printed.out
+    assert all(f"| `{name}` |" in printed.out for name in ("original", "retrained 0", "retrained 1", "npo", "dpo"))
+    assert (files / "out" / "frontier.png").stat().st_size > 1000
+    rows = (files / "out" / "rows.jsonl").read_text()
+    assert len(rows.splitlines()) == 7
+    assert "Ada" not in rows
+    # The same from a file; an option goes before it, and nothing is run again.
+    (files / "bench.yaml").write_text(
+        "model: model\nreferences: [other, third]\nforget: forget.jsonl\nretain: retain.jsonl\nholdout: holdout.jsonl\n"
+        "methods:\n  npo: {options: {beta: 0.5}}\n  dpo:\nrates: [1.0e-9]\nout: out\n"
+    )
+    again = ["llm-bench", "--config", str(files / "bench.yaml"), "--rates", "1e-4", "1e-3", *CHEAP]
+    assert call(*again) == 0
+    assert (files / "out" / "rows.jsonl").read_text() == rows
+    assert call(*again[:3], *CHEAP) == 0  # control: the file's own rate is another run
+    assert len((files / "out" / "rows.jsonl").read_text().splitlines()) == 9
+
+
+def test_bad_input_is_one_line(files, capsys, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.chdir(files)
+    model = saved(files / "model")
+    whole = ["llm-bench", "--model", model, *options(files, "forget", "retain"), *CHEAP]
+    (files / "few.jsonl").write_text("\n".join(map(json.dumps, PAIRS[:3])))
+    (files / "bad.yaml").write_text("methdos: [npo]")
+    cases = [
+        (whole, "--methods"),
+        ([*whole, "--methods", "npoo"], "did you mean 'npo'"),
+        ([*whole, "--methods", "npo", "--rates", "0"], "'rates'"),
+        ([*whole, "--methods", "npo", "--rates", "-1"], "'rates'"),
+        ([*whole, "--methods", "npo", "--method-arg", "betta=1"], "'beta'"),
+        ([*whole, "--methods", "npo", "--holdout", "none.jsonl"], "none.jsonl"),
+        ([*whole, "--methods", "npo", "--references", str(files / "nothing")], "nothing"),
+        ([*whole, "--methods", "npo", "--references", model], "the same, bit for bit"),
+        ([*whole, "--methods", "npo", "--forget", "few.jsonl"], "at least 4 rows of 'forget'"),
+        ([*whole, "--methods", "npo", "--forget", "retain.jsonl"], "common rows"),
+        ([*whole, "--methods", "npo", "--utility", "ra"], "NAME=FILE"),
+        (["llm-bench", "--config", "bad.yaml"], "did you mean 'methods'"),
+        (["llm-bench", "--config", "none.yaml"], "none.yaml"),
+    ]
+    capsys.readouterr()
+    for argv, words in cases:
+        assert words in refusal(capsys, *argv)
+    assert not (files / "runs").exists() or not list((files / "runs").rglob("rows.jsonl"))
