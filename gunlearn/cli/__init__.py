@@ -16,6 +16,8 @@ from gunlearn.cli.influence import InfluenceCommand
 from gunlearn.cli.listings import Datasets, Estimators, FiguresCommand, Losses, Methods, Report
 from gunlearn.cli.llm import LLM, LLMMethods
 from gunlearn.cli.llm_bench import LLMBench
+from gunlearn.cli.llm_dp import LLMDP
+from gunlearn.cli.llm_release import LLMRelease
 from gunlearn.cli.llm_eval import LLMEval
 from gunlearn.core.atomic import OF_DISKS
 from gunlearn.core.lazy import lazy
@@ -34,6 +36,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "llm-eval": LLMEval,
     "diffusion": Diffusion,
     "llm-bench": LLMBench,
+    "llm-release": LLMRelease,
+    "llm-dp": LLMDP,
     "llm-methods": LLMMethods,
     "report": Report,
 }

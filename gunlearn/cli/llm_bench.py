@@ -145,7 +145,7 @@ class LLMBench:
         def loader(name: str) -> Any:
             return lambda: loading.load_language_model(name, self.dtype)[0]
 
-        return gunlearn.bench.llm.problem_of(
+        return gunlearn.bench.llm.problem_from_files(
             loader(found["model"]),
             tokenizer,
             files,

@@ -8,7 +8,7 @@ _HOMES = {
     "gunlearn.bench.llm.frontier": ("ArmSetting", "arm_settings", "chosen", "non_dominated"),
     "gunlearn.bench.llm.row_halves": ("Half", "halves"),
     "gunlearn.bench.llm.text_cells": ("run_text_bench",),
-    "gunlearn.bench.llm.text_files": ("problem_of",),
+    "gunlearn.bench.llm.text_files": ("problem_from_files",),
     "gunlearn.bench.llm.text_problem": ("TextProblem",),
 }
 

@@ -16,7 +16,7 @@ from gunlearn.llm.data.tofu import answer_rows
 _FURTHER = {"perturbed_answer": "perturbed", "paraphrased_answer": "paraphrased"}
 
 
-def problem_of(
+def problem_from_files(
     original: Callable[[], nn.Module],
     tokenizer: Any,
     files: Mapping[str, str | Path | None],

@@ -1,0 +1,136 @@
+"""`gunlearn llm-release`, `gunlearn llm-dp`, and methods of the package's loop from the command line."""
+
+import json
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from gunlearn.cli import main
+from tests.command import call, refusal
+from tests.llm import facts
+from tests.llm.test_llm_cli import PAIRS, saved
+
+pytestmark = pytest.mark.filterwarnings("ignore:no measurable effect")
+QUIET = ["--no-progress", "--device", "cpu"]
+
+
+@pytest.fixture
+def files(tmp_path):
+    for name, pairs in (("all", PAIRS), ("forget", PAIRS[:2]), ("retain", PAIRS[2:])):
+        rows = [pair | {"author": pair["answer"].split()[0]} for pair in pairs]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return tmp_path
+
+
+def parted(folder):
+    return ["--forget", str(folder / "forget.jsonl"), "--retain", str(folder / "retain.jsonl")]
+
+
+@pytest.mark.parametrize("method", ["finetune", "task_vector", "imu", "scrub", "continued_training"])
+def test_methods_of_the_loop_run_by_name(method, files, capsys):
+    model = saved(files / "model")
+    more = ["--epochs", "1"] if method != "continued_training" else ["--method-arg", "steps=2"]
+    argv = ["llm", "--model", model, *parted(files), *QUIET, *more, "--lr", "0.001", "--method", method]
+    if method == "continued_training":
+        argv += ["--method-arg", "optimizer=adamw", "--method-arg", "shrink=0.9"]
+    assert call(*argv, "--out", str(files / "out")) == 0
+    record = json.loads((files / "out" / "unlearning.json").read_text())
+    assert record["settings"]["method"] == method
+    assert record["settings"]["rows"] == {"forget": 2, "retain": 2}
+    before, after = AutoModelForCausalLM.from_pretrained(model), AutoModelForCausalLM.from_pretrained(files / "out")
+    moved = sum(float((a - b).norm()) for a, b in zip(before.parameters(), after.parameters(), strict=True))
+    assert moved > 0
+    assert "Ada" not in (files / "out" / "README.md").read_text()
+
+
+def test_what_the_loop_does_not_read_is_refused(files, capsys):
+    base = ["llm", "--model", saved(files / "model"), *parted(files), *QUIET, "--method"]
+    capsys.readouterr()
+    for more, words in (
+        (["finetune", "--peft", "lora"], "no 'peft' for 'finetune'"),
+        (["finetune", "--training-arg", "warmup_steps=3"], "no 'warmup_steps'"),
+        (["finetune", "--epochs", "0.5"], "whole number of 'epochs'"),
+        (["continued_training", "--epochs", "1", "--method-arg", "steps=2"], "'epochs' beside 'steps'"),
+        (["replay"], "'training'"),
+        (["replay", "--lr", "0.1"], "'lr'"),
+    ):
+        assert words in refusal(capsys, *base, *more)
+
+
+def test_reveal_and_release_takes_a_concept_away(files, capsys):
+    facts.full().save_pretrained(files / "facts")
+    facts.tokenizer().save_pretrained(files / "facts")
+    questions = [row for row in facts.rows(facts.FORGET) if "live" in row["prompt"] or "home" in row["prompt"]]
+    (files / "ask.txt").write_text("\n".join(row["prompt"] for row in questions))
+    towns = sorted({row["value"] for row in questions})
+    argv = ["llm-release", "--model", str(files / "facts"), "--words", *towns, "--instructions", str(files / "ask.txt")]
+    few = [
+        "--rounds",
+        "3",
+        "--option",
+        "steps=20",
+        "--option",
+        "lr=0.01",
+        "--option",
+        "scale=2",
+        "--reveal-arg",
+        "samples=1",
+    ]
+    few += ["--reveal-arg", "max_new_tokens=10", "--reveal-arg", "bos=True", *QUIET]
+    assert call(*argv, *few, "--out", str(files / "out")) == 0
+    record = json.loads((files / "out" / "rounds.json").read_text())
+    rates = [r["hit_rate"] for r in record["rounds"]]
+    assert rates[record["best_round"]] < rates[0] == 1
+    assert record["rounds"][1]["scale"] == 2
+    assert "texts about it" in capsys.readouterr().out
+    after = AutoModelForCausalLM.from_pretrained(files / "out")
+    assert facts.value_prob(after, questions) < facts.value_prob(facts.full(), questions) - 0.2
+    capsys.readouterr()
+    (files / "bad.txt").write_text('{"texts": "a"}')
+    for more, words in (
+        (["--option", "stepps=3"], "did you mean 'steps'"),
+        (["--option", "steps=many"], "'steps'"),
+        (["--reveal-arg", "score=1"], "--reveal-arg"),
+        (["--rounds", "0"], "--rounds"),
+        (["--instructions", "none.txt"], "none.txt"),
+        (["--instructions", str(files / "bad.txt")], "line 1 of bad.txt"),
+        (["--out", str(files / "out")], "without a model"),
+    ):
+        assert words in refusal(capsys, *argv, *QUIET, *more)
+
+
+def test_a_private_base_is_trained_once_and_unlearning_starts_from_it(files, capsys):
+    pytest.importorskip("opacus")
+    model, base = saved(files / "model"), str(files / "base")
+    start = ["--model", model, "--base", base, *QUIET, "--batch-size", "2", "--epochs", "1"]
+    rows = lambda name: ["--rows", str(files / f"{name}.jsonl")]  # noqa: E731
+    private = ["--epsilon", "2", "--delta", "1e-3", "--record", "author"]
+    assert call("llm-dp", "base", *start, *rows("all"), *private) == 0
+    assert "each of 4 records (author)" in capsys.readouterr().out
+    assert call("llm-dp", "deploy", *start, *rows("all"), "--out", str(files / "deployed")) == 0
+    assert "not private" in capsys.readouterr().out
+    assert call("llm-dp", "unlearn", *start, *rows("retain"), "--out", str(files / "out")) == 0
+    card = json.loads((files / "out" / "privacy.json").read_text())
+    assert card["request"]["records"] == 2
+    assert card["request"]["epsilon"] == pytest.approx(2 * card["base"]["epsilon"])
+    assert "2 records taken out" in capsys.readouterr().out
+    AutoModelForCausalLM.from_pretrained(files / "out")
+    capsys.readouterr()
+    whole = ["llm-dp", "unlearn", *start, *rows("retain"), "--out", str(files / "new")]
+    for argv, words in (
+        ([*whole, "--epsilon", "1"], "--epsilon with step 'base'"),
+        (["llm-dp", "base", *start, *rows("all")], "--epsilon"),
+        (["llm-dp", "base", *start, *rows("all"), *private], "without a base"),
+        (["llm-dp", "unlearn", *start, *rows("all"), "--out", str(files / "new")], "rows to forget"),
+        (["llm-dp", "unlearn", *start, *rows("retain"), "--out", str(files / "out")], "without a model"),
+        ([*whole, "--base", str(files / "nothing")], "card.json"),
+    ):
+        assert words in refusal(capsys, *argv)
+
+
+def test_help_of_each_command_loads_nothing_heavy(capsys):
+    for name in ("llm-bench", "llm-release", "llm-dp"):
+        with pytest.raises(SystemExit) as left:
+            main([name, "--help"])
+        assert left.value.code == 0
+        assert f"gunlearn {name}" in capsys.readouterr().out
