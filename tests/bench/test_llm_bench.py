@@ -25,8 +25,10 @@ from gunlearn.llm.metrics import evaluate_language_models
 from gunlearn.metrics.alignment import Sampler
 from gunlearn.report import frontier_markdown, frontier_plot
 from gunlearn.report.frontier_table import at_equal_retention
+from tests.conftest import REPOSITORY
 from tests.llm import facts
 from tests.llm.tiny import tiny
+from tests.test_readme import executed
 
 RATES = (1e-4, 1e-3, 1e-2)
 FORGET, RETAIN, UNSEEN = (facts.rows(people)[:8] for people in (facts.FORGET, facts.RETAIN, facts.UNSEEN))
@@ -336,3 +338,13 @@ def test_cells_are_in_the_order_of_the_methods():
         for rate in rates
     ]
     assert json.dumps(bench(*arms).told(arms[0]))
+
+
+def test_the_page_runs_as_printed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    given = {"load_original": lambda: tiny(seed=0, **SIZES), "tokenizer": facts.tokenizer(), "unseen": UNSEEN}
+    given |= {"load_retrained_0": REFERENCES[0], "load_retrained_1": REFERENCES[1], "forget": FORGET, "retain": RETAIN}
+    names = executed(REPOSITORY / "docs" / "llm_bench.md", **given)
+    assert [row["method"] for row in names["rows"]][3:] == ["npo", "npo", "npo lora"]
+    assert "At equal retention" in capsys.readouterr().out
+    assert (tmp_path / "runs" / "llm-bench" / "frontier.png").exists()
