@@ -55,6 +55,21 @@ def ascended(phi, forget=1.0, steps=48):
     )
 
 
+@pytest.mark.parametrize("phi", ["sin", "tanh", "identity"])
+def test_the_slope_at_the_start_is_the_products_and_only_a_has_none(phi):
+    """At zero every function has slope 1, so the first step is LoRA's of the same `s * omega`; `A` waits for `B`."""
+    grads = {}
+    for omega in (10.0, 32.0):
+        torch.manual_seed(0)
+        model = bounded(r=4, omega=omega, bound=BOUND, phi=phi)
+        model(input_ids=TOKENS, labels=TOKENS).loss.backward()
+        named = [(name, p.grad) for name, p in model.named_parameters() if p.requires_grad]
+        assert all(float(grad.abs().max()) == 0 for name, grad in named if "bounded_A" in name)
+        grads[omega] = torch.cat([grad.flatten() for name, grad in named if "bounded_B" in name])
+    assert float(grads[10.0].norm()) > 1e-3
+    torch.testing.assert_close(grads[32.0], 3.2 * grads[10.0], rtol=1e-4, atol=1e-7)  # in proportion to s * omega
+
+
 @pytest.mark.parametrize("phi", ["sin", "tanh"])
 def test_no_entry_exceeds_the_bound_however_large_the_factors(phi):
     generator = torch.Generator().manual_seed(0)
