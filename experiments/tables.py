@@ -2,8 +2,8 @@
 
 `python -m experiments.tables`. Each table stands between `<!-- table:NAME -->` and `<!-- end -->` and is made from the
 rows that are committed beside it, by the code that prints it when the study runs; `tests/test_measured_tables.py` fails
-where one is stale. The tables of `influence_in_inpo`, `tofu_small`, `speed` and the controls of `inpo_edges` are put in
-by commands of their own.
+where one is stale. The tables of `influence_in_inpo`, `tofu_small` (but for its
+frontier), `speed` and the controls of `inpo_edges` are put in by commands of their own.
 """
 
 import json
@@ -37,7 +37,8 @@ from experiments.paper_modes.__main__ import tables as paper_modes
 from experiments.removal_influence.tables import tables as removal
 from experiments.retain_samples.__main__ import tables as retain_samples
 from experiments.speed.per_step import table as per_step
-from gunlearn.report import markdown_table
+from gunlearn.report import frontier_markdown, markdown_table
+from gunlearn.report.frontier_plot import save_frontier
 
 HERE = Path(__file__).parent
 
@@ -93,6 +94,7 @@ def tables() -> dict[Path, dict[str, str]]:
         "removal_influence": {"speed": speed, "quality": quality},
         "retain_samples": dict(zip(("gradients", "results"), retain_samples(read("retain_samples")), strict=True)),
     }
+    found["tofu_small"] = {"frontier": frontier_markdown(read("tofu_small", "frontier"))}
     found["speed"] = {"per_step": per_step(read("speed", "per_step"))}
     files = {HERE / study / "README.md": of for study, of in found.items()}
     aligned = read("mode_connectivity", "alignment")
@@ -107,6 +109,7 @@ def main() -> None:
     """Rewrite the files."""
     for file, of in tables().items():
         file.write_text(filled(file.read_text(encoding="utf-8"), of), encoding="utf-8")
+    save_frontier(read("tofu_small", "frontier"), HERE.parent / "docs" / "images" / "tofu_frontier.png")
     plot(read("front_page"), HERE.parent / "docs" / "images" / "front_page.png")
 
 

@@ -7,6 +7,7 @@ from statistics import median
 import pytest
 
 pytest.importorskip("transformers")
+from experiments.tofu_small import frontier
 from experiments.tofu_small.__main__ import Args, main
 from experiments.tofu_small.continued import CONTINUED
 from experiments.tofu_small.methods import SETTINGS
@@ -38,6 +39,15 @@ def test_smoke(root, tmp_path, capsys):
     stamps = [path.stat().st_mtime_ns for path in models]
     main(args)  # trained and unlearned models are read, not made again
     assert [path.stat().st_mtime_ns for path in models] == stamps
+
+
+def test_the_frontier_runs_small_and_goes_on(root, tmp_path, capsys):
+    args = frontier.Args(root, tmp_path, methods=("npo", "shrunk"), smoke=True)
+    rows = frontier.main(args)
+    assert [row["method"] for row in rows] == ["original", "retrained 0", "retrained 1", "npo", "shrunk"]
+    assert "| `shrunk` | 0.001 | 1 |" in capsys.readouterr().out
+    assert frontier.main(args) == rows
+    assert (tmp_path / "frontier-seed0" / "frontier.png").exists()
 
 
 def test_forgotten_and_retained_questions_are_apart(root):

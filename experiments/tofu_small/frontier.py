@@ -63,9 +63,18 @@ def main(args: Args) -> list[dict[str, Any]]:
     rows = run_text_bench(compared(args, problem, asked), bench, folder, args.budget_minutes, print)
     atomic_write(folder / "frontier.md", frontier_markdown(rows))
     save_frontier(rows, folder / "frontier.png")
-    atomic_write(folder / "frontier.json", json.dumps(rows))
+    atomic_write(folder / "frontier.json", json.dumps([short(row) for row in rows], separators=(",", ":")) + "\n")
     print(frontier_markdown(rows))
     return rows
+
+
+def short(row: dict[str, Any]) -> dict[str, Any]:
+    """A row for the folder of the study: four digits, no key."""
+    points = [
+        {**p, "values": {name: [float(f"{v:.4g}") for v in own] for name, own in p.get("values", {}).items()}}
+        for p in row["points"]
+    ]
+    return {name: value for name, value in row.items() if name != "key"} | {"points": points}
 
 
 def compared(args: Args, problem: Problem, asked: int) -> TextProblem:

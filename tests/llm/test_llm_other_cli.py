@@ -1,11 +1,12 @@
 """`gunlearn llm-release`, `gunlearn llm-dp`, and methods of the package's loop from the command line."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 from transformers import AutoModelForCausalLM
 
-from gunlearn.cli import main
 from tests.command import call, refusal
 from tests.llm import facts
 from tests.llm.test_llm_cli import PAIRS, saved
@@ -128,9 +129,13 @@ def test_a_private_base_is_trained_once_and_unlearning_starts_from_it(files, cap
         assert words in refusal(capsys, *argv)
 
 
-def test_help_of_each_command_loads_nothing_heavy(capsys):
-    for name in ("llm-bench", "llm-release", "llm-dp"):
-        with pytest.raises(SystemExit) as left:
-            main([name, "--help"])
-        assert left.value.code == 0
-        assert f"gunlearn {name}" in capsys.readouterr().out
+def test_help_of_each_command_loads_nothing_heavy():
+    code = (
+        "import sys\nfrom gunlearn.cli import main\n"
+        "for name in ('llm-bench', 'llm-release', 'llm-dp'):\n"
+        "    try:\n        main([name, '--help'])\n    except SystemExit:\n        pass\n"
+        "print(sorted({'torch', 'transformers', 'peft', 'yaml'} & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.splitlines()[-1] == "[]"
+    assert all(f"usage: gunlearn {name}" in out for name in ("llm-bench", "llm-release", "llm-dp"))

@@ -106,7 +106,10 @@ CASES = [
         bad=({"alpha": 0.0}, {"alpha": 1.5}),
     ),
     # `chooses`: what it returns is the model of no epoch, but what lies on the other side of the start.
-    MethodCase("task_vector", options={"epochs": 4}, random=False, learns=FORGET, chooses=True, bad=({"scale": 0.0}, {"scale": NAN})),
+    MethodCase(
+        "task_vector", options={"epochs": 4}, random=False, learns=FORGET, chooses=True,
+        bad=({"scale": 0.0}, {"scale": NAN}),
+    ),
     MethodCase(
         "ssd", options={"alpha": 1.5}, trains=False, moves=True,
         bad=({"mode": "x"}, {"alpha": 0.0}, {"alpha": NAN}, {"dampening": -1.0}, {"probes": 0}, {"batch_size": 0}),
