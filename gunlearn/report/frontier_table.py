@@ -62,16 +62,22 @@ def frontier_markdown(rows: Sequence[Mapping[str, Any]], tolerance: float = MAY_
         said.append(
             "No retrained models were given: there is no gain, and settings are chosen by forgotten probability."
         )
+    said.append("Methods with ! have no setting that keeps so much; shown is the one that keeps most.")
+    every = by_method(rows, seed)
+    bare = sorted({row["method"] for row in rows if "rate" in row} - every.keys())
+    if bare:
+        said.append(f"No model that can be measured came out of {', '.join(bare)}.")
     blocks = [" ".join(said)]
     for by, words in (("gain", "nearest to retraining"), ("forget_prob", "lowest forgotten probability")):
         if by == "gain" and "gain" not in present:
             continue
         body = [*lines]
         for name, setting in _sorted(at_equal_retention(rows, tolerance, by, seed)):
-            body.append(_line(name, setting, present))
+            most = max(every[name], key=lambda s: s.chosen["retain_prob"] or 0.0)
+            body.append(_line(name if setting else f"{name} !", setting or most, present))
         title = f"At equal retention (at most {tolerance:g} of retained probability lost), {words}:"
         blocks += [title, listing_markdown(head, body)]
-    body = [_line(s.method, s, present) for own in by_method(rows, seed).values() for s in non_dominated(own)]
+    body = [_line(s.method, s, present) for own in every.values() for s in non_dominated(own)]
     return "\n\n".join([*blocks, "Each method's frontier:", listing_markdown(head, lines + body)]) + "\n"
 
 
@@ -88,9 +94,7 @@ def _sorted(found: Mapping[str, ArmSetting | None]) -> list[tuple[str, ArmSettin
     return sorted(found.items(), key=place)
 
 
-def _line(name: str, setting: ArmSetting | None, present: Sequence[str]) -> list[str]:
-    if setting is None:
-        return [name, "none keeps it", *["-"] * (1 + len(present))]
+def _line(name: str, setting: ArmSetting, present: Sequence[str]) -> list[str]:
     shown = [_cell(setting.reported.get(key)) for key in present]
     if "gain" in present and setting.reported.get("gain_low") is not None:
         low, high = setting.reported["gain_low"], setting.reported["gain_high"]

@@ -243,7 +243,8 @@ def test_the_table_keeps_what_is_retained():
     least = at_equal_retention(rows, 0.01, "forget_prob")["m"]
     assert least.chosen["forget_prob"] == min(s.chosen["forget_prob"] for s in kept)
     assert at_equal_retention(rows, 0.001) == {"m": None}
-    assert "none keeps it" in frontier_markdown(rows, 0.001)
+    assert "| `m !` |" in frontier_markdown(rows, 0.001)
+    assert "| `m !` |" not in frontier_markdown(rows, 0.01)
     assert at_equal_retention(rows, 0.5)["m"].chosen["gain"] > found.chosen["gain"]  # control
     with pytest.raises(InvalidInputError, match="'by'"):
         at_equal_retention(rows, 0.01, "prob")
@@ -324,6 +325,8 @@ def test_a_run_that_diverges_is_a_row_without_a_setting(tmp_path):
     )
     assert "finite" in rows[-1]["diverged"]
     assert {s.rate for s in arm_settings(rows)} == {1e-3}
+    assert "came out of gradient_ascent." in frontier_markdown([rows[0], rows[-1]])
+    assert "came out of" not in frontier_markdown(rows)  # control
     assert (
         run_text_bench(problem((), training={"use_cpu": True, "max_grad_norm": 0}), bench(arms, rouge=False), tmp_path)
         == rows
