@@ -5,8 +5,12 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from transformers import AutoModelForCausalLM
 
+from gunlearn import KeepState
+from gunlearn.llm import PartCollator, unlearn
+from gunlearn.llm.model.token_prediction import token_loss
 from tests.command import call, refusal
 from tests.llm import facts
 from tests.llm.test_llm_cli import PAIRS, saved
@@ -139,3 +143,20 @@ def test_help_of_each_command_loads_nothing_heavy():
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.splitlines()[-1] == "[]"
     assert all(f"usage: gunlearn {name}" in out for name in ("llm-bench", "llm-release", "llm-dp"))
+
+
+def test_going_on_reads_as_the_training_did():
+    """The state's own batch size is taken, so that nothing is refused; without one the call's."""
+    rows, model = [facts.rows(people) for people in (facts.FORGET, facts.RETAIN)], facts.fresh()
+    keeping, optimizer = KeepState(10), torch.optim.AdamW(model.parameters(), lr=1e-3)
+    for step in range(10):
+        loss = token_loss(model, PartCollator()(rows[1][5 * step : 5 * step + 5]))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        keeping.step(model, optimizer)
+    for reading, steps in (({"batch_size": 6}, 16), ({}, 12)):
+        state = keeping.state(model.eval(), **reading)
+        how = {"options": {"training": state}, "epochs": 1, "batch_size": 8, "figure_rows": 8}
+        result = unlearn(model, facts.tokenizer(), *rows, "continued_training", **how)
+        assert abs(result.settings["steps"] - steps) <= 2  # a pass over 96 rows

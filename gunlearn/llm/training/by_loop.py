@@ -20,6 +20,7 @@ from gunlearn.methods.base import Method
 from gunlearn.methods.door import run_method
 from gunlearn.methods.published import published
 from gunlearn.training.result import Result
+from gunlearn.training.state_sources import as_training_state
 
 #: Arguments of a Trainer that hold for the loop as well, where the model is on the CPU.
 _FINE = ("use_cpu", "per_device_train_batch_size", "num_train_epochs")
@@ -44,7 +45,9 @@ def ready(
         )
     changes: dict[str, Any] = {}
     if "batch_size" in method.options() and getattr(method, "batch_size", None) is None:
-        changes["batch_size"] = task.batch_size
+        state = as_training_state(getattr(method, "training", None))
+        if state is None or "batch_size" not in state.reading:  # else it reads as its training did
+            changes["batch_size"] = task.batch_size
     if epochs is not None:
         if epochs != int(epochs) or "epochs" not in method.options() or "steps" in options:
             why = "no 'epochs' beside 'steps'" if "steps" in options else "a whole number of 'epochs'"
