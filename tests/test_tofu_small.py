@@ -13,6 +13,8 @@ from experiments.tofu_small.continued import CONTINUED
 from experiments.tofu_small.methods import SETTINGS
 from experiments.tofu_small.problem import Problem, Recipe
 from experiments.tofu_small.table import continued, markdown, reference
+from gunlearn.bench.llm import arm_settings
+from gunlearn.report.frontier_table import at_equal_retention
 from tests.conftest import REPOSITORY, committed
 
 
@@ -115,3 +117,16 @@ def test_the_models_know_what_they_learned_and_not_what_they_did_not():
             assert by_name[name]["retain_prob"] > 0.9
             assert abs(by_name[name]["mia_min_k"] - 0.5) < 0.2
             assert by_name[name]["forget_alignment"] < by_name["original"]["forget_alignment"]
+
+
+def test_the_frontiers_are_what_the_readme_says_of_them():
+    rows = json.loads((REPOSITORY / "experiments" / "tofu_small" / "frontier.json").read_text())
+    found = {(s.method, s.rate, s.epoch): s.reported for s in arm_settings(rows)}
+    npo = found["npo", 3e-3, 10]
+    assert npo["forget_prob"] < 0.06
+    assert npo["gain_low"] > 0  # it looks forgotten and is nearer
+    assert found["graddiff", 3e-4, 5]["gain_low"] > 0
+    assert all(f["gain_high"] < 0 for (name, _, _), f in found.items() if name == "graddiff" and f["forget_prob"] < 0.1)
+    kept = {name for name, setting in at_equal_retention(rows).items() if setting is not None}
+    assert kept == {"simnpo", "undial"}
+    assert len([row for row in rows if "rate" in row]) == 12
