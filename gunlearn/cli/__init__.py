@@ -17,8 +17,8 @@ from gunlearn.cli.listings import Datasets, Estimators, FiguresCommand, Losses, 
 from gunlearn.cli.llm import LLM, LLMMethods
 from gunlearn.cli.llm_bench import LLMBench
 from gunlearn.cli.llm_dp import LLMDP
-from gunlearn.cli.llm_release import LLMRelease
 from gunlearn.cli.llm_eval import LLMEval
+from gunlearn.cli.llm_release import LLMRelease
 from gunlearn.core.atomic import OF_DISKS
 from gunlearn.core.lazy import lazy
 from gunlearn.errors import GunlearnError
