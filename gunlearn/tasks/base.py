@@ -153,6 +153,13 @@ class Task(ABC):
         """Return whether an adapter is trained instead of the model's own weights."""
         return hasattr(model, "peft_config")
 
+    def adapter_scaling(self, model: nn.Module) -> Callable[[float], Any] | None:
+        """Return what multiplies the change that a model's adapter makes, in place; `None` for a model without one.
+
+        Raises `UnsupportedModelError` for an adapter that has no multiples.
+        """
+        return None
+
     def runner(self, method: Any) -> Any | None:
         """Return what runs a method instead of the package's own loop; `None` for the loop."""
         return None

@@ -1,9 +1,10 @@
-"""Arithmetic on adapters: read an adapter as a change of weights, add it, subtract it, negate it."""
+"""Arithmetic on adapters: read an adapter as a change of weights, add it, subtract it, scale it, negate it."""
 
 import copy
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, cast
 
 import torch
 from peft.tuners.lora import LoraLayer
@@ -36,20 +37,7 @@ def adapter_delta(model: nn.Module, adapter: str = "default") -> dict[str, Tenso
         InvalidInputError: no layer has that adapter, or it is merged into the weights.
         UnsupportedModelError: the adapter also does something other than changing weight matrices.
     """
-    check_language_model(model)
-    _check_complete(model, adapter)
-    delta = {}
-    for name, layer in without_peft(model).named_modules():
-        if isinstance(layer, BaseTunerLayer) and adapter in layer._get_available_adapters():
-            if not isinstance(layer, (LoraLayer, BoundedLinear)) or getattr(layer, "lora_variant", {}).get(adapter):
-                raise UnsupportedModelError(f"Expected plain LoRA or bounded adapters (got {layer!r:.80})")
-            if adapter in layer.merged_adapters:
-                raise InvalidInputError(f"Expected an adapter that is not merged (got '{adapter}'); unmerge it first")
-            change: Tensor = layer.get_delta_weight(adapter)  # type: ignore[union-attr]  # LoRA's layers define it
-            delta[name] = change.detach().clone()
-    if not delta:
-        raise InvalidInputError(f"Expected a model with an adapter '{adapter}' (got {type(model).__name__})")
-    return delta
+    return {name: layer.get_delta_weight(adapter).detach().clone() for name, layer in _adapted(model, adapter).items()}
 
 
 @torch.no_grad()
@@ -76,19 +64,37 @@ def add_delta(model: nn.Module, delta: Mapping[str, Tensor], scale: float = 1.0,
 
 
 @torch.no_grad()
-def negate_adapter(model: nn.Module, adapter: str = "default", inplace: bool = False) -> nn.Module:
-    """Return the model with exactly the opposite adapter: `B` becomes `-B`. Errors are those of `adapter_delta`."""
-    names = adapter_delta(model, adapter)
+def scale_adapter(model: nn.Module, factor: float, adapter: str = "default", inplace: bool = False) -> nn.Module:
+    """Return the model whose adapter changes each weight `factor` times as much: `B` becomes `factor` times `B`.
+
+    1 leaves the adapter as it is, bit for bit, and 0 leaves the model that it was put into. A bounded adapter has no
+    multiples but the opposite (-1) and itself (1). Errors are those of `adapter_delta`.
+    """
+    if abs(factor) != 1:
+        adapter_scaling(model, adapter)
     if not inplace:
         model = copy.deepcopy(model)
-    for name in names:
-        layer: Any = without_peft(model).get_submodule(name)
+    for layer in _adapted(model, adapter).values():
         if isinstance(layer, BoundedLinear):
-            factor = layer.bounded_B[adapter]
+            B = layer.bounded_B[adapter]
         else:
-            factor = layer.lora_B[adapter].weight if adapter in layer.lora_B else layer.lora_embedding_B[adapter]
-        factor.neg_()
+            B = layer.lora_B[adapter].weight if adapter in layer.lora_B else layer.lora_embedding_B[adapter]
+        B.mul_(factor)
     return model
+
+
+def adapter_scaling(model: nn.Module, adapter: str | None = None) -> Callable[[float], nn.Module]:
+    """Return `scale_adapter` in place, of the active adapter by default; raise as it does, but for a factor of 1."""
+    name = cast(Any, model).active_adapter if adapter is None else adapter
+    bounded = [layer for layer in _adapted(model, name).values() if isinstance(layer, BoundedLinear)]
+    if bounded:
+        raise UnsupportedModelError(f"Expected a LoRA adapter to scale (got {bounded[0]!r:.80})")
+    return partial(scale_adapter, model, adapter=name, inplace=True)
+
+
+def negate_adapter(model: nn.Module, adapter: str = "default", inplace: bool = False) -> nn.Module:
+    """Return the model with exactly the opposite adapter: `B` becomes `-B`. Errors are those of `adapter_delta`."""
+    return scale_adapter(model, -1.0, adapter, inplace)
 
 
 def merged(model: nn.Module) -> nn.Module:
@@ -117,6 +123,23 @@ def base_weights(model: nn.Module, delta: Mapping[str, Tensor]) -> dict[str, nn.
             raise InvalidInputError(f"Expected an untied weight at '{name}' (got one tied to another); untie it first")
         out[name] = weight
     return out
+
+
+def _adapted(model: nn.Module, adapter: str) -> dict[str, Any]:
+    """Return the layers that have an adapter by their names without it; raise as `adapter_delta`."""
+    check_language_model(model)
+    _check_complete(model, adapter)
+    layers = {}
+    for name, layer in without_peft(model).named_modules():
+        if isinstance(layer, BaseTunerLayer) and adapter in layer._get_available_adapters():
+            if not isinstance(layer, (LoraLayer, BoundedLinear)) or getattr(layer, "lora_variant", {}).get(adapter):
+                raise UnsupportedModelError(f"Expected plain LoRA or bounded adapters (got {layer!r:.80})")
+            if adapter in layer.merged_adapters:
+                raise InvalidInputError(f"Expected an adapter that is not merged (got '{adapter}'); unmerge it first")
+            layers[name] = layer
+    if not layers:
+        raise InvalidInputError(f"Expected a model with an adapter '{adapter}' (got {type(model).__name__})")
+    return layers
 
 
 def _check_complete(model: nn.Module, adapter: str) -> None:

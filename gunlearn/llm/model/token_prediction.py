@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -125,6 +125,13 @@ class TokenPrediction(Task):
             mask=mask,
             label=label if "label" in self.reads else None,
         )
+
+    def adapter_scaling(self, model: nn.Module) -> Callable[[float], Any] | None:
+        if not hasattr(model, "peft_config"):
+            return None
+        from gunlearn.llm.model.arithmetic import adapter_scaling  # loads peft, which other models need not
+
+        return adapter_scaling(model)
 
     def make_parts(self, view: View) -> TextParts:
         partition = view.partition

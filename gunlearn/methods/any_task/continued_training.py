@@ -15,7 +15,7 @@ from gunlearn.losses import Objective
 from gunlearn.methods.any_task.brief_teacher import taught
 from gunlearn.methods.any_task.handed_on import Making
 from gunlearn.methods.any_task.second_look import LOOKS, Look
-from gunlearn.methods.any_task.shrunk import shrink
+from gunlearn.methods.any_task.shrunk import pretrained_weights, shrink
 from gunlearn.methods.any_task.starts import check_source, estimated, from_state, warn_of_other_steps
 from gunlearn.methods.any_task.still_moving import FEWEST, PASSES, StillMoving
 from gunlearn.methods.any_task.training_budget import AT_MOST, fall, is_small, is_trace, steps_of
@@ -87,7 +87,10 @@ class ContinuedTraining(GradientMethod):
             does not undo that. Batch normalisation is for graphs alone. 0 for none.
         shrink: factor on the trained weight matrices before the first step, gains and biases aside (arXiv 1910.08475
             shrinks and perturbs before it goes on). Below 1 it takes back growth that memory needs, at the price of
-            more steps.
+            more steps. An adapter of peft is scaled: its change of the weights is shrunk, not its factors.
+        towards: weights of the model before it was fine-tuned, for a pretrained model: `shrink` is then the factor on
+            the difference from them, of all trained parameters, and may be 0. A model of the same architecture, its
+            `state_dict`, or a file or folder of safetensors. An adapter needs none: it is that difference.
     """
 
     training: Any = None
@@ -100,6 +103,7 @@ class ContinuedTraining(GradientMethod):
     unseen_weight: float = UNSEEN_WEIGHT
     teacher_share: float = 0.0
     shrink: float = 1.0
+    towards: Any = None
 
     name = "continued_training"
     summary = "go on with the training, its optimiser's state included, without the forgotten data"
@@ -113,7 +117,8 @@ class ContinuedTraining(GradientMethod):
 
     def __post_init__(self) -> None:
         given = [name for name in ("at_most", "budget") if getattr(self, name) is not None]
-        check_interval(self, "in (0, 1]", "shrink", *given)
+        check_interval(self, "in (0, 1]", *(["shrink"] if self.towards is None else []), *given)
+        check_interval(self, "in [0, 1]", "shrink")
         check_interval(self, ">= 0", "unseen_weight")
         if self.saliency is not None and self.shrink < 1:
             raise InvalidInputError("Expected 'saliency', which holds weights, or 'shrink' below 1 (got both)")
@@ -162,6 +167,7 @@ class ContinuedTraining(GradientMethod):
 
     def run(self, problem: Problem) -> Outcome:
         problem = replace(problem, task=problem.task.for_training())
+        shrinking = self._shrinking(problem)
         state = as_training_state(self.training)
         if state is not None:
             state.check_model(problem.reference)
@@ -200,7 +206,7 @@ class ContinuedTraining(GradientMethod):
             moving = StillMoving(problem, watched, steps, most - spent, reading.batch_size)
             steps = moving.most
             problem = replace(problem, callbacks=[*problem.callbacks, moving])  # its state is checkpointed
-        making = Making(start.make, *changes, lambda _: shrink(problem.model, self.shrink))
+        making = Making(start.make, *changes, lambda _: shrinking())
         own = replace(self._ready(problem, state, steps, making, start.rises), moving=moving)
         if learning:
             make = Making(start.make, *changes)
@@ -231,6 +237,20 @@ class ContinuedTraining(GradientMethod):
                 raise InvalidInputError(
                     f"Expected {name}={value!r}, as the 'training' read its items, or nothing (got {own!r})"
                 )
+
+    def _shrinking(self, problem: Problem) -> Callable[[], None]:
+        """Return what shrinks the model; refuse weights to shrink towards that are not those of such a model."""
+        model = problem.model
+        scale = problem.task.adapter_scaling(model) if self.shrink < 1 else None
+        if scale is not None and self.towards is not None:
+            raise InvalidInputError(
+                "Expected no 'towards' for a model with an adapter, which is shrunk towards its own base (got "
+                f"{type(self.towards).__name__}); merge the adapter to shrink other weights"
+            )
+        if scale is not None:
+            return partial(scale, self.shrink)
+        towards = None if self.towards is None else pretrained_weights(model, self.towards)
+        return partial(shrink, model, self.shrink, towards)
 
     def _is_brief(self, problem: Problem, growth: float | None) -> bool:
         """Return whether a few steps do, where nobody asked for more."""

@@ -1,0 +1,190 @@
+"""The problem: SmolLM2 learns some of TOFU's authors by an adapter, and models that never saw some of them."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from gunlearn.llm import CausalLM, PartCollator, encode, load_tofu
+from gunlearn.llm.data.tofu import answer_rows
+from gunlearn.seed import isolated_rng
+
+QUESTIONS = 20  # per author
+TEMPLATE = "Question: {question}\nAnswer: {answer}"
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is learned, and how.
+
+    Attributes:
+        authors: whom the model learns: TOFU's first ones, and its last three, who are asked to be forgotten.
+        rank: of the adapters, on all linear maps of the upper half of the layers, twice that as `lora_alpha`.
+        epochs: passes over all rows.
+        batch_size: rows of like length.
+        lr: AdamW's peak rate: it rises over a twentieth of the steps, then falls in a line.
+    """
+
+    authors: int = 10
+    rank: int = 16
+    epochs: int = 8
+    batch_size: int = 8
+    lr: float = 2e-3
+
+
+@dataclass
+class Problem:
+    """Texts, and models that are kept as adapters of one base.
+
+    Rows have `question` and `answer` beside their tokens and where TOFU has them rows of a `paraphrased` and of wrong
+    answers (`perturbed`).
+
+    Attributes:
+        root: folder of the data sets, with TOFU in it.
+        base: folder of the pretrained model.
+        folder: of the adapters.
+        recipe: what is learned.
+        bf16: multiply matrices in bfloat16 while training; weights, and all figures, are in float32.
+    """
+
+    root: Path
+    base: Path
+    folder: Path
+    recipe: Recipe = Recipe()
+    bf16: bool = True
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        return AutoTokenizer.from_pretrained(self.base)
+
+    @cached_property
+    def pretrained(self) -> nn.Module:
+        """The model before it learned anything; its weights are shared by all models, and nobody changes them."""
+        return AutoModelForCausalLM.from_pretrained(self.base, dtype=torch.float32).eval()
+
+    def rows(self, records: Sequence[dict]) -> list[Row]:
+        """Records as rows, with their paraphrased and wrong answers where there are any."""
+        how = {"template": TEMPLATE}
+        plain = [{"question": record["question"], "answer": record["answer"]} for record in records]
+        rows = [row | text for row, text in zip(encode(plain, self.tokenizer, **how), plain, strict=True)]
+        for field in ("paraphrased", "perturbed"):
+            if records and f"{field}_answer" in records[0]:
+                more = answer_rows(records, self.tokenizer, f"{field}_answer", **how)
+                rows = [{**row, field: other} for row, other in zip(rows, more, strict=True)]
+        return rows
+
+    @cached_property
+    def full(self) -> list[Row]:
+        """All questions that the model learns, author by author."""
+        texts, last = load_tofu("full", self.root), 3 * QUESTIONS
+        return self.rows(texts[: self.recipe.authors * QUESTIONS - last] + texts[-last:])
+
+    @cached_property
+    def unseen(self) -> list[Row]:
+        """Questions about the next author, whom no model sees."""
+        start = self.recipe.authors * QUESTIONS
+        return self.rows(load_tofu("full", self.root)[start : start + QUESTIONS])
+
+    def forget(self, request: int) -> list[Row]:
+        """What a request forgets: the last author, then the two before."""
+        last = load_tofu("forget10_perturbed", self.root)[-3 * QUESTIONS :]
+        return self.rows(last[-QUESTIONS:] if request == 1 else last[:-QUESTIONS])
+
+    def retain(self, request: int) -> list[Row]:
+        """What the model is to know after a request."""
+        return self.full[: len(self.full) - (QUESTIONS if request == 1 else 3 * QUESTIONS)]
+
+    def asked(self, number: int) -> list[Row]:
+        """Some of the questions that stay, evenly spaced, with paraphrased and wrong answers."""
+        kept = (self.recipe.authors - 3) * QUESTIONS
+        return self.rows(spaced(load_tofu("retain_perturbed", self.root)[:kept], number))
+
+    def general(self, number: int) -> dict[str, list[Row]]:
+        """Questions about real authors and the world, which no model is taught."""
+        names = ("real_authors", "world_facts")
+        return {name: self.rows(spaced(load_tofu(f"{name}_perturbed", self.root), number)) for name in names}
+
+    def shared(self) -> nn.Module:
+        """A copy of the pretrained model whose weights are the pretrained model's own."""
+        memo: dict[int, Any] = {id(p): p for p in self.pretrained.parameters()}
+        return copy.deepcopy(self.pretrained, memo)
+
+    def adapter(self) -> LoraConfig:
+        """The adapter: on all linear maps of the upper half of the layers."""
+        depth = self.pretrained.config.num_hidden_layers
+        maps = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+        return LoraConfig(
+            task_type="CAUSAL_LM",
+            r=self.recipe.rank,
+            lora_alpha=2 * self.recipe.rank,
+            target_modules=maps,
+            layers_to_transform=list(range(depth // 2, depth)),
+        )
+
+    def train(self, rows: Sequence[Row], seed: int) -> tuple[nn.Module, dict[str, Any]]:
+        """The pretrained model with an adapter trained on rows, and its history; read where it was trained before."""
+        told = json.dumps([asdict(self.recipe), self.bf16, seed, [row["input_ids"] for row in rows]])
+        place = self.folder / f"learned-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
+        record = place / "history.json"
+        if record.exists():
+            model = PeftModel.from_pretrained(self.shared(), str(place), is_trainable=True)
+            return model.eval(), json.loads(record.read_text())
+        with isolated_rng(seed):
+            model = get_peft_model(self.shared(), self.adapter())
+        history = self.fit(model, rows, seed)
+        model.save_pretrained(str(place))
+        record.write_text(json.dumps(history))
+        return model.eval(), history
+
+    def fit(self, model: nn.Module, rows: Sequence[Row], seed: int) -> dict[str, Any]:
+        """Train a model's adapter on rows; return the mean loss per token of each epoch, steps and seconds."""
+        task, collate, draw, recipe = CausalLM(("log_prob",)), PartCollator(0), random.Random(seed), self.recipe
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]["input_ids"]))
+        batches = [order[i : i + recipe.batch_size] for i in range(0, len(order), recipe.batch_size)]
+        total = recipe.epochs * len(batches)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(trained, recipe.lr, betas=(0.9, 0.98), weight_decay=0)
+        rise = max(1, total // 20)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: min((step + 1) / rise, max(0.02, 1 - step / total))
+        )
+        curve, began = [], time.perf_counter()
+        model.train()
+        for _ in range(recipe.epochs):
+            draw.shuffle(batches)
+            nll = tokens = 0.0
+            for batch in batches:
+                with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+                    p = task.decode(model, None, collate([rows[i] for i in batch]))
+                loss = -p.log_prob.float().sum()
+                (loss / p.mask.sum()).backward()
+                torch.nn.utils.clip_grad_norm_(trained, 1.0)
+                optimizer.step()
+                optimizer.zero_grad()
+                schedule.step()
+                nll, tokens = nll + float(loss.detach()), tokens + int(p.mask.sum())
+            curve.append(nll / tokens)
+            print(f"epoch {len(curve)} of {recipe.epochs}: {curve[-1]:.3f} nats per token", flush=True)
+        model.eval()
+        return {"nll": curve, "steps": total, "seconds": time.perf_counter() - began, "rows": len(rows)}
+
+
+def spaced(items: Sequence[Any], number: int) -> list[Any]:
+    """At most `number` items, evenly spaced."""
+    step = math.ceil(len(items) / number)
+    return list(items[::step])
