@@ -19,8 +19,12 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from gunlearn.llm import CausalLM, PartCollator, encode, load_tofu
+from gunlearn.llm import CausalLM, PartCollator, encode, load_tofu, tofu_refusals
+from gunlearn.llm.data.end_tokens import end_tokens
 from gunlearn.llm.data.tofu import answer_rows
+from gunlearn.llm.metrics.generation import draw_answers
+from gunlearn.llm.metrics.scoring import prompt_of
+from gunlearn.metrics.alignment import Sampler
 from gunlearn.seed import isolated_rng
 
 QUESTIONS = 20  # per author
@@ -119,10 +123,27 @@ class Problem:
         names = ("real_authors", "world_facts")
         return {name: self.rows(spaced(load_tofu(f"{name}_perturbed", self.root), number)) for name in names}
 
-    def shared(self) -> nn.Module:
-        """A copy of the pretrained model whose weights are the pretrained model's own."""
-        memo: dict[int, Any] = {id(p): p for p in self.pretrained.parameters()}
-        return copy.deepcopy(self.pretrained, memo)
+    def refusals(self, rows: Sequence[Row]) -> list[Row]:
+        """For each row, an answer that says nothing."""
+        draw, answers = random.Random(0), tofu_refusals(self.root)
+        return self.rows([{"question": row["question"], "answer": draw.choice(answers)} for row in rows])
+
+    def said_before(self, rows: Sequence[Row], most: int = 40) -> list[Row]:
+        """For each row, what the pretrained model answers."""
+        ends = end_tokens(self.tokenizer)
+        drawn = draw_answers(self.pretrained, [prompt_of(row) for row in rows], ends, Sampler(1), most)
+        said = [self.tokenizer.decode(drawn.answers(i)[0], skip_special_tokens=True).strip() for i in range(len(rows))]
+        return self.rows([{"question": row["question"], "answer": a or "-"} for row, a in zip(rows, said, strict=True)])
+
+    def over(self, base: nn.Module) -> nn.Module:
+        """A copy of a model whose weights are the model's own, to put an adapter into."""
+        memo: dict[int, Any] = {id(p): p for p in base.parameters()}
+        return copy.deepcopy(base, memo)
+
+    def merged(self, model: nn.Module) -> nn.Module:
+        """A model whose weights have the change of its adapter, in memory of its own."""
+        plain = copy.deepcopy(model).merge_and_unload()
+        return plain.requires_grad_(True).eval()
 
     def adapter(self) -> LoraConfig:
         """The adapter: on all linear maps of the upper half of the layers."""
@@ -142,10 +163,10 @@ class Problem:
         place = self.folder / f"learned-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
         record = place / "history.json"
         if record.exists():
-            model = PeftModel.from_pretrained(self.shared(), str(place), is_trainable=True)
+            model = PeftModel.from_pretrained(self.over(self.pretrained), str(place), is_trainable=True)
             return model.eval(), json.loads(record.read_text())
         with isolated_rng(seed):
-            model = get_peft_model(self.shared(), self.adapter())
+            model = get_peft_model(self.over(self.pretrained), self.adapter())
         history = self.fit(model, rows, seed)
         model.save_pretrained(str(place))
         record.write_text(json.dumps(history))

@@ -1,0 +1,53 @@
+"""Rows that start from an adapter: shrunk towards the pretrained weights and trained on, or subtracted."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from peft import PeftModel
+from torch import nn
+
+import gunlearn
+from gunlearn.llm import CausalLM
+from gunlearn.llm.model.arithmetic import scale_adapter
+
+if TYPE_CHECKING:
+    from experiments.smollm.methods import Request
+
+SHRUNK = "shrunk towards pretrained"
+FACTORS: dict[str, tuple[float, ...]] = {SHRUNK: (0.25, 0.5), "task vector": (0.5, 1.0)}
+
+
+def went_on(request: Request, factor: float) -> tuple[nn.Module, int]:
+    """The adapter that the model learned by, shrunk, then trained on the retained rows; and the steps of that."""
+    problem, recipe, share = request.problem, request.problem.recipe, request.budget.share
+    size = max(1, recipe.batch_size // 2)
+    steps = max(1, round(share * recipe.epochs * math.ceil(len(request.retain) / size)))
+    with torch.autocast("cpu", torch.bfloat16, enabled=problem.bf16, cache_enabled=False):
+        result = gunlearn.unlearn(
+            request.start,
+            [*request.forget, *request.retain],
+            gunlearn.ForgetItems(list(range(len(request.forget)))),
+            "continued_training",
+            CausalLM(("log_prob",)),
+            seed=0,
+            shrink=factor,
+            steps=steps,
+            batch_size=size,
+            max_grad_norm=1.0,
+            optimizer=partial(torch.optim.AdamW, lr=recipe.lr, betas=(0.9, 0.98), weight_decay=0.0),
+        )
+    return result.model, steps
+
+
+def subtracted(request: Request, factor: float) -> tuple[nn.Module, int]:
+    """The original less a multiple of an adapter that was trained on the forgotten rows alone; and its steps."""
+    problem = request.problem
+    alone, history = problem.train(request.forget, 100 + request.number)
+    place = problem.folder / f"vector{request.number}"
+    alone.save_pretrained(str(place))
+    model = PeftModel.from_pretrained(problem.over(request.base), str(place), is_trainable=True)
+    return scale_adapter(model, -factor, inplace=True).eval(), history["steps"]

@@ -1,0 +1,67 @@
+"""The study on a pretrained model: it runs small, and is read, not run again."""
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("transformers")
+from experiments.smollm.__main__ import Args, main
+from experiments.smollm.base import tiny
+from experiments.smollm.methods import NAMES, SETTINGS, halved
+from experiments.smollm.problem import Problem, Recipe
+from experiments.smollm.table import tables
+
+
+@pytest.fixture(scope="module")
+def root(data_root) -> Path:
+    if not (data_root / "TOFU").is_dir():
+        pytest.skip(f"needs TOFU's files in {data_root / 'TOFU'}")
+    return data_root
+
+
+@pytest.mark.filterwarnings("ignore:no loss of .* reads the rows to retain")
+def test_smoke(root, tmp_path, capsys):
+    """Both requests; a second run makes no model and measures nothing again."""
+    args = Args(root, tmp_path, methods=(NAMES[0], "idkdpo", "task vector"), smoke=True)
+    found = main(args)
+    for number in (1, 2):
+        rows = found[f"request {number}"]["rows"]
+        assert [row["model"] for row in rows] == ["retrained 0", "retrained 1", "original", "pretrained", *args.methods]
+        for row in rows:
+            assert {"forget_alignment", "forget_quality", "model_utility", "mia_min_k", "others_relearned"} <= set(row)
+            assert row["model"] == "original" or "forget_alignment_gain_low" in row
+    out = capsys.readouterr().out
+    assert "request2" in out
+    assert "| task vector | 0.5 |" in out
+    assert tables(found)["request1"] in out
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "models").rglob("*")}
+    assert main(args) == found
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "models").rglob("*")} == stamps
+
+
+def test_no_question_is_on_two_sides(root, tmp_path):
+    problem = Problem(root, tiny(tmp_path / "base", root), tmp_path, Recipe(authors=4))
+    first, second = ({row["question"] for row in problem.forget(number)} for number in (1, 2))
+    stays = {row["question"] for row in problem.retain(2)}
+    assert (len(first), len(second), len(stays)) == (20, 40, 20)
+    assert first | second | stays == {row["question"] for row in problem.full}
+    assert {row["question"] for row in problem.retain(1)} == second | stays
+    assert not {row["question"] for row in problem.unseen} & (first | second | stays)
+    assert {row["question"] for row in problem.asked(10)} <= stays
+    chosen, reported = halved(problem.asked(10))
+    assert not {row["question"] for row in chosen} & {row["question"] for row in reported}
+    row = problem.forget(1)[0]
+    said = problem.tokenizer.decode([t for t, y in zip(row["input_ids"], row["labels"], strict=True) if y != -100])
+    assert said.strip() == f"{row['answer']}<eos>"
+    assert len(row["perturbed"]) == 5
+
+
+def test_copies_share_the_weights_of_their_base(root, tmp_path):
+    """A control for the memory that ten models take: an adapter's training leaves the base as it was."""
+    problem = Problem(root, tiny(tmp_path / "base", root), tmp_path, Recipe(authors=4, epochs=1, rank=2, batch_size=40))
+    before = {name: value.clone() for name, value in problem.pretrained.state_dict().items()}
+    model, history = problem.train(problem.forget(1), 0)
+    assert model.base_model.model.model.embed_tokens.weight is problem.pretrained.model.embed_tokens.weight
+    assert all(value.equal(before[name]) for name, value in problem.pretrained.state_dict().items())
+    assert history["steps"] == 1
+    assert set(SETTINGS) < set(NAMES)
