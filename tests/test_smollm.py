@@ -1,15 +1,21 @@
 """The study on a pretrained model: it runs small, and is read, not run again."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip("transformers")
+from peft import get_peft_model
+
 from experiments.smollm.__main__ import Args, main
 from experiments.smollm.base import tiny
 from experiments.smollm.methods import NAMES, SETTINGS, halved
 from experiments.smollm.problem import Problem, Recipe
 from experiments.smollm.table import tables
+from experiments.smollm.upper_half import UpperHalf
+from gunlearn.llm import CausalLM, PartCollator
 
 
 @pytest.fixture(scope="module")
@@ -65,3 +71,25 @@ def test_copies_share_the_weights_of_their_base(root, tmp_path):
     assert all(value.equal(before[name]) for name, value in problem.pretrained.state_dict().items())
     assert history["steps"] == 1
     assert set(SETTINGS) < set(NAMES)
+
+
+def test_the_upper_half_trains_as_the_whole_model_does(root, tmp_path):
+    """Loss and gradients of a padded batch; outside the block the model is whole again."""
+    problem = Problem(root, tiny(tmp_path / "base", root), tmp_path, Recipe(authors=4, rank=2), bf16=False)
+    torch.manual_seed(0)
+    config = problem.adapter()
+    config.init_lora_weights = False
+    model, rows = get_peft_model(problem.over(problem.pretrained), config), problem.forget(1)[:5]
+    task, collate = CausalLM(("log_prob",)), PartCollator(0)
+    found = []
+    upper = UpperHalf(model, problem.first_layer, rows, collate)
+    for context in (nullcontext(), upper.reading([3, 0, 4]), nullcontext()):
+        model.zero_grad()
+        with context:
+            loss = -task.decode(model, None, collate([rows[i] for i in (3, 0, 4)])).log_prob.sum()
+        loss.backward()
+        found.append([loss.detach(), *(p.grad for p in model.parameters() if p.requires_grad)])
+    for whole, halved_, again in zip(*found, strict=True):
+        torch.testing.assert_close(halved_, whole, rtol=1e-4, atol=1e-5)
+        assert torch.equal(again, whole)
+    assert len(found[0]) > 10

@@ -34,7 +34,7 @@ class Args:
         methods: rows of the table.
         retrained: models trained without what each request forgets.
         asked: retained questions that are asked; settings are chosen on every second one.
-        bf16: multiply matrices in bfloat16 while training.
+        bf16: multiply matrices in bfloat16.
         smoke: a tiny model and one method's setting, to see that everything runs.
     """
 

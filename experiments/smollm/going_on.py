@@ -26,7 +26,7 @@ def went_on(request: Request, factor: float) -> tuple[nn.Module, int]:
     problem, recipe, share = request.problem, request.problem.recipe, request.budget.share
     size = max(1, recipe.batch_size // 2)
     steps = max(1, round(share * recipe.epochs * math.ceil(len(request.retain) / size)))
-    with torch.autocast("cpu", torch.bfloat16, enabled=problem.bf16, cache_enabled=False):
+    with problem.faster():
         result = gunlearn.unlearn(
             request.start,
             [*request.forget, *request.retain],

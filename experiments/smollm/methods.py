@@ -93,8 +93,9 @@ class Request:
         self.forget, self.retain = self.problem.forget(self.number), self.problem.retain(self.number)
         gone = [row for number in range(1, self.number + 1) for row in self.problem.forget(number)]
         self.halves = {"forget": halved(gone), "retain": halved(self.problem.asked(self.asked))}
-        self.unseen = nll(self.original, {"unseen": self.problem.unseen})["unseen"]
-        self.known = nll(self.original, {"retain": self.halves["retain"][0]})["retain"]
+        with self.problem.faster():
+            self.unseen = nll(self.original, {"unseen": self.problem.unseen})["unseen"]
+            self.known = nll(self.original, {"retain": self.halves["retain"][0]})["retain"]
 
     def judged(self, model: nn.Module) -> dict[str, float]:
         """Figures on the halves that settings are chosen on; no retrained model is asked.
@@ -102,7 +103,8 @@ class Request:
         `judged` is the lower the better: nats per token by which forgotten rows are likelier or less likely than rows
         that nobody saw, and retained ones less likely than they were.
         """
-        found = figures(model, {part: half[0] for part, half in self.halves.items()}, batch_size=32)
+        with self.problem.faster():
+            found = figures(model, {part: half[0] for part, half in self.halves.items()}, batch_size=32)
         forget, retain = found["forget"]["nll"], found["retain"]["nll"]
         judged = abs(forget - self.unseen) + max(0.0, retain - self.known)
         probs = {f"{part}_prob": found[part]["prob"] for part in found}

@@ -19,6 +19,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from experiments.smollm.upper_half import UpperHalf
 from gunlearn.llm import CausalLM, PartCollator, encode, load_tofu, tofu_refusals
 from gunlearn.llm.data.end_tokens import end_tokens
 from gunlearn.llm.data.tofu import answer_rows
@@ -63,7 +64,7 @@ class Problem:
         base: folder of the pretrained model.
         folder: of the adapters.
         recipe: what is learned.
-        bf16: multiply matrices in bfloat16 while training; weights, and all figures, are in float32.
+        bf16: multiply matrices in bfloat16; weights and sums of losses are in float32.
     """
 
     root: Path
@@ -147,15 +148,23 @@ class Problem:
 
     def adapter(self) -> LoraConfig:
         """The adapter: on all linear maps of the upper half of the layers."""
-        depth = self.pretrained.config.num_hidden_layers
         maps = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
         return LoraConfig(
             task_type="CAUSAL_LM",
             r=self.recipe.rank,
             lora_alpha=2 * self.recipe.rank,
             target_modules=maps,
-            layers_to_transform=list(range(depth // 2, depth)),
+            layers_to_transform=list(range(self.first_layer, self.pretrained.config.num_hidden_layers)),
         )
+
+    @property
+    def first_layer(self) -> int:
+        """The lowest layer that learns."""
+        return self.pretrained.config.num_hidden_layers // 2
+
+    def faster(self) -> torch.autocast:
+        """A context in which matrices are multiplied in bfloat16; no copy of a weight outlives a step."""
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.bf16, cache_enabled=False)
 
     def train(self, rows: Sequence[Row], seed: int) -> tuple[nn.Module, dict[str, Any]]:
         """The pretrained model with an adapter trained on rows, and its history; read where it was trained before."""
@@ -179,6 +188,8 @@ class Problem:
         batches = [order[i : i + recipe.batch_size] for i in range(0, len(order), recipe.batch_size)]
         total = recipe.epochs * len(batches)
         trained = [p for p in model.parameters() if p.requires_grad]
+        with self.faster():
+            upper = UpperHalf(model, self.first_layer, rows, collate)
         optimizer = torch.optim.AdamW(trained, recipe.lr, betas=(0.9, 0.98), weight_decay=0)
         rise = max(1, total // 20)
         schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -190,7 +201,7 @@ class Problem:
             draw.shuffle(batches)
             nll = tokens = 0.0
             for batch in batches:
-                with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+                with self.faster(), upper.reading(batch):
                     p = task.decode(model, None, collate([rows[i] for i in batch]))
                 loss = -p.log_prob.float().sum()
                 (loss / p.mask.sum()).backward()
