@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from experiments.smollm.methods import Request
 
 SHRUNK = "shrunk towards pretrained"
-FACTORS: dict[str, tuple[float, ...]] = {SHRUNK: (0.25, 0.5), "task vector": (0.5, 1.0)}
+FACTORS: dict[str, tuple[float, ...]] = {SHRUNK: (0.1, 0.25), "task vector": (0.5, 1.0)}
 
 
 def went_on(request: Request, factor: float) -> tuple[nn.Module, int]:

@@ -41,9 +41,9 @@ class Measure:
         batch_size: rows at a time.
     """
 
-    general: int = 25
-    samples: int = 2
-    new_tokens: int = 50
+    general: int = 20
+    samples: int = 1
+    new_tokens: int = 40
     batch_size: int = 16
 
 

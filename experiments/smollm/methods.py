@@ -20,7 +20,7 @@ from gunlearn.llm.metrics.row_figures import figures
 from gunlearn.losses import NLL, NPO
 
 #: Rates of AdamW for an adapter: published ones, for all parameters, are 1e-5, with ten times as many steps.
-RATES = (5e-4, 2e-3)
+RATES = (7e-4, 1.5e-3)
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Budget:
         share: of the training's steps, which a model that was shrunk goes on for.
     """
 
-    epochs: float = 4
+    epochs: float = 6
     batch_size: int = 8
     share: float = 0.2
 
@@ -139,7 +139,9 @@ def run(name: str, request: Request) -> tuple[nn.Module, dict[str, Any]]:
 
 def _place(name: str, value: float, request: Request) -> Path:
     problem = request.problem
-    told = [asdict(problem.recipe), problem.bf16, repr(SETTINGS.get(name)), value, asdict(request.budget)]
+    setting, budget = SETTINGS.get(name), request.budget
+    spent = budget.share if setting is None else (budget.epochs, budget.batch_size)
+    told = [asdict(problem.recipe), problem.bf16, repr((setting, spent)), value]
     weights = sum(float(parameter.detach().double().sum()) for parameter in request.base.parameters())
     digest = hashlib.sha256(json.dumps([*told, request.asked, weights]).encode()).hexdigest()[:12]
     return problem.folder / f"request{request.number}" / f"{name.replace(' ', '_').replace(',', '')}-{value:g}-{digest}"
