@@ -51,19 +51,16 @@ def plain_folder(gguf: str | PathLike[str], folder: str | PathLike[str]) -> Path
 
 def _read(source: Path) -> tuple[Any, Any]:
     """Return model and tokenizer as transformers reads them."""
-    kinds = (AutoModelForCausalLM, {"dtype": torch.float32}), (AutoTokenizer, {})
+    where, how = str(source.parent), {"gguf_file": source.name, "local_files_only": True}
     try:
-        model, tokenizer = (
-            kind.from_pretrained(str(source.parent), gguf_file=source.name, local_files_only=True, **how)
-            for kind, how in kinds
-        )
+        model = AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32, **how)
+        return model, AutoTokenizer.from_pretrained(where, **how)
     except Exception as error:  # whatever readers of damaged files raise: KeyError, struct.error, UnicodeDecodeError
         raise InvalidInputError(
             f"Expected a GGUF file of a causal language model that transformers reads (got {source}: "
             f"{type(error).__name__}: {' '.join(str(error).split())[:200]}); give a folder of transformers instead, "
             "or a file of another architecture or quantisation"
         ) from error
-    return model, tokenizer
 
 
 def _plain(loaded: nn.Module, source: Path) -> Any:
