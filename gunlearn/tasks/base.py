@@ -154,7 +154,7 @@ class Task(ABC):
         return hasattr(model, "peft_config")
 
     def adapter_scaling(self, model: nn.Module) -> Callable[[float], Any] | None:
-        """Return what multiplies the change that a model's adapter makes, in place; `None` for a model without one.
+        """Return what multiplies the change that a model's adapter makes, in place; `None` where nobody knows how.
 
         Raises `UnsupportedModelError` for an adapter that has no multiples.
         """

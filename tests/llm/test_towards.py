@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 import gunlearn as gu
 from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedModelError
-from gunlearn.llm import BoundedConfig, adapter_delta
+from gunlearn.llm import BoundedConfig, CausalLM, adapter_delta
 from gunlearn.methods.any_task.shrunk import pretrained_weights, shrink
+from gunlearn.tasks.base import Task
 from tests.llm.test_continued_texts import rows
 from tests.llm.tiny import tiny
 
@@ -102,6 +103,14 @@ def test_an_adapter_is_scaled(factor: float) -> None:
 def test_a_bounded_adapter_has_no_multiples() -> None:
     model = get_peft_model(tiny(), BoundedConfig(r=2, task_type="CAUSAL_LM"))
     with pytest.raises(UnsupportedModelError, match="LoRA adapter to scale"):
+        went_on(model, shrink=0.5)
+
+
+def test_a_task_that_cannot_scale_adapters_refuses_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both factors would shrink, and the change by the square."""
+    monkeypatch.setattr(CausalLM, "adapter_scaling", Task.adapter_scaling)
+    model = get_peft_model(tiny(), LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
+    with pytest.raises(UnsupportedModelError, match="without an adapter for 'shrink' below 1"):
         went_on(model, shrink=0.5)
 
 

@@ -126,9 +126,7 @@ class TokenPrediction(Task):
             label=label if "label" in self.reads else None,
         )
 
-    def adapter_scaling(self, model: nn.Module) -> Callable[[float], Any] | None:
-        if not hasattr(model, "peft_config"):
-            return None
+    def adapter_scaling(self, model: nn.Module) -> Callable[[float], Any]:
         from gunlearn.llm.model.arithmetic import adapter_scaling  # loads peft, which other models need not
 
         return adapter_scaling(model)

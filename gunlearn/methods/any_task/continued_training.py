@@ -15,7 +15,7 @@ from gunlearn.losses import Objective
 from gunlearn.methods.any_task.brief_teacher import taught
 from gunlearn.methods.any_task.handed_on import Making
 from gunlearn.methods.any_task.second_look import LOOKS, Look
-from gunlearn.methods.any_task.shrunk import pretrained_weights, shrink
+from gunlearn.methods.any_task.shrunk import shrinking_of
 from gunlearn.methods.any_task.starts import check_source, estimated, from_state, warn_of_other_steps
 from gunlearn.methods.any_task.still_moving import FEWEST, PASSES, StillMoving
 from gunlearn.methods.any_task.training_budget import AT_MOST, fall, is_small, is_trace, steps_of
@@ -167,7 +167,7 @@ class ContinuedTraining(GradientMethod):
 
     def run(self, problem: Problem) -> Outcome:
         problem = replace(problem, task=problem.task.for_training())
-        shrinking = self._shrinking(problem)
+        shrinking = shrinking_of(problem.model, problem.task, self.shrink, self.towards)
         state = as_training_state(self.training)
         if state is not None:
             state.check_model(problem.reference)
@@ -237,20 +237,6 @@ class ContinuedTraining(GradientMethod):
                 raise InvalidInputError(
                     f"Expected {name}={value!r}, as the 'training' read its items, or nothing (got {own!r})"
                 )
-
-    def _shrinking(self, problem: Problem) -> Callable[[], None]:
-        """Return what shrinks the model; refuse weights to shrink towards that are not those of such a model."""
-        model = problem.model
-        scale = problem.task.adapter_scaling(model) if self.shrink < 1 else None
-        if scale is not None and self.towards is not None:
-            raise InvalidInputError(
-                "Expected no 'towards' for a model with an adapter, which is shrunk towards its own base (got "
-                f"{type(self.towards).__name__}); merge the adapter to shrink other weights"
-            )
-        if scale is not None:
-            return partial(scale, self.shrink)
-        towards = None if self.towards is None else pretrained_weights(model, self.towards)
-        return partial(shrink, model, self.shrink, towards)
 
     def _is_brief(self, problem: Problem, growth: float | None) -> bool:
         """Return whether a few steps do, where nobody asked for more."""

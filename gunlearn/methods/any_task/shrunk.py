@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedModelError
+from gunlearn.tasks.base import Task
 
 
 @torch.no_grad()
@@ -38,6 +40,31 @@ def shrink(model: nn.Module, factor: float, towards: Mapping[str, Tensor] | None
     matrices = [parameter for parameter in trained.values() if parameter.dim() > 1]
     for parameter in matrices or trained.values():
         parameter.mul_(factor)
+
+
+def shrinking_of(model: nn.Module, task: Task, factor: float, towards: Any) -> Callable[[], Any]:
+    """Return what shrinks a model in place, or the change that its adapter makes; refuse what does not fit before.
+
+    Raises:
+        InvalidInputError: `towards` for a model with an adapter; or as `pretrained_weights` raises.
+        UnsupportedModelError: an adapter without multiples; or as `pretrained_weights` raises.
+    """
+    if not hasattr(model, "peft_config"):
+        return partial(shrink, model, factor, None if towards is None else pretrained_weights(model, towards))
+    if towards is not None:
+        raise InvalidInputError(
+            "Expected no 'towards' for a model with an adapter, which is shrunk towards its own base (got "
+            f"{type(towards).__name__}); merge the adapter to shrink other weights"
+        )
+    if factor == 1:
+        return partial(shrink, model, factor)
+    scale = task.adapter_scaling(model)
+    if scale is None:
+        raise UnsupportedModelError(
+            f"Expected a model without an adapter for 'shrink' below 1 of task '{task.name}' (got "
+            f"{type(model).__name__}); merge the adapter, and name the weights before it as 'towards'"
+        )
+    return partial(scale, factor)
 
 
 def pretrained_weights(model: nn.Module, towards: Any) -> dict[str, Tensor]:
