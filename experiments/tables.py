@@ -36,6 +36,7 @@ from experiments.nearest.targets import table as targets
 from experiments.paper_modes.__main__ import tables as paper_modes
 from experiments.removal_influence.tables import tables as removal
 from experiments.retain_samples.__main__ import tables as retain_samples
+from experiments.smollm.table import tables as smollm
 from experiments.speed.per_step import table as per_step
 from gunlearn.report import frontier_markdown, markdown_table
 from gunlearn.report.frontier_plot import save_frontier
@@ -95,6 +96,7 @@ def tables() -> dict[Path, dict[str, str]]:
         "retain_samples": dict(zip(("gradients", "results"), retain_samples(read("retain_samples")), strict=True)),
     }
     found["tofu_small"] = {"frontier": frontier_markdown(read("tofu_small", "frontier"))}
+    found["smollm"] = smollm(read("smollm"))
     found["speed"] = {"per_step": per_step(read("speed", "per_step"))}
     files = {HERE / study / "README.md": of for study, of in found.items()}
     aligned = read("mode_connectivity", "alignment")

@@ -17,13 +17,15 @@ from gunlearn.llm.model.arithmetic import scale_adapter
 if TYPE_CHECKING:
     from experiments.smollm.methods import Request
 
-SHRUNK = "shrunk towards pretrained"
-FACTORS: dict[str, tuple[float, ...]] = {SHRUNK: (0.1, 0.25), "task vector": (0.5, 1.0)}
+SHRUNK, LONGER, VECTOR = "shrunk towards pretrained", "shrunk, on for longer", "task vector"
+#: Factors to choose from, and for how much of the training's passes a shrunk adapter goes on.
+FACTORS: dict[str, tuple[float, ...]] = {SHRUNK: (0.1, 0.25), LONGER: (0.1,), VECTOR: (0.5, 1.0)}
+SHARES: dict[str, float] = {SHRUNK: 0.2, LONGER: 0.5}
 
 
-def went_on(request: Request, factor: float) -> tuple[nn.Module, int]:
+def went_on(name: str, request: Request, factor: float) -> tuple[nn.Module, int]:
     """The adapter that the model learned by, shrunk, then trained on the retained rows; and the steps of that."""
-    problem, recipe, share = request.problem, request.problem.recipe, request.budget.share
+    problem, recipe, share = request.problem, request.problem.recipe, SHARES[name]
     size = max(1, recipe.batch_size // 2)
     steps = max(1, round(share * recipe.epochs * math.ceil(len(request.retain) / size)))
     with problem.faster():
@@ -43,7 +45,7 @@ def went_on(request: Request, factor: float) -> tuple[nn.Module, int]:
     return result.model, steps
 
 
-def subtracted(request: Request, factor: float) -> tuple[nn.Module, int]:
+def subtracted(name: str, request: Request, factor: float) -> tuple[nn.Module, int]:
     """The original less a multiple of an adapter that was trained on the forgotten rows alone; and its steps."""
     problem = request.problem
     alone, history = problem.train(request.forget, 100 + request.number)

@@ -13,7 +13,7 @@ from typing import Any
 from peft import PeftModel
 from torch import nn
 
-from experiments.smollm.going_on import FACTORS, SHRUNK, subtracted, went_on
+from experiments.smollm.going_on import FACTORS, LONGER, SHARES, SHRUNK, VECTOR, subtracted, went_on
 from experiments.smollm.problem import Problem, Row
 from gunlearn.llm import unlearn
 from gunlearn.llm.metrics.row_figures import figures
@@ -49,8 +49,8 @@ SETTINGS: dict[str, Setting] = {
     "finetune": Setting(NLL(on="retain"), (1e-3,)),
 }
 #: Rows whose strength is a factor, on the adapter that the model learned by or on one of the forgotten rows alone.
-FACTORED = {SHRUNK: went_on, "task vector": subtracted}
-NAMES = (SHRUNK, "npo", *[name for name in SETTINGS if name != "npo"], "task vector")
+FACTORED = {SHRUNK: went_on, LONGER: went_on, VECTOR: subtracted}
+NAMES = (SHRUNK, LONGER, *SETTINGS, VECTOR)
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,10 @@ class Budget:
     Attributes:
         epochs: passes over the forgotten rows.
         batch_size: forgotten rows per step, beside as many retained ones.
-        share: of the training's steps, which a model that was shrunk goes on for.
     """
 
     epochs: float = 6
     batch_size: int = 8
-    share: float = 0.2
 
 
 @dataclass
@@ -132,7 +130,7 @@ def run(name: str, request: Request) -> tuple[nn.Module, dict[str, Any]]:
             print(name, json.dumps(cost), flush=True)
         tried[place] = json.loads(record.read_text())
     best = min(tried, key=lambda place: tried[place]["judged"])
-    base = request.problem.pretrained if name == SHRUNK else request.base
+    base = request.problem.pretrained if name in SHARES else request.base
     model = PeftModel.from_pretrained(request.problem.over(base), str(best), is_trainable=True).eval()
     return model, {"place": best, "tried": list(tried.values()), **tried[best]}
 
@@ -140,7 +138,7 @@ def run(name: str, request: Request) -> tuple[nn.Module, dict[str, Any]]:
 def _place(name: str, value: float, request: Request) -> Path:
     problem = request.problem
     setting, budget = SETTINGS.get(name), request.budget
-    spent = budget.share if setting is None else (budget.epochs, budget.batch_size)
+    spent = SHARES.get(name) if setting is None else (budget.epochs, budget.batch_size)
     told = [asdict(problem.recipe), problem.bf16, repr((setting, spent)), value]
     weights = sum(float(parameter.detach().double().sum()) for parameter in request.base.parameters())
     digest = hashlib.sha256(json.dumps([*told, request.asked, weights]).encode()).hexdigest()[:12]
@@ -149,7 +147,7 @@ def _place(name: str, value: float, request: Request) -> Path:
 
 def _maker(name: str, value: float, request: Request) -> Callable[[], tuple[nn.Module, int]]:
     if name in FACTORED:
-        return lambda: FACTORED[name](request, value)
+        return lambda: FACTORED[name](name, request, value)
     return lambda: _unlearned(SETTINGS[name], value, request)
 
 
