@@ -11,11 +11,13 @@ from peft import get_peft_model
 
 from experiments.smollm.__main__ import Args, main
 from experiments.smollm.base import tiny
+from experiments.smollm.going_on import LONGER, SHRUNK
 from experiments.smollm.methods import NAMES, SETTINGS, halved
 from experiments.smollm.problem import Problem, Recipe
-from experiments.smollm.table import tables
+from experiments.smollm.table import general, tables
 from experiments.smollm.upper_half import UpperHalf
 from gunlearn.llm import CausalLM, PartCollator
+from tests.conftest import committed
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +95,19 @@ def test_the_upper_half_trains_as_the_whole_model_does(root, tmp_path):
         torch.testing.assert_close(halved_, whole, rtol=1e-4, atol=1e-5)
         assert torch.equal(again, whole)
     assert len(found[0]) > 10
+
+
+def test_what_was_measured_is_what_the_readme_says():
+    """Shrinking towards the pretrained weights forgets and comes nearer; what it loses, more steps bring back."""
+    found = committed("smollm")["request 1"]
+    rows = {row["model"]: row for row in found["rows"]}
+    original, shrunk = rows["original"], rows[SHRUNK]
+    assert original["forget_prob"] > 0.9
+    for name in ("retrained 0", "retrained 1"):
+        assert rows[name]["forget_prob"] < 0.1
+        assert rows[name]["retain_prob"] > 0.9
+        assert rows[name]["forget_alignment_gain_low"] > 0
+    assert shrunk["forget_alignment_gain_low"] > 0
+    assert shrunk["forget_prob"] <= 0.2
+    assert abs(general(shrunk) - general(original)) <= 0.02
+    assert shrunk["retain_prob"] < rows[LONGER]["retain_prob"] < original["retain_prob"]

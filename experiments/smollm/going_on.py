@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from experiments.smollm.methods import Request
 
 SHRUNK, LONGER, VECTOR = "shrunk towards pretrained", "shrunk, on for longer", "task vector"
+#: The control: what is left of the adapter is nothing, so that a training as short as that of `SHRUNK` starts anew.
+CONTROL = "from pretrained, as long"
 #: Factors to choose from, and for how much of the training's passes a shrunk adapter goes on.
-FACTORS: dict[str, tuple[float, ...]] = {SHRUNK: (0.1, 0.25), LONGER: (0.1,), VECTOR: (0.5, 1.0)}
-SHARES: dict[str, float] = {SHRUNK: 0.2, LONGER: 0.5}
+FACTORS: dict[str, tuple[float, ...]] = {SHRUNK: (0.1, 0.25), LONGER: (0.1,), CONTROL: (1e-6,), VECTOR: (0.5, 1.0)}
+SHARES: dict[str, float] = {SHRUNK: 0.2, LONGER: 0.5, CONTROL: 0.2}
 
 
 def went_on(name: str, request: Request, factor: float) -> tuple[nn.Module, int]:

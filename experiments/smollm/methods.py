@@ -13,7 +13,7 @@ from typing import Any
 from peft import PeftModel
 from torch import nn
 
-from experiments.smollm.going_on import FACTORS, LONGER, SHARES, SHRUNK, VECTOR, subtracted, went_on
+from experiments.smollm.going_on import CONTROL, FACTORS, LONGER, SHARES, SHRUNK, VECTOR, subtracted, went_on
 from experiments.smollm.problem import Problem, Row
 from gunlearn.llm import unlearn
 from gunlearn.llm.metrics.row_figures import figures
@@ -49,8 +49,8 @@ SETTINGS: dict[str, Setting] = {
     "finetune": Setting(NLL(on="retain"), (1e-3,)),
 }
 #: Rows whose strength is a factor, on the adapter that the model learned by or on one of the forgotten rows alone.
-FACTORED = {SHRUNK: went_on, LONGER: went_on, VECTOR: subtracted}
-NAMES = (SHRUNK, LONGER, *SETTINGS, VECTOR)
+FACTORED = {SHRUNK: went_on, LONGER: went_on, CONTROL: went_on, VECTOR: subtracted}
+NAMES = (SHRUNK, LONGER, CONTROL, *SETTINGS, VECTOR)
 
 
 @dataclass(frozen=True)
