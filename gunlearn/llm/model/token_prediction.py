@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedModelError
 from gunlearn.llm.data.collate import PartCollator
 from gunlearn.llm.data.text_items import TextItems, answer_tokens
+from gunlearn.llm.model.arithmetic import adapter_scaling
 from gunlearn.llm.model.causality import check_declared, check_language_model
 from gunlearn.llm.model.head import LOGIT_CHUNK, last_linear_head, replaced_forward, token_log_prob, without_peft
 from gunlearn.losses import Prediction
@@ -127,8 +128,6 @@ class TokenPrediction(Task):
         )
 
     def adapter_scaling(self, model: nn.Module) -> Callable[[float], Any]:
-        from gunlearn.llm.model.arithmetic import adapter_scaling  # loads peft, which other models need not
-
         return adapter_scaling(model)
 
     def make_parts(self, view: View) -> TextParts:
