@@ -33,7 +33,8 @@ class LLMDP:
         epsilon: Privacy budget of the base.
         delta: Probability with which the bound may fail, below one over the number of records.
         record: A column of the file (author) whose values name the records that are protected; each row by default.
-        epochs: Passes over the rows.
+        epochs: Passes over the rows; 10 for the base, 5 else, unless --steps is given.
+        steps: Optimiser steps, in place of --epochs.
         lr: Learning rate; 5e-5 by default.
         batch_size: Rows per step, of the base expected records; 16 by default.
         max_grad_norm: L2 norm that the gradient of each record of the base is clipped to.
@@ -53,6 +54,7 @@ class LLMDP:
     delta: Real = None
     record: Text = None
     epochs: Real = None
+    steps: Whole = None
     lr: float = 5e-5
     batch_size: int = 16
     max_grad_norm: Real = None
@@ -61,7 +63,6 @@ class LLMDP:
     device: Literal["cpu", "cuda", "auto"] = "auto"
     progress: Flag = True
     debug: Flag = False
-    steps: Whole = None
 
     def __call__(self) -> int:
         """Train, save, and print what the card says."""

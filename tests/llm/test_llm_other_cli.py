@@ -48,6 +48,24 @@ def test_methods_of_the_loop_run_by_name(method, files, capsys):
     assert "Ada" not in (files / "out" / "README.md").read_text()
 
 
+def test_weights_are_shrunk_towards_a_folder_of_pretrained_ones(files, capsys):
+    torch.manual_seed(5)
+    pretrained, model = saved(files / "pretrained"), saved(files / "model")
+    base = AutoModelForCausalLM.from_pretrained(pretrained)
+    with torch.no_grad():
+        for parameter in base.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    base.save_pretrained(pretrained)
+    argv = ["llm", "--model", model, *parted(files), *QUIET, "--method", "continued_training", "--method-arg", "epochs=0"]
+    argv += ["--method-arg", "optimizer=adamw", "--out", str(files / "out"), "--method-arg"]
+    assert call(*argv, f"towards={files / 'nowhere'}", "--method-arg", "shrink=0.0") == 2
+    assert "nowhere" in capsys.readouterr().err
+    assert call(*argv, f"towards={pretrained}", "--method-arg", "shrink=0.0") == 0
+    ends = [AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in (files / "out", pretrained, model)]
+    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
+    assert any(not torch.equal(value, ends[2][name]) for name, value in ends[0].items())  # control: it has moved
+
+
 def test_what_the_loop_does_not_read_is_refused(files, capsys):
     base = ["llm", "--model", saved(files / "model"), *parted(files), *QUIET, "--method"]
     capsys.readouterr()
