@@ -213,3 +213,12 @@ def test_rows_are_data_too(method: str) -> None:
 def test_what_are_no_rows_is_refused(data: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match=r"rows (of|with)"):
         gu.unlearn(facts.full(), data, gu.ForgetItems([0]), "gradient_ascent", TASK)
+
+
+def test_influences_of_a_share_of_the_forgotten_texts_are_not_given_to_others() -> None:
+    rows, request = facts.rows(range(4)), gu.ForgetItems(index=[0, 1, 2])
+    for task, size in ((CausalLM(), None), (CausalLM(), 2), (CausalLM(batch_size=3), None)):  # control: all are read
+        gu.unlearn(facts.fresh(), rows, request, "imu", task, steps=1, batch_size=size)
+    for size in (None, 2):
+        with pytest.raises(InvalidInputError, match="all 3 forgotten items for their influence .*got one .* 2 at a"):
+            gu.unlearn(facts.fresh(), rows, request, "imu", CausalLM(batch_size=2), steps=1, batch_size=size)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from gunlearn.core.modes import evaluating
 from gunlearn.curvature.fisher import fisher_diagonal
 from gunlearn.curvature.training_loss import second_order
-from gunlearn.errors import UnsupportedModelError
+from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.losses.influence_weights import linear_head_influence
 from gunlearn.methods.any_task.rewind import labels_of
 from gunlearn.methods.base import Problem
@@ -24,6 +24,7 @@ def forgotten_influence(
 
     In closed form where the head is an `nn.Linear` whose output are the items' logits of classes: exact, and one pass
     without a gradient. Else by gradients of gradients, with `probes`. Pieces of `size` items are in memory at a time.
+    A task that hands out some of the forgotten items at a step is refused: the others would get these items' weights.
     """
     model = problem.model
     with evaluating(model):
@@ -32,6 +33,12 @@ def forgotten_influence(
         if found is None:
             with second_order(model):
                 found = head_influence(forget_losses(problem.task, model, parts, size), head, damping, probes)
+    count = parts.count("forget")
+    if found.numel() != count:
+        raise InvalidInputError(
+            f"Expected a task that reads all {count} forgotten items for their influence (got one that reads "
+            f"{found.numel()} at a time); leave its batch_size out, and give that of the method"
+        )
     return found
 
 
