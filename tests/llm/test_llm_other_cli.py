@@ -56,7 +56,17 @@ def test_weights_are_shrunk_towards_a_folder_of_pretrained_ones(files, capsys):
         for parameter in base.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     base.save_pretrained(pretrained)
-    argv = ["llm", "--model", model, *parted(files), *QUIET, "--method", "continued_training", "--method-arg", "epochs=0"]
+    argv = [
+        "llm",
+        "--model",
+        model,
+        *parted(files),
+        *QUIET,
+        "--method",
+        "continued_training",
+        "--method-arg",
+        "epochs=0",
+    ]
     argv += ["--method-arg", "optimizer=adamw", "--out", str(files / "out"), "--method-arg"]
     assert call(*argv, f"towards={files / 'nowhere'}", "--method-arg", "shrink=0.0") == 2
     assert "nowhere" in capsys.readouterr().err
