@@ -26,7 +26,7 @@ from experiments.graph_methods.heads import table as heads
 from experiments.image_memory.__main__ import table as image_memory
 from experiments.inpo_edges.__main__ import ablation_table
 from experiments.llm_speed.__main__ import table as llm_speed
-from experiments.mode_connectivity import alignment, basins
+from experiments.mode_connectivity import adapters, alignment, basins, findings
 from experiments.nearest.__main__ import counts
 from experiments.nearest.__main__ import table as nearest_table
 from experiments.nearest.hard import table as hard
@@ -103,6 +103,10 @@ def tables() -> dict[Path, dict[str, str]]:
     files[HERE / "mode_connectivity" / "alignment.md"] = {
         "alignment_shares": alignment.ratios(aligned),
         "alignment": alignment.table(aligned),
+    }
+    files[HERE / "mode_connectivity" / "between.md"] = {
+        **findings.tables(read("mode_connectivity", "between")),
+        "adapters": adapters.table(read("mode_connectivity", "adapters")),
     }
     return {**files, HERE.parent / "README.md": {"front_page": front_page(front)}}
 

@@ -15,6 +15,7 @@ STUDIES = "edge_training_influence fuzz influence_in_inpo inpo_edges removal_inf
 STUDIES += " image_memory digits_text fade_graphs front_page paper_modes nearest.hard"
 STUDIES += " nearest.one_after_another nearest.own_models digits_scrub fashion_scrub mode_connectivity.basins"
 STUDIES += " digits_diffusion fashion_diffusion mode_connectivity.alignment"
+STUDIES += " mode_connectivity.between mode_connectivity.adapters"
 
 
 @pytest.mark.slow

@@ -45,6 +45,20 @@ def test_memory_falls_from_the_original_model_on() -> None:
             assert all(b <= a + 0.02 for a, b in pairwise(memory))
 
 
+def test_unlearned_models_stay_where_the_original_is_and_retraining_is_elsewhere() -> None:
+    """What between.md says first; the control is the line to a model from other weights."""
+    found = json.loads((REPOSITORY / "experiments" / "mode_connectivity" / "between.json").read_text(encoding="utf-8"))
+    nodes = [row for row in found if row["problem"] == "nodes"]
+    retrained = {"same start", "retrain"}
+    inside = [row["barrier_retain"] for row in nodes if row["kind"] == "line" and row["second"] not in retrained
+              and row["first"] not in retrained]  # fmt: skip
+    away = [row for row in nodes if (row.get("first"), row.get("second")) == ("original", "retrain")]
+    barriers = {kind: [row["barrier_retain"] for row in away if row["kind"] == kind] for kind in ("line", "curve")}
+    assert max(inside) < 0.1 < mean(barriers["line"])
+    assert max(barriers["curve"]) < 0.1
+    assert len({row["graph"] for row in away}) == 6
+
+
 def test_it_is_fast() -> None:
     (row,) = [row for row in ROWS if row["part"] == "speed"]
     assert row["evaluation"] < 30
