@@ -98,7 +98,8 @@ class LLMBench:
             if not all(name and file for name, _, file in pairs):
                 raise InvalidInputError(f"Expected --utility NAME=FILE (got {list(self.utility)})")
             given["utility"] = {name: file for name, _, file in pairs}
-        found |= {name: value for name, value in given.items() if value not in (None, (), True)}
+        # By identity: 1 == True.
+        found |= {name: value for name, value in given.items() if value not in (None, ()) and value is not True}
         for name in ("model", "forget", "retain", "methods"):
             if not found.get(name):
                 raise InvalidInputError(f"Expected --{name}, or '{name}' in the file of --config (got neither)")

@@ -1,9 +1,11 @@
 """`gunlearn llm-bench` from the command line and from a file."""
 
 import json
+from pathlib import Path
 
 import pytest
 
+from gunlearn.cli.llm_bench import LLMBench
 from tests.command import call, refusal
 from tests.llm.test_llm_cli import saved
 
@@ -49,6 +51,18 @@ def test_tables_and_picture_are_written_and_a_second_call_goes_on(files, capsys)
     assert (files / "out" / "rows.jsonl").read_text() == rows
     assert call(*again[:3], *CHEAP) == 0  # control: the file's own rate is another run
     assert len((files / "out" / "rows.jsonl").read_text().splitlines()) == 9
+
+
+def test_an_option_of_one_is_read(files):
+    """Control: what is not given is not among the settings, and leaves the file's value."""
+    whole = {"epochs": 1.0, "batch_size": 1, "every": 1, "samples": 1, "asked": 1, "half_seed": 1, "max_new_tokens": 1}
+    whole |= {"measured_batch": 1, "tolerance": 1.0, "budget_minutes": 1.0, "rouge": False}
+    given = {"model": "m", "forget": Path("f"), "retain": Path("r"), "methods": ("npo",)}
+    assert LLMBench(**given, **whole).settings() == given | whole
+    assert LLMBench(**given).settings() == given
+    (files / "bench.yaml").write_text("model: m\nforget: f\nretain: r\nmethods: [npo]\nepochs: 5\nsamples: 3\n")
+    found = LLMBench(config=files / "bench.yaml", epochs=1.0).settings()
+    assert (found["epochs"], found["samples"]) == (1.0, 3)
 
 
 def test_bad_input_is_one_line(files, capsys, monkeypatch):
