@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gunlearn.bench.llm.frontier import ArmSetting, arm_settings, chosen, halves_of, non_dominated
+from gunlearn.bench.llm.frontier import ArmSetting, arm_settings, chosen, counted_seeds, halves_of, non_dominated
 from gunlearn.report.listing import listing_markdown
 
 #: Columns of both tables, by figure.
@@ -64,9 +64,13 @@ def frontier_markdown(rows: Sequence[Mapping[str, Any]], tolerance: float = MAY_
         )
     said.append("Methods with ! have no setting that keeps so much; shown is the one that keeps most.")
     every = by_method(rows, seed)
-    bare = sorted({row["method"] for row in rows if "rate" in row} - every.keys())
+    seeds = counted_seeds(rows)
+    bare = sorted(name for name in seeds.keys() - every.keys() if seeds[name][0])
     if bare:
         said.append(f"No model that can be measured came out of {', '.join(bare)}.")
+    dropped = [f"{', '.join(map(str, others))} of {name}" for name, (_, others) in seeds.items() if others]
+    if dropped:
+        said.append(f"Left out, since not every rate of the method has run with them: seeds {'; '.join(dropped)}.")
     blocks = [" ".join(said)]
     for by, words in (("gain", "nearest to retraining"), ("forget_prob", "lowest forgotten probability")):
         if by == "gain" and "gain" not in present:

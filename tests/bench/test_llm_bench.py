@@ -15,6 +15,7 @@ from gunlearn.bench.llm import (
     arm_settings,
     arms_of,
     chosen,
+    counted_seeds,
     halves,
     non_dominated,
     read_bench,
@@ -250,9 +251,29 @@ def test_the_table_keeps_what_is_retained():
         at_equal_retention(rows, 0.01, "prob")
 
 
-def test_figures_are_means_over_seeds_and_half_run_settings_are_left_out():
+def of_seed_1(row):
+    return row | {"seed": 1, "points": [point(random.Random(5), 20, 0.5, 50.0, 1)]}
+
+
+def test_a_seed_that_ran_with_some_rates_only_is_left_out_and_named():
+    """Controls: a seed that all rates have counts, and nothing is named; no rate is lost to another one's seed."""
     rows = synthetic(2)
-    other = [row | {"seed": 1, "points": [point(random.Random(5), 20, 0.5, 50.0, 1)]} for row in rows[1:2]]
+    part = [*rows, of_seed_1(rows[1])]
+    assert arm_settings(part) == arm_settings(rows)
+    assert counted_seeds(part) == {"m": ([0], [1])}
+    assert "not every rate of the method has run with them: seeds 1 of m." in frontier_markdown(part)
+    whole = [*part, of_seed_1(rows[2])]
+    assert [(s.rate, s.seeds) for s in arm_settings(whole)] == [(1e-3, (0, 1)), (2e-3, (0, 1))]
+    assert "Left out" not in frontier_markdown(whole)
+    apart = [*rows[:2], of_seed_1(rows[2])]  # no seed in common
+    assert arm_settings(apart) == []
+    assert "seeds 0, 1 of m." in frontier_markdown(apart)
+    assert "came out of" not in frontier_markdown(apart)
+
+
+def test_figures_are_means_over_seeds_and_settings_that_a_seed_lacks_are_left_out():
+    rows = synthetic(2)
+    other = [of_seed_1(rows[1]), rows[2] | {"seed": 1, "points": []}]  # the second diverged
     found = arm_settings(rows + other)
     assert [s.rate for s in found] == [1e-3]
     one, two = arm_settings(rows)[0], arm_settings([rows[0], *other])[0]

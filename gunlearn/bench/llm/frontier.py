@@ -50,7 +50,8 @@ def halves_of(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> tuple[Half, H
 def arm_settings(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> list[ArmSetting]:
     """Return all settings of the rows of a bench, those of the original and the retrained models aside.
 
-    Settings that not all seeds of their method have, and points of broken models, are left out.
+    Means are over the seeds that all rates of the method have run with (`counted_seeds`). Settings that one of these
+    seeds does not have, and points of broken models, are left out.
 
     Args:
         rows: what `run_text_bench` returned.
@@ -58,23 +59,38 @@ def arm_settings(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> list[ArmSe
     """
     choose, report = halves_of(rows, seed)
     original, found = _first(rows)["values"], dict[tuple[str, float | None, int], dict[int, Mapping[str, Any]]]()
-    of_method: dict[str, set[int]] = {}
+    seeds = counted_seeds(rows)
     for row in rows:
-        if "rate" not in row:
+        if "rate" not in row or row["seed"] not in seeds[row["method"]][0]:
             continue
-        of_method.setdefault(row["method"], set()).add(row["seed"])
         for point in row["points"]:
             if "values" in point:
                 found.setdefault((row["method"], row["rate"], point["epoch"]), {})[row["seed"]] = point
     out = []
     for (method, rate, epoch), points in found.items():
-        if set(points) != of_method[method]:
+        if set(points) != set(seeds[method][0]):
             continue
         both = [[half.figures(p["values"], original) for p in points.values()] for half in (choose, report)]
         utilities = [p["utility"] for p in points.values() if "utility" in p]
         reported = _mean(both[1]) | ({"utility": sum(utilities) / len(utilities)} if utilities else {})
         seconds = sum(p.get("seconds", 0.0) for p in points.values()) / len(points)
         out.append(ArmSetting(method, rate, epoch, _mean(both[0]), reported, tuple(points), seconds, _spread(both[1])))
+    return out
+
+
+def counted_seeds(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[list[int], list[int]]]:
+    """Return for each method the seeds that all its rates have run with, and the other ones.
+
+    A bench that is not done has further seeds of some rates only: means over these would compare rates by chance.
+    """
+    ran: dict[str, dict[float | None, set[int]]] = {}
+    for row in rows:
+        if "rate" in row:
+            ran.setdefault(row["method"], {}).setdefault(row["rate"], set()).add(row["seed"])
+    out = {}
+    for method, of_rate in ran.items():
+        shared = set.intersection(*of_rate.values())
+        out[method] = sorted(shared), sorted(set.union(*of_rate.values()) - shared)
     return out
 
 
