@@ -13,10 +13,11 @@ from transformers.utils import logging
 import gunlearn.llm.model.bounded  # noqa: F401  # registers its adapter with peft
 from gunlearn.cli.progress_bars import without_bars
 from gunlearn.core.devices import resolve_device
+from gunlearn.core.digest import state_hash
 from gunlearn.errors import InvalidInputError, MissingExtraError
 from gunlearn.llm.model.frozen import check_vocabulary
 from gunlearn.metrics.standing import check_retrained
-from gunlearn.training.processes import processes
+from gunlearn.training.processes import processes, world_size
 
 __all__ = [
     "check_retrained",
@@ -24,9 +25,11 @@ __all__ = [
     "is_adapter",
     "load_for_evaluation",
     "load_language_model",
+    "placed",
     "quiet",
     "rename",
     "resolve_device",
+    "state_hash",
 ]
 
 #: Hides the bars of transformers inside a block, unless it is called with `progress=True`.
@@ -106,6 +109,16 @@ def load_for_evaluation(
     if device_map is None and load_in is None:
         model.to(team.device if team.world > 1 else resolve_device(device))
     return model.eval(), tokenizer
+
+
+def placed(model: Any, device: str) -> Any:
+    """Return the model on the device of a name; quantised weights stay where they are loaded.
+
+    Of several processes each has a device of its own, where a Trainer puts the model.
+    """
+    found = resolve_device(device)
+    stays = world_size() > 1 or getattr(model, "is_quantized", False)
+    return model if stays else model.to(found)
 
 
 def _gguf_file(name: str) -> Path | None:

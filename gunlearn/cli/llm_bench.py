@@ -113,7 +113,7 @@ class LLMBench:
         folder = Path(found.get("out") or Path("runs") / "llm-bench")
         check_writable(folder)
         loading = gunlearn.cli.language_models
-        loading.resolve_device(self.device)
+        loading.resolve_device(self.device)  # refuses a missing one before a model is loaded
         say = console.say if self.progress else (lambda line: None)
         with loading.quiet(self.progress):
             problem = self._problem(found, bench)
@@ -135,16 +135,13 @@ class LLMBench:
         """Return models and rows; rows are encoded once, models are loaded anew each time they are needed."""
         loading = gunlearn.cli.language_models
         model, tokenizer = loading.load_language_model(found["model"], self.dtype)
-        for name in found.get("references", ()):  # before the first run, not after it
-            retrained = loading.load_language_model(name, self.dtype)[0]
-            loading.check_vocabulary(model, retrained)
-            loading.check_retrained([retrained], {f"the model of {found['model']}": model})
+        self._check_references(model, found)
         del model
         how = {"template": found["template"]} if "template" in found else {}
         files = {name: found.get(name) for name in ("forget", "retain", "holdout", "alternative")}
 
         def loader(name: str) -> Any:
-            return lambda: loading.load_language_model(name, self.dtype)[0]
+            return lambda: loading.placed(loading.load_language_model(name, self.dtype)[0], self.device)
 
         return gunlearn.bench.llm.problem_from_files(
             loader(found["model"]),
@@ -158,6 +155,24 @@ class LLMBench:
             identity=str([_weights(name) for name in (found["model"], *found.get("references", ()))] + [self.dtype]),
             alternatives=any(arm.reads_alternative for arm in bench.arms),
         )
+
+    def _check_references(self, model: Any, found: Mapping[str, Any]) -> None:
+        """Refuse, before the first run, a retrained model that is the one before unlearning or another retrained one.
+
+        One at a time is in memory.
+        """
+        loading, seen = gunlearn.cli.language_models, dict[str, str]()
+        for name in found.get("references", ()):
+            retrained = loading.load_language_model(name, self.dtype)[0]
+            loading.check_vocabulary(model, retrained)
+            loading.check_retrained([retrained], {f"the model of {found['model']}": model})
+            digest = loading.state_hash(retrained)
+            if digest in seen:
+                raise InvalidInputError(
+                    f"Expected references that were trained apart (got {seen[digest]} and {name}: their weights are "
+                    "the same, bit for bit)"
+                )
+            seen[digest] = name
 
     def _written(self, rows: list[dict[str, Any]], found: Mapping[str, Any], folder: Path) -> int:
         report, seed = gunlearn.report, found.get("half_seed", 0)

@@ -4,7 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import PreTrainedModel
 
+import gunlearn
 from gunlearn.cli.llm_bench import LLMBench
 from tests.command import call, refusal
 from tests.llm.test_llm_cli import saved
@@ -65,10 +68,26 @@ def test_an_option_of_one_is_read(files):
     assert (found["epochs"], found["samples"]) == (1.0, 3)
 
 
+def test_models_are_loaded_onto_the_device(files, monkeypatch):
+    """`cpu:0` is where CPU models are as well, and tells a move that was asked for; control: none before loading."""
+    loading, moved = gunlearn.cli.language_models, []
+    monkeypatch.setattr(loading, "resolve_device", lambda name: torch.device(name, 0))
+    to = PreTrainedModel.to
+    monkeypatch.setattr(PreTrainedModel, "to", lambda self, *where: moved.append((id(self), where)) or to(self, *where))
+    names = {"model": saved(files / "model"), "references": (saved(files / "other", seed=1),), "methods": ("npo",)}
+    command = LLMBench(**names, forget=files / "forget.jsonl", retain=files / "retain.jsonl", device="cpu")
+    found = command.settings()
+    problem = command._problem(found, command._bench(found))
+    assert moved == []
+    for load in (problem.original, *problem.references):
+        model = load()
+        assert moved.pop() == (id(model), (torch.device("cpu", 0),))
+
+
 def test_bad_input_is_one_line(files, capsys, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.chdir(files)
-    model = saved(files / "model")
+    model, other, twin = saved(files / "model"), saved(files / "other", seed=1), saved(files / "twin", seed=1)
     whole = ["llm-bench", "--model", model, *options(files, "forget", "retain"), *CHEAP]
     (files / "few.jsonl").write_text("\n".join(map(json.dumps, PAIRS[:3])))
     (files / "bad.yaml").write_text("methdos: [npo]")
@@ -81,6 +100,8 @@ def test_bad_input_is_one_line(files, capsys, monkeypatch):
         ([*whole, "--methods", "npo", "--holdout", "none.jsonl"], "none.jsonl"),
         ([*whole, "--methods", "npo", "--references", str(files / "nothing")], "nothing"),
         ([*whole, "--methods", "npo", "--references", model], "the same, bit for bit"),
+        ([*whole, "--methods", "npo", "--references", other, twin], "twin: their weights are the same"),
+        ([*whole, "--methods", "npo", "--references", other, other], "other: their weights are the same"),
         ([*whole, "--methods", "npo", "--forget", "few.jsonl"], "at least 4 rows of 'forget'"),
         ([*whole, "--methods", "npo", "--forget", "retain.jsonl"], "common rows"),
         ([*whole, "--methods", "npo", "--utility", "ra"], "NAME=FILE"),
