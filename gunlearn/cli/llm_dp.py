@@ -15,6 +15,14 @@ from gunlearn.core.options import parse_pair
 from gunlearn.errors import InvalidInputError
 
 CARD_FILE = "privacy.json"
+#: TrainingArguments that options of the command set.
+_OWN = {
+    "learning_rate": "lr",
+    "max_steps": "steps",
+    "num_train_epochs": "epochs",
+    "per_device_train_batch_size": "batch-size",
+    "use_cpu": "device",
+}
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,14 @@ class LLMDP:
             return (self._base if self.step == "base" else self._second)(model.to(device), tokenizer)
 
     def _check(self) -> None:
-        """Refuse options that the step does not read, before a model is loaded."""
+        """Refuse options that the step does not read, or that say one thing twice, before a model is loaded."""
+        if self.steps is not None and self.epochs is not None:
+            raise InvalidInputError(f"Expected --steps or --epochs (got both, {self.steps} and {self.epochs:g})")
+        clash = sorted(_OWN.keys() & dict(parse_pair(pair, "--training-arg") for pair in self.training_arg))
+        if clash:
+            raise InvalidInputError(
+                f"Expected --{_OWN[clash[0]]}, an option of 'gunlearn llm-dp' (got {clash[0]} as --training-arg)"
+            )
         of_base = {
             "epsilon": self.epsilon,
             "delta": self.delta,
