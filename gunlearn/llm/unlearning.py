@@ -65,7 +65,7 @@ def unlearn(
         method: a name of `gunlearn.METHODS` (`"name:variant"`), a method, or any objective over the parts `"forget"`
             and `"retain"`. Methods that are more than an objective over the forgotten rows (`"finetune"`,
             `"continued_training"`, `"replay"`, `"imu"`, `"task_vector"`) run in the package's own loop, which takes no
-            adapter and no `TrainingArguments`.
+            adapter and no `TrainingArguments`, and trains where the model is; a Trainer takes CUDA where there is one.
         options: options of the method.
         peft: `None` trains the model's trainable parameters; `"lora"` an adapter on all linear layers, `"bounded"` one
             on the feed-forward layers (`BoundedConfig`), or a configuration of peft.

@@ -6,11 +6,13 @@ import sys
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
+import gunlearn
 from gunlearn import KeepState
 from gunlearn.llm import PartCollator, unlearn
 from gunlearn.llm.model.token_prediction import token_loss
+from gunlearn.llm.training import by_loop
 from tests.command import call, refusal
 from tests.llm import facts
 from tests.llm.test_llm_cli import PAIRS, saved
@@ -48,6 +50,24 @@ def test_methods_of_the_loop_run_by_name(method, files, capsys):
     assert "Ada" not in (files / "out" / "README.md").read_text()
 
 
+@pytest.mark.parametrize("compared", [False, True])
+def test_the_loop_trains_on_the_device(compared, files, monkeypatch):
+    """`cpu:0` tells a move that was asked for; the model that the method gets is one of those that moved."""
+    loading, moved, trained = gunlearn.cli.language_models, [], []
+    monkeypatch.setattr(loading, "resolve_device", lambda name: torch.device(name, 0))
+    to, run = PreTrainedModel.to, by_loop.run_by_loop
+    monkeypatch.setattr(PreTrainedModel, "to", lambda self, *where: moved.append((id(self), where)) or to(self, *where))
+    monkeypatch.setattr(by_loop, "run_by_loop", lambda *args: trained.append(id(args[1])) or run(*args))
+    more = ["--reference-model", saved(files / "other", seed=1)] if compared else []
+    argv = ["llm", "--model", saved(files / "model"), *parted(files), *QUIET, *more, "--method", "finetune"]
+    moved.clear()
+    assert call(*argv, "--epochs", "1", "--lr", "1e-3", "--out", str(files / "out")) == 0
+    asked = [number for number, where in moved if where == (torch.device("cpu", 0),)]
+    assert len(trained) == 1
+    assert trained[0] in asked
+    assert len(asked) == 1 + compared  # the retrained model, to be compared with
+
+
 def test_weights_are_shrunk_towards_a_folder_of_pretrained_ones(files, capsys):
     torch.manual_seed(5)
     pretrained, model = saved(files / "pretrained"), saved(files / "model")
@@ -56,18 +76,8 @@ def test_weights_are_shrunk_towards_a_folder_of_pretrained_ones(files, capsys):
         for parameter in base.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     base.save_pretrained(pretrained)
-    argv = [
-        "llm",
-        "--model",
-        model,
-        *parted(files),
-        *QUIET,
-        "--method",
-        "continued_training",
-        "--method-arg",
-        "epochs=0",
-    ]
-    argv += ["--method-arg", "optimizer=adamw", "--out", str(files / "out"), "--method-arg"]
+    argv = ["llm", "--model", model, *parted(files), *QUIET, "--method", "continued_training"]
+    argv += ["--method-arg", "epochs=0", "--method-arg", "optimizer=adamw", "--out", str(files / "out"), "--method-arg"]
     assert call(*argv, f"towards={files / 'nowhere'}", "--method-arg", "shrink=0.0") == 2
     assert "nowhere" in capsys.readouterr().err
     assert call(*argv, f"towards={pretrained}", "--method-arg", "shrink=0.0") == 0
@@ -152,6 +162,10 @@ def test_a_private_base_is_trained_once_and_unlearning_starts_from_it(files, cap
     whole = ["llm-dp", "unlearn", *start, *rows("retain"), "--out", str(files / "new")]
     for argv, words in (
         ([*whole, "--epsilon", "1"], "--epsilon with step 'base'"),
+        ([*whole, "--steps", "2"], "--steps or --epochs (got both, 2 and 1)"),
+        ([*whole, "--training-arg", "learning_rate=1"], "--lr, an option of 'gunlearn llm-dp'"),
+        ([*whole, "--training-arg", "max_steps=1"], "--steps, an option"),
+        (["llm-dp", "base", *start, *rows("all"), *private, "--steps", "2"], "--steps or --epochs"),
         (["llm-dp", "base", *start, *rows("all")], "--epsilon"),
         (["llm-dp", "base", *start, *rows("all"), *private], "without a base"),
         (["llm-dp", "unlearn", *start, *rows("all"), "--out", str(files / "new")], "rows to forget"),
