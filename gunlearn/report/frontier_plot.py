@@ -58,11 +58,12 @@ def _places(figures: Sequence[Mapping[str, float | None]], name: str) -> tuple[l
 
 
 def _ends(axes: Axes, ends: Mapping[str, Mapping[str, float | None]], name: str) -> None:
-    """Draw the original and the retrained models, and the mean of the latter, which no method can be asked to beat."""
+    """Draw the original and the retrained models, and the mean of several, which no method can be asked to beat."""
     retrained = [figures for model, figures in ends.items() if model.startswith("retrained")]
     axes.plot(*_places([ends["original"]], name), "d", ms=8, color=ORIGINAL, label="original")
     if retrained:
         axes.plot(*_places(retrained, name), "*", ms=11, color=RETRAIN, label="retrained")
         levels = [level for f in retrained if (level := f.get(name)) is not None]
-        if levels:
-            axes.axhline(sum(levels) / len(levels), color=RETRAIN, lw=1, ls="--", label="floor: two retrainings")
+        if len(levels) > 1:
+            mean, words = sum(levels) / len(levels), f"floor: {len(levels)} retrainings"
+            axes.axhline(mean, color=RETRAIN, lw=1, ls="--", label=words)

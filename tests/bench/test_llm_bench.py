@@ -2,9 +2,11 @@
 
 import json
 import random
+from dataclasses import replace
 from itertools import product
 
 import pytest
+import torch
 
 pytest.importorskip("transformers")
 from gunlearn.bench.llm import (
@@ -18,16 +20,18 @@ from gunlearn.bench.llm import (
     counted_seeds,
     halves,
     non_dominated,
+    problem_from_files,
     read_bench,
     run_text_bench,
 )
 from gunlearn.errors import InvalidInputError
-from gunlearn.llm.metrics import evaluate_language_models
+from gunlearn.llm.metrics import NotANumberError, evaluate_language_models
 from gunlearn.metrics.alignment import Sampler
 from gunlearn.report import frontier_markdown, frontier_plot
 from gunlearn.report.frontier_table import at_equal_retention
 from tests.conftest import REPOSITORY
 from tests.llm import facts
+from tests.llm.test_data import bpe
 from tests.llm.tiny import tiny
 from tests.test_readme import executed
 
@@ -108,6 +112,92 @@ def test_a_killed_run_goes_on_with_the_same_rows(done, tmp_path):
     assert len(said) == 2
     run_text_bench(problem(identity="other"), bench(Arm("npo", (1e-3,))), tmp_path, 0.0, said.append)
     assert said[-1].startswith("the budget of 0 minutes is spent: 4 of 4 runs are left (original, ")
+
+
+def test_all_that_figures_depend_on_tells_rows_apart():
+    """Controls: the device does not, nor do other kinds of sequences with the same numbers."""
+    first, *rest = FORGET
+    answer = {"input_ids": [1, 2], "labels": [-100, 2]}
+    further = first | {"perturbed": [answer], "paraphrased": answer}
+    swapped = first | {"perturbed": [answer | {"labels": [1, 2]}], "paraphrased": answer}
+    masked = first | {"labels": [-100, *list(first["labels"])[1:-1], -100]}
+    rows = [FORGET, [masked, *rest], [further, *rest], [swapped, *rest]]
+    problems = [replace(problem(()), forget=found) for found in rows]
+    problems += [problem((), training={"learning_rate": rate}) for rate in (0.1, 0.2)]
+    problems += [problem((), utility={"facts": found}) for found in rows]
+    assert len({p.told() for p in problems}) == len(problems)
+    same = [{n: value if isinstance(value, str) else torch.as_tensor(value) for n, value in r.items()} for r in FORGET]
+    assert replace(problem(()), forget=same).told() == problem((), training={}).told() == problem(()).told()
+
+
+def fake_values(monkeypatch, error):
+    """Measure nothing: the original has a figure, every other model raises an error."""
+    calls = []
+
+    def values(*args):
+        calls.append(args)
+        if len(calls) > 1:
+            raise error
+        return {"forget_prob": [0.5] * 8}
+
+    monkeypatch.setattr("gunlearn.bench.llm.text_cells.values_of", values)
+    return calls
+
+
+def test_a_broken_model_is_a_result_and_another_error_is_tried_again(tmp_path, monkeypatch):
+    how, given = bench(Arm("npo", (1e-3,)), epochs=1, rouge=False), problem(())
+    for error, name in ((NotANumberError("NaN"), "points"), (InvalidInputError("too long"), "error")):
+        calls = fake_values(monkeypatch, error)
+        _, row = run_text_bench(given, how, tmp_path / name)
+        assert row["points"] == [] if name == "error" else row["points"][0]["broken"] == "NaN"
+        assert row.get("error") == {"error": "too long"}.get(name)
+        assert len(calls) == 2
+        run_text_bench(given, how, tmp_path / name)
+        assert len(calls) == {"points": 2, "error": 3}[name]
+
+
+@pytest.mark.parametrize("broken", ["original", "retrained"])
+def test_a_broken_original_or_retrained_model_ends_the_bench(broken, tmp_path):
+    """It is no row, so that the bench goes on once the model is repaired."""
+
+    def load():
+        model = tiny(seed=3, **SIZES)
+        torch.nn.init.constant_(model.get_input_embeddings().weight, float("nan"))
+        return model
+
+    given = problem([load]) if broken == "retrained" else replace(problem(()), original=load)
+    with pytest.raises(InvalidInputError, match="NaN"):
+        run_text_bench(given, bench(rouge=False), tmp_path)
+    assert not (tmp_path / "rows.jsonl").exists() or (tmp_path / "rows.jsonl").read_text() == ""
+
+
+def test_seconds_of_training_are_without_loading(tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("gunlearn.bench.llm.text_cells.time.perf_counter", lambda: clock[0])
+
+    def load():
+        clock[0] += 1000
+        return tiny(seed=0, **SIZES)
+
+    given = replace(problem(()), original=load)
+    rows = run_text_bench(given, bench(Arm("npo", (1e-3,)), epochs=1, rouge=False), tmp_path)
+    assert clock == [2000]
+    assert rows[1]["points"][0]["seconds"] == 0
+
+
+def test_further_answers_of_any_form_are_rows(tmp_path):
+    """One wrong answer is a list of one, and of paraphrases the first is taken, as in an evaluation."""
+    pairs = [{"question": f"where does {n} live?", "answer": "in oslo", "perturbed_answer": "in rome",
+              "paraphrased_answer": ["oslo", "at oslo"]} for n in ("ada", "bob", "cleo", "dan")]  # fmt: skip
+    for name, found in (("retain", pairs), ("forget", [{"question": f"q {i}", "answer": "a"} for i in range(4)])):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, found)))
+    tokenizer = bpe()
+    files = {name: tmp_path / f"{name}.jsonl" for name in ("forget", "retain")}
+    found = problem_from_files(lambda: None, tokenizer, files, utility={"more": files["retain"]})
+    for rows in (found.retain, found.utility["more"]):
+        for row in rows:
+            assert [set(wrong) >= {"input_ids", "labels"} for wrong in row["perturbed"]] == [True]
+            assert "oslo" in tokenizer.decode(row["paraphrased"]["input_ids"])
 
 
 def test_a_budget_ends_the_runs_and_says_what_is_left(tmp_path, monkeypatch):
@@ -286,8 +376,18 @@ def test_the_picture_has_a_line_per_method_and_the_retrained_models(done):
     upper, lower = frontier_plot(done[1]).axes
     for axes in (upper, lower):
         labels = [line.get_label() for line in axes.get_lines()]
-        assert {"npo", "graddiff", "original", "retrained", "floor: two retrainings"} <= set(labels)
-    assert len(frontier_plot([row for row in done[1] if "retrained" not in row["method"]]).axes) >= 1
+        assert {"npo", "graddiff", "original", "retrained", "floor: 2 retrainings"} <= set(labels)
+
+
+@pytest.mark.parametrize("number", [0, 1, 3])
+def test_the_picture_names_a_floor_of_as_many_models_as_there_are(number, done):
+    original, first, _, *rest = done[1]
+    rows = [original, *({**first, "method": f"retrained {k}"} for k in range(number)), *rest]
+    for axes in frontier_plot(rows).axes:
+        labels = {line.get_label() for line in axes.get_lines()}
+        assert {name for name in labels if "floor" in name} == ({"floor: 3 retrainings"} if number == 3 else set())
+        assert ("retrained" in labels) == (number > 0)
+        assert "original" in labels
 
 
 BAD = [
@@ -295,6 +395,8 @@ BAD = [
     (lambda: Arm("npo", (0.0,)), "'rates'"),
     (lambda: Arm("npo", (-1e-3,)), "'rates'"),
     (lambda: Arm("npo", ()), "learning rate"),
+    (lambda: Arm("npo", RATES, batch_size=2.5), "'batch_size' to be an integer"),
+    (lambda: Arm("npo", RATES, batch_size=0), "'batch_size'"),
     (lambda: Arm("ssd", RATES), "no learning rates"),
     (lambda: Arm("npo", RATES, peft="lorra"), "lora"),
     (lambda: Arm("npo", RATES, options={"betta": 1}), "did you mean 'beta'"),

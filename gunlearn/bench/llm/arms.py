@@ -30,7 +30,7 @@ class Arm:
 
     Raises:
         InvalidInputError: an unknown method (with the one that was probably meant) or option, an unknown adapter, no
-            rate, or one that is not above 0.
+            rate, one that is not above 0, or a `batch_size` that is no whole number.
     """
 
     method: str
@@ -51,9 +51,10 @@ class Arm:
             check_number("rates", rate, positive=True)
         if self.peft not in (None, *ADAPTERS):
             raise InvalidInputError(f"Expected 'peft' among {ADAPTERS} (got {self.peft!r})")
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) is not None:
-                check_number(name, getattr(self, name), positive=True)
+        if self.epochs is not None:
+            check_number("epochs", self.epochs, positive=True)
+        if self.batch_size is not None:
+            check_integer("batch_size", self.batch_size, minimum=1)
         clash = sorted({"lr", "epochs", "batch_size"} & set(self.options))
         if clash:
             raise InvalidInputError(f"Expected 'rates', 'epochs' and 'batch_size' beside the options (got {clash})")

@@ -68,7 +68,7 @@ def values_of(
     Random numbers that are drawn do not change the caller's random state.
 
     Raises:
-        InvalidInputError: the model returns NaN.
+        NotANumberError: the model returns NaN.
     """
     speak = {"tokenizer": problem.tokenizer, "max_new_tokens": bench.max_new_tokens} if bench.rouge else None
     with isolated_rng(0):

@@ -14,7 +14,8 @@ from gunlearn.bench.llm.point_values import Aligner, utility_of, values_of
 from gunlearn.bench.llm.text_problem import TextProblem
 from gunlearn.bench.store import ROWS_FILE, RowStore
 from gunlearn.core.digest import content_hash
-from gunlearn.errors import DivergenceError, GunlearnError, InvalidInputError
+from gunlearn.errors import DivergenceError, GunlearnError
+from gunlearn.llm.metrics.scoring import NotANumberError
 from gunlearn.llm.unlearning import unlearn
 from gunlearn.training.callbacks import Callback
 
@@ -40,6 +41,9 @@ def run_text_bench(
         out: folder; rows are kept in its `rows.jsonl`.
         budget_minutes: no run starts later than that; the rest is left for the next call.
         say: is told of each run, and of what is left.
+
+    Raises:
+        InvalidInputError: the original model or a retrained one cannot be measured (`NotANumberError`: it returns NaN).
     """
     store, identity, began = RowStore(Path(out) / ROWS_FILE), problem.told(), time.perf_counter()
     aligner = Aligner(problem.forget, problem.references, bench, problem.tokenizer)
@@ -76,7 +80,7 @@ def _cells(problem: TextProblem, bench: TextBench, aligner: Aligner, identity: s
     for name, load, apart in models:
 
         def measured(load: Any = load, apart: int | None = apart) -> dict[str, Any]:
-            return {"points": [_point(load(), problem, bench, aligner, apart, ended=True)]}
+            return {"points": [_measured(load(), problem, bench, aligner, apart, ended=True)]}
 
         cells.append((key(name, bench.told()), {"method": name}, measured))
     for seed, arm, rate in bench.cells():
@@ -94,7 +98,7 @@ def _in_words(named: dict[str, Any]) -> str:
     return named["method"] + rate + (f", seed {named['seed']}" if "seed" in named else "")
 
 
-def _point(
+def _measured(
     model: nn.Module,
     problem: TextProblem,
     bench: TextBench,
@@ -102,13 +106,20 @@ def _point(
     apart: int | None = None,
     ended: bool = False,
 ) -> dict[str, Any]:
-    """Return what is measured of a model; of a broken one why it is."""
-    try:
-        found: dict[str, Any] = {"values": values_of(model, problem, bench, aligner, apart)}
-        utility = utility_of(model, problem, bench) if ended else None
-    except InvalidInputError as error:  # NaN
-        return {"broken": str(error)}
+    """Return what is measured of a model; raise `NotANumberError` for a broken one."""
+    found: dict[str, Any] = {"values": values_of(model, problem, bench, aligner, apart)}
+    utility = utility_of(model, problem, bench) if ended else None
     return found | ({} if utility is None else {"utility": utility})
+
+
+def _point(
+    model: nn.Module, problem: TextProblem, bench: TextBench, aligner: Aligner, ended: bool = False
+) -> dict[str, Any]:
+    """Return what is measured of a method's model; of a broken one, a result too, why it is."""
+    try:
+        return _measured(model, problem, bench, aligner, ended=ended)
+    except NotANumberError as error:
+        return {"broken": str(error)}
 
 
 class _Points(Callback):
@@ -138,13 +149,14 @@ def run_text_cell(
     problem: TextProblem, bench: TextBench, aligner: Aligner, arm: Arm, rate: float | None, seed: int
 ) -> dict[str, Any]:
     """Unlearn by one method, rate and seed; return its points, `diverged` where it did, or why it is refused."""
+    model = problem.original()  # before the clock starts
     points = _Points(lambda model: _point(model, problem, bench, aligner), bench.every * arm.passes)
     with warnings.catch_warnings():
         for words in _KNOWN:
             warnings.filterwarnings("ignore", words)
         try:
             result = unlearn(
-                problem.original(),
+                model,
                 problem.tokenizer,
                 problem.forget,
                 problem.retain,
@@ -160,11 +172,11 @@ def run_text_cell(
                 **bench.training_of(arm),
                 **problem.training,
             )
+            points.epochs = max(points.epochs, 1)
+            points.measure = lambda model: _point(model, problem, bench, aligner, ended=True)
+            points.add(result.model, points.steps)
         except DivergenceError as error:  # a result, too
             return {"points": points.found, "diverged": str(error)}
         except GunlearnError as error:  # refused: the other methods go on
             return {"points": [], "error": str(error)}
-    points.epochs = max(points.epochs, 1)
-    points.measure = lambda model: _point(model, problem, bench, aligner, ended=True)
-    points.add(result.model, points.steps)
     return {"points": points.found}

@@ -8,12 +8,9 @@ from torch import nn
 
 from gunlearn.bench.llm.text_problem import TextProblem
 from gunlearn.core.checks import check_integer
-from gunlearn.llm.data.records import refused
+from gunlearn.llm.data.evaluation_sets import evaluation_rows
+from gunlearn.llm.data.records import read_records, refused
 from gunlearn.llm.data.rows import as_rows, separate
-from gunlearn.llm.data.tofu import answer_rows
-
-#: Fields of TOFU's records with further answers, and what rows call them.
-_FURTHER = {"perturbed_answer": "perturbed", "paraphrased_answer": "paraphrased"}
 
 
 def problem_from_files(
@@ -49,8 +46,10 @@ def problem_from_files(
     check_integer("asked", asked, minimum=1)
     how = dict(how or {})
     rows, records = as_rows(files["forget"], tokenizer, "forget", **how)
-    kept, kept_records = _answered(files["retain"], tokenizer, "retain", how)
-    separate(rows, kept, "error", tokenizer, (records, kept_records))
+    kept_records = read_records(str(files["retain"]))
+    kept = evaluation_rows(kept_records, tokenizer, "retain", **how)
+    told = None if "input_ids" in kept_records[0] else kept_records
+    separate(rows, kept, "error", tokenizer, (records, told))
     other = None
     if alternatives:
         given = files.get("alternative")
@@ -64,18 +63,8 @@ def problem_from_files(
         [kept[int(i * step)] for i in range(min(asked, len(kept)))],
         references,
         [] if files.get("holdout") is None else as_rows(files["holdout"], tokenizer, "holdout", **how)[0],
-        {name: _answered(file, tokenizer, name, how)[0] for name, file in (utility or {}).items()},
+        {name: evaluation_rows(read_records(file), tokenizer, name, **how) for name, file in (utility or {}).items()},
         other,
         dict(training or {}),
         identity,
     )
-
-
-def _answered(file: Any, tokenizer: Any, name: str, how: Mapping[str, Any]) -> tuple[list[Any], Any]:
-    """Return the rows of a file, with further answers where its records have them, and the records."""
-    rows, records = as_rows(file, tokenizer, name, **how)
-    for field, key in _FURTHER.items():
-        if records and all(field in record for record in records):
-            found = answer_rows(records, tokenizer, field, **how)
-            rows = [{**row, key: answers} for row, answers in zip(rows, found, strict=True)]
-    return rows, records

@@ -57,8 +57,16 @@ class TextProblem:
                 )
 
     def told(self) -> str:
-        """Return a digest of the rows and of `identity`."""
+        """Return a digest of the rows with all they hold, of `training` (but for the device) and of `identity`."""
         sets = {"forget": self.forget, "retain": self.retain, "asked": self.asked, "holdout": self.holdout}
         sets |= dict(self.utility) | {"alternative": self.alternative or ()}
-        plain = {name: [list(map(int, row["input_ids"])) for row in rows] for name, rows in sets.items()}
-        return content_hash([plain, self.identity])
+        training = {name: value for name, value in sorted(self.training.items()) if name != "use_cpu"}
+        return content_hash([{name: list(map(_plain, rows)) for name, rows in sets.items()}, training, self.identity])
+
+
+def _plain(value: Any) -> Any:
+    """Return a row with what it holds (labels, rows of further answers), whatever kinds of sequences those are."""
+    if isinstance(value, Mapping):
+        return {name: _plain(value[name]) for name in sorted(value)}
+    value = value.tolist() if hasattr(value, "tolist") else value
+    return list(map(_plain, value)) if isinstance(value, Sequence) and not isinstance(value, str) else value
