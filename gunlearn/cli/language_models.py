@@ -25,7 +25,7 @@ __all__ = [
     "is_adapter",
     "load_for_evaluation",
     "load_language_model",
-    "placed",
+    "on_device",
     "quiet",
     "rename",
     "resolve_device",
@@ -111,7 +111,7 @@ def load_for_evaluation(
     return model.eval(), tokenizer
 
 
-def placed(model: Any, device: str) -> Any:
+def on_device(model: Any, device: str) -> Any:
     """Return the model on the device of a name; quantised weights stay where they are loaded.
 
     Of several processes each has a device of its own, where a Trainer puts the model.

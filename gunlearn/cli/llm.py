@@ -114,7 +114,7 @@ class LLM:
         with loading.quiet(self.progress):
             dtype = "float32" if self.dtype == "auto" and self.peft is None else self.dtype
             model, tokenizer = loading.load_language_model(self.model, dtype)
-            model = loading.placed(model, self.device)  # the package's loop trains where the model is
+            model = loading.on_device(model, self.device)  # the package's loop trains where the model is
             retrained = None
             if self.reference_model is not None:
                 retrained = loading.load_language_model(self.reference_model, dtype)[0]
@@ -137,7 +137,7 @@ class LLM:
             result.save(self.folder)
             if retrained is not None:
                 console.print_table(*result.table(), markdown=False)  # before the slow comparison
-                result = result.compared(model, loading.placed(retrained, self.device))
+                result = result.compared(model, loading.on_device(retrained, self.device))
                 result.write_record(self.folder)
         console.print_table(*result.table(), markdown=False)
         print(f"{'adapter' if self.peft else 'model'} and card: {self.folder}")

@@ -141,7 +141,7 @@ class LLMBench:
         files = {name: found.get(name) for name in ("forget", "retain", "holdout", "alternative")}
 
         def loader(name: str) -> Any:
-            return lambda: loading.placed(loading.load_language_model(name, self.dtype)[0], self.device)
+            return lambda: loading.on_device(loading.load_language_model(name, self.dtype)[0], self.device)
 
         return gunlearn.bench.llm.problem_from_files(
             loader(found["model"]),
