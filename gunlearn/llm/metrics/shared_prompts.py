@@ -18,12 +18,24 @@ from gunlearn.llm.model.head import (
     last_linear_head,
     model_device,
     replaced_forward,
+    without_peft,
 )
 from gunlearn.llm.model.token_prediction import takes_positions
 from gunlearn.losses.reduction import full_precision
 
 #: By model: whether several answers behind one prompt are scored as they are one by one.
 _SHARES: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+#: What configurations call the number of tokens that attention reaches over.
+_WINDOWS = (
+    "sliding_window",
+    "sliding_window_size",
+    "sliding_windows",
+    "attention_chunk_size",
+    "attention_window_size",
+    "attention_window",
+    "window_size",
+    "local_attention",
+)
 _ROUNDING = 1e-3  # largest difference of mean log-likelihoods, in nats
 
 
@@ -32,7 +44,9 @@ def grouped_log_probs(model: nn.Module, groups: Sequence[Rows], batch_size: int 
 
     The same as `answer_log_probs`, in about half the time where prompts are as long as answers: the answers of a
     question stand behind one another, and none reads another. Models that do not take such a mask of attention (tried
-    once per model, on the first question) score each answer behind its own prompt.
+    once per model, on the first question) score each answer behind its own prompt. So do models whose attention reaches
+    only over a window (of places, or of chunks) that is shorter than a question with its answers: the mask would
+    replace it.
 
     Args:
         model: a causal language model; not changed.
@@ -42,7 +56,7 @@ def grouped_log_probs(model: nn.Module, groups: Sequence[Rows], batch_size: int 
     Raises:
         NotANumberError: a log-likelihood is NaN.
     """
-    if not groups or not _is_plain(groups):
+    if not groups or not _is_plain(groups) or _outgrow(model, groups):
         return tofu.answer_log_probs(model, groups, batch_size)
     if model not in _SHARES:
         _SHARES[model] = _agrees(model, groups[0], tofu.answer_log_probs(model, groups[:1], batch_size)[0])
@@ -63,6 +77,16 @@ def _is_plain(groups: Sequence[Rows]) -> bool:
     """Return whether rows have no padding, a prompt and labels."""
     rows = [row for group in groups for row in group]
     return all("attention_mask" not in row and _start(row) > 0 for row in rows)
+
+
+def _outgrow(model: nn.Module, groups: Sequence[Rows]) -> bool:
+    """Return whether a question with its answers is longer than what a layer's attention reaches."""
+    config: Any = getattr(without_peft(model), "config", None)
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    reach = [value for value in (getattr(config, name, None) for name in _WINDOWS) if isinstance(value, int)]
+    reach = [value for value in reach if value > 0]  # 0 and -1 stand for none
+    # Rows stand behind one another, and some models count their windows in places: all of them must lie inside.
+    return bool(reach) and max(sum(len(row["input_ids"]) for row in group) for group in groups) > min(reach)
 
 
 def _start(row: Mapping[str, Any]) -> int:

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from transformers import MistralConfig, MistralForCausalLM
 
 from gunlearn.llm.metrics import answer_log_probs
 from gunlearn.llm.metrics import shared_prompts as shared
-from tests.llm.tiny import ARCHITECTURES, tiny
+from tests.llm.tiny import ARCHITECTURES, GROUPED, SIZES, tiny
 
 
 def group(prompt, *answers):
@@ -53,3 +54,32 @@ def test_nan_is_refused():
         model.lm_head.weight[7] = torch.nan
     with pytest.raises(ValueError, match="NaN"):
         shared.grouped_log_probs(model, GROUPS)
+
+
+def windowed(window):
+    torch.manual_seed(0)
+    return MistralForCausalLM(MistralConfig(**SIZES | GROUPED, sliding_window=window)).eval()
+
+
+def test_windows_of_attention_stay():
+    """The short question comes first, which no window cuts; the control: without a window the long one differs."""
+    long = [1, 20, 5, 22, 9, 24, 31, 7, 40, 12]
+    groups = [group([1, 5], [7, 2], [8, 2]), group(long, [11, 12, 2], [13, 2])]
+    model, whole = windowed(6), windowed(64)
+    with torch.no_grad():
+        for one in (model, whole):
+            for name, weight in one.named_parameters():
+                if "attn" in name and "weight" in name:
+                    weight.mul_(20)
+    expected, found = answer_log_probs(model, groups), shared.grouped_log_probs(model, groups)
+    for a, b in zip(expected, found, strict=True):
+        torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-5)
+    assert not torch.allclose(expected[1], answer_log_probs(whole, groups)[1], atol=1e-3)
+
+
+def test_a_window_that_all_answers_fit_into_keeps_the_shared_path(monkeypatch):
+    model, packed, pack = windowed(20), [], shared._packed
+    monkeypatch.setattr(shared, "_packed", lambda rows: packed.append(rows) or pack(rows))
+    expected, found = answer_log_probs(model, GROUPS[1:2]), shared.grouped_log_probs(model, GROUPS[1:2])
+    torch.testing.assert_close(expected[0], found[0], atol=2e-5, rtol=1e-5)
+    assert packed
