@@ -40,10 +40,10 @@ def framework_ratio(content: Mapping[str, Any], path: Path, number: int) -> Tens
         InvalidInputError: values of another number of rows, or no numbers; the message names the file.
     """
     names = "forget_Q_A_PARA_Prob", "forget_Q_A_PERT_Prob"
-    if all(isinstance(content.get(name), Mapping) and "value_by_index" in content[name] for name in names):
+    if all(_by_index(content, name) for name in names):
         right, wrong = (_means(content, name, "avg_loss", path, number) for name in names)
         return (right - wrong).exp()
-    name = next((name for name in _RATIOS if "value_by_index" in content.get(name, {})), None)
+    name = next((name for name in _RATIOS if _by_index(content, name)), None)
     return None if name is None else _means(content, name, "score", path, number)
 
 
@@ -60,10 +60,19 @@ def framework_aucs(content: Mapping[str, Any], path: Path) -> dict[str, float]:
     return found
 
 
+def _by_index(content: Mapping[str, Any], name: str) -> bool:
+    return isinstance(content.get(name), Mapping) and "value_by_index" in content[name]
+
+
 def _means(content: Mapping[str, Any], name: str, key: str, path: Path, number: int) -> Tensor:
     """Return a value per row, the mean where it has several, in the order of the indices."""
     by_index = content[name]["value_by_index"]
-    if not isinstance(by_index, Mapping) or len(by_index) != number:
+    if not isinstance(by_index, Mapping):
+        raise InvalidInputError(f"Expected values by index of {name} in {path} (got {by_index!r:.80})")
+    strange = [index for index in by_index if not str(index).isdecimal()]
+    if strange:
+        raise InvalidInputError(f"Expected whole numbers as indices of {name} in {path} (got {strange[0]!r})")
+    if len(by_index) != number:
         raise InvalidInputError(
             f"Expected {name} of the {number} forgotten rows in {path} (got {len(by_index)} rows); "
             "take the retain model's log of the same forget split"

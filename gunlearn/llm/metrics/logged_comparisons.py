@@ -23,7 +23,7 @@ def compared(log: EvaluationLog, references: Sequence[ReferenceLog], original: E
     """Add to a log's figures those that need retrained models, and say of the others why they are left out.
 
     `forget_quality` and `mia_reference` are those of the first reference that has what they need; `privleak` takes the
-    references' mean AUC of Min-K%, and .5 without any.
+    references' mean AUC of Min-K%, and .5 without any. Figures of earlier comparisons are replaced.
 
     Raises:
         InvalidInputError: two references agree exactly.
@@ -35,6 +35,7 @@ def compared(log: EvaluationLog, references: Sequence[ReferenceLog], original: E
     _add_membership(log, references)
     for part in log.settings["align_on"]:
         _add_alignment(log, part, references, original)
+    _add_relearned(log, original)
     if original is not None:
         _warn_untrained(references, original)
 
@@ -43,7 +44,11 @@ def _add_ratio(log: EvaluationLog, references: Sequence[ReferenceLog]) -> None:
     own = [row.get("truth_ratio") for row in log.rows["forget"]]
     known = [r.ratio for r in references if r.ratio is not None]
     why = (
-        "rows have no wrong answers" if None in own else "" if known else "no log of a retrained model has truth ratios"
+        "rows have no wrong answers"
+        if None in own
+        else ""
+        if known
+        else "no log of a retrained model has truth ratios of these answers"
     )
     _say(log, "forget_quality", why)
     if not why:
@@ -52,13 +57,13 @@ def _add_ratio(log: EvaluationLog, references: Sequence[ReferenceLog]) -> None:
 
 def _add_membership(log: EvaluationLog, references: Sequence[ReferenceLog]) -> None:
     if "mia_min_k" in log.figures:
-        aucs = [r.aucs["min_k"] for r in references if "min_k" in r.aucs]
+        known = [r for r in references if "min_k" in r.aucs]
+        aucs = [r.aucs["min_k"] for r in known if not r.unlike]
         usual = sum(aucs) / len(aucs) if aucs else 0.5
-        if usual == 1:
-            log.figures.pop("privleak", None)
-        else:
+        why = "the references' attack finds every member" if usual == 1 else ""
+        _say(log, "privleak", known[0].unlike if known and not aucs else why)
+        if "privleak" not in log.left_out:
             log.figures["privleak"] = privacy_leak(log.figures["mia_min_k"], usual)
-        _say(log, "privleak", "the references' attack finds every member" if usual == 1 else "")
     if "reference" not in log.settings["attacks"]:
         return
     sides = [_losses(log, references, part) for part in ("forget", "holdout")]
@@ -86,9 +91,15 @@ def _add_alignment(
 ) -> None:
     stem = f"{part}_alignment"
     log.figures = {name: value for name, value in log.figures.items() if not name.startswith(stem)}
+    log.left_out = {name: why for name, why in log.left_out.items() if not name.startswith(stem)}
     ours = [r for r in references if r.log is not None]
-    if not log.answers or not ours:
-        why = "no log of ours of a retrained model" if log.answers else log.left_out.get(stem, "no answers were drawn")
+    why = "" if ours else "no log of ours of a retrained model"
+    if part not in log.settings["aligned"]:
+        why = "its rows have no prompts"
+    silent = [str(r.path) for r in ours if r.log is not None and part not in r.log.settings.get("aligned", {})]
+    if not why and silent:
+        why = f"no answers to its rows are beside {', '.join(silent)}"
+    if why:
         _say(log, stem, why)
         return
     found = [alignment_with(log, r.weights, part) for r in ours]
@@ -100,7 +111,6 @@ def _add_alignment(
     before = [] if original is None else [alignment_with(original, r.weights, part) for r in ours]
     whole = [alignment for alignment in before if alignment is not None]
     at = Standing.of([a for a in found if a is not None], floor, whole if len(whole) == len(ours) else [])
-    log.figures |= alignment_figures(stem, at)
     if len(ours) == 1:
         why = "it needs logs of two retrained models"
     else:
@@ -109,6 +119,7 @@ def _add_alignment(
     incomplete = original is not None and len(whole) < len(ours)
     missing_gain = "the retrained models have yet to score the original model's answers (--score-for)"
     _say(log, f"{stem}_gain", missing_gain if incomplete else "" if original is not None else "it needs --original-log")
+    log.figures |= alignment_figures(stem, at)
 
 
 def _floor(references: Sequence[ReferenceLog], part: str) -> float | None:
@@ -153,6 +164,18 @@ def _terms(values: Sequence[Sequence[float]], truncated: float) -> StepTerms:
     return StepTerms(sums, torch.ones_like(sums, dtype=torch.bool), truncated)
 
 
+def _add_relearned(log: EvaluationLog, original: EvaluationLog | None) -> None:
+    """Add after how many steps of relearning the other rows are as likely as they were before unlearning."""
+    if "relearn" not in log.curves:
+        return
+    _say(log, "relearn_steps", "" if original is not None else "it needs --original-log")
+    if original is not None:
+        known = [original.rows["forget"][i]["prob"] for i in log.settings["relearn_others"]]
+        before = sum(known) / len(known)
+        reached = [point["step"] for point in log.curves["relearn"] if point["prob"] >= before]
+        log.figures["relearn_steps"] = reached[0] if reached else float("inf")
+
+
 def _warn_untrained(references: Sequence[ReferenceLog], original: EvaluationLog) -> None:
     before = original.figures.get("retain_prob")
     for reference in references:
@@ -167,7 +190,8 @@ def _warn_untrained(references: Sequence[ReferenceLog], original: EvaluationLog)
 
 
 def _say(log: EvaluationLog, name: str, why: str) -> None:
-    """Say why a figure is left out, or that it no longer is."""
+    """Say why a figure is left out, or that it no longer is; the figure of an earlier comparison goes."""
     log.left_out.pop(name, None)
+    log.figures.pop(name, None)
     if why:
         log.left_out[name] = why

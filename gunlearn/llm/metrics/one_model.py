@@ -21,7 +21,7 @@ from gunlearn.llm.metrics.evaluation_log import EvaluationLog
 from gunlearn.llm.metrics.logged_comparisons import compared
 from gunlearn.llm.metrics.measured_sets import SetMeasures
 from gunlearn.llm.metrics.own_figures import add_attacks, add_sets
-from gunlearn.llm.metrics.reference_logs import check_apart, read_original, read_reference, relative
+from gunlearn.llm.metrics.reference_logs import beside, check_apart, known_references, read_original, relative
 from gunlearn.llm.metrics.row_digests import identity_of, row_digests, tokenizer_digest, vocabulary_of, weights_digest
 from gunlearn.llm.metrics.row_passes import RowPasses
 from gunlearn.llm.model.causality import check_language_model
@@ -50,7 +50,8 @@ def evaluate_one(
 
     The figures are those of `evaluate_language_models` and of the attacks, see docs/llm_eval.md. The alignment with a
     retrained model is there once that model has scored this one's answers (`score_answers`). An evaluation that was
-    interrupted goes on where `out` and its passes are; one that is complete only adds comparisons with further logs.
+    interrupted goes on where `out` and its passes are; one that is complete only adds comparisons with further logs,
+    and keeps those that it names (the original's is replaced by another one).
 
     In several processes (`accelerate launch`) each scores a share of the rows, and the first one writes.
 
@@ -83,8 +84,9 @@ def evaluate_one(
     own.settings["identity"] = identity
     plan_answers(own, model, settings, sets)
     own = _resumed(own, team)
-    read = [read_reference(path, own) for path in references if not _is_own(Path(path), own)]
-    found = [r for r in read if r.weights != own.model["weights"]]
+    found = known_references(own, references)
+    if original_log is None and own.original is not None:
+        original_log = beside(own, own.original["file"])
     original = None if original_log is None else read_original(original_log, own)
     check_apart(found, {} if original is None else {"the original model": original})
     own.references = [{"file": relative(r.path, own), "weights": r.weights} for r in found]
@@ -100,7 +102,7 @@ def evaluate_one(
         answers = draw_own(own, measures, sets)
     score_references(own, measures, sets, found)
     if not own.complete:
-        add_attacks(own, measures, sets, original, keep_model)
+        add_attacks(own, measures, sets, keep_model)
     if team.main:
         compared(own, found, original)
         own.complete = True
@@ -128,10 +130,7 @@ def _new_log(
     about = {"name": name, "weights": weights_digest(model), "vocabulary": vocabulary_of(model)}
     about |= {"kind": type(plain).__name__, "parameters": sum(p.numel() for p in plain.parameters())}
     ends = list(end_tokens(tokenizer if settings.ends is None else settings.ends))
-    rows = {
-        part: [{"index": i, "digest": digest} for i, digest in enumerate(row_digests(given))]
-        for part, given in sets.items()
-    }
+    rows = {part: [{"index": i} | row_digests(row) for i, row in enumerate(given)] for part, given in sets.items()}
     speaker = {"digest": tokenizer_digest(tokenizer), "size": len(tokenizer)}
     return EvaluationLog(about, speaker, settings.recorded() | {"ends": ends}, rows)
 
@@ -161,7 +160,3 @@ def _resumed(own: EvaluationLog, team: Processes) -> EvaluationLog:
             "evaluation); remove it, or write to another one"
         )
     return there if there.complete else own
-
-
-def _is_own(path: Path, own: EvaluationLog) -> bool:
-    return own.path is not None and path.resolve() == own.path.resolve()

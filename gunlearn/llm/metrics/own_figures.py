@@ -50,13 +50,7 @@ def add_sets(log: EvaluationLog, measures: SetMeasures, sets: Mapping[str, Rows]
         log.figures[f"mia_{attack}"] = membership_auc(*(side[attack] for side in sides))
 
 
-def add_attacks(
-    log: EvaluationLog,
-    measures: SetMeasures,
-    sets: Mapping[str, Rows],
-    original: EvaluationLog | None,
-    keep_model: bool,
-) -> None:
+def add_attacks(log: EvaluationLog, measures: SetMeasures, sets: Mapping[str, Rows], keep_model: bool) -> None:
     """Score the forgotten rows under rounded weights, and after relearning some of them."""
     for rounding in measures.settings.quantise:
         if rounding == "nf4" and not has_bitsandbytes():
@@ -81,7 +75,7 @@ def add_attacks(
             or {}
         )
     if measures.settings.relearn_steps:
-        _add_relearning(log, measures, sets["forget"], original, keep_model)
+        _add_relearning(log, measures, sets["forget"], keep_model)
 
 
 def _add_set(log: EvaluationLog, measures: SetMeasures, part: str, rows: Rows, keep_texts: bool) -> TokenScores | None:
@@ -120,10 +114,8 @@ def _add_choices(log: EvaluationLog, measures: SetMeasures, rows: Rows) -> None:
         _write(log, "choices", [{"right": float(value)} for value in right])
 
 
-def _add_relearning(
-    log: EvaluationLog, measures: SetMeasures, rows: Rows, original: EvaluationLog | None, keep_model: bool
-) -> None:
-    """Write the curve of the other rows' probability, and after how many steps it is what it was before unlearning."""
+def _add_relearning(log: EvaluationLog, measures: SetMeasures, rows: Rows, keep_model: bool) -> None:
+    """Write the curve of the other rows' probability."""
     s, passes = measures.settings, RowPasses(team=measures.passes.team)
     shown = {*shown_rows(len(rows), s.relearn_share)}
     others = [i for i in range(len(rows)) if i not in shown]
@@ -149,14 +141,6 @@ def _add_relearning(
         log.curves["relearn"] = found
         log.figures["relearn_prob"] = found[-1]["prob"]
         log.settings["relearn_others"] = others
-        if original is not None:
-            known = [original.rows["forget"][i]["prob"] for i in others]
-            before = sum(known) / len(known)
-            reached = [point["step"] for point in found if point["prob"] >= before]
-            log.figures["relearn_steps"] = reached[0] if reached else float("inf")
-    log.left_out.pop("relearn_steps", None)
-    if original is None:
-        log.left_out["relearn_steps"] = "it needs --original-log"
 
 
 def _useful(sets: Mapping[str, Rows]) -> list[str]:

@@ -29,12 +29,14 @@ class ReferenceLog:
         ratio: truth ratios of the forgotten rows, `[num_rows]`; `None` where there are none.
         aucs: AUC of each membership attack.
         log: a log of our own; `None` for one of open-unlearning.
+        unlike: why the AUCs of Min-K% cannot be compared; empty where they can.
     """
 
     path: Path
     ratio: Tensor | None
     aucs: Mapping[str, float] = field(default_factory=dict)
     log: EvaluationLog | None = None
+    unlike: str = ""
 
     @property
     def weights(self) -> str:
@@ -62,15 +64,37 @@ def read_reference(path: str | PathLike[str], own: EvaluationLog) -> ReferenceLo
                 f"Expected truth ratios per row or membership attacks in {path} (got {sorted(content)[:8]}); summaries "
                 "have none: take the file *_EVAL.json"
             )
-        return ReferenceLog(path, ratio, aucs)
+        last = own.settings["end"] == "last"
+        unlike = f"{path} leaves out each row's last token, as --end last does (got --end {own.settings['end']})"
+        return ReferenceLog(path, ratio, aucs, unlike="" if last else unlike)
     if "schema" not in content:
         raise InvalidInputError(f'Expected "schema": "{SCHEMA}" or a log of open-unlearning in {path} (got neither)')
     log = EvaluationLog.load(path)
     check_fits(log, own)
     ratios = [row.get("truth_ratio") for row in log.rows["forget"]]
-    ratio = None if None in ratios else torch.tensor(ratios, dtype=torch.float64)
+    alike = [row.get("others") for row in log.rows["forget"]] == [row.get("others") for row in own.rows["forget"]]
+    ratio = torch.tensor(ratios, dtype=torch.float64) if alike and None not in ratios else None
     aucs = {name.removeprefix("mia_"): value for name, value in log.figures.items() if name.startswith("mia_")}
-    return ReferenceLog(path, ratio, aucs, log)
+    ends = [(each.settings.get("end"), each.settings.get("ends")) for each in (log, own)]
+    unlike = "" if ends[0] == ends[1] else f"{path} was made with end, ends {ends[0]} (got {ends[1]})"
+    return ReferenceLog(path, ratio, aucs, log, unlike)
+
+
+def known_references(own: EvaluationLog, paths: Sequence[str | PathLike[str]]) -> list[ReferenceLog]:
+    """Read the logs at `paths`, and those that the log `own` names already, to compare its model with all of them.
+
+    Logs of the model itself are left out. A log at one of `paths` replaces the one of the same weights.
+
+    Raises:
+        InvalidInputError: as `read_reference`, also where a log that `own` names is no longer there.
+    """
+    paths = [Path(path) for path in paths]
+    read = [read_reference(path, own) for path in paths if own.path is None or path.resolve() != own.path.resolve()]
+    weights = {r.weights for r in read} - {""}
+    before = [beside(own, entry["file"]) for entry in own.references if entry["weights"] not in weights]
+    given = {path.resolve() for path in paths}
+    old = [read_reference(path, own) for path in before if path.resolve() not in given]
+    return [r for r in (*old, *read) if r.weights != own.model["weights"]]
 
 
 def read_original(path: str | PathLike[str], own: EvaluationLog) -> EvaluationLog:
@@ -105,6 +129,13 @@ def check_fits(log: EvaluationLog, own: EvaluationLog) -> None:
                 f"Expected a log of the same {len(ours)} rows of '{part}' in {path} (got {len(theirs)} rows, {common} "
                 "of them among these); a log made under another owner's key has other digests (GUNLEARN_KEY_FILE)"
             )
+        beside_them = zip(log.rows[part], own.rows[part], strict=True)
+        changed = [a["others"] != b["others"] for a, b in beside_them if "others" in a and "others" in b]
+        if any(changed):
+            raise InvalidInputError(
+                f"Expected a log of the same wrong and paraphrased answers to '{part}' in {path} (got others for "
+                f"{sum(changed)} of {len(ours)} rows)"
+            )
     for name in _SHARED:
         both = log.settings.get("aligned") and own.settings.get("aligned")
         if both and log.settings.get(name) != own.settings.get(name):
@@ -128,6 +159,11 @@ def check_apart(references: Sequence[ReferenceLog], others: Mapping[str, Evaluat
                 f"weights are those of {seen[reference.weights]}, bit for bit)"
             )
         seen[reference.weights] = reference.path
+
+
+def beside(log: EvaluationLog, file: str) -> Path:
+    """Return the path of a file that a log names; the inverse of `relative`."""
+    return (Path() if log.path is None else log.path.parent) / file
 
 
 def relative(path: Path, log: EvaluationLog) -> str:

@@ -9,7 +9,6 @@ from torch import nn
 
 from gunlearn.core.digest import content_hash
 from gunlearn.core.owner_key import keyed_hash
-from gunlearn.llm.data.collate import Rows
 from gunlearn.llm.model.head import output_head, without_peft
 
 _PURPOSE = "row of an evaluation"
@@ -21,9 +20,12 @@ def row_digest(row: Mapping[str, Any]) -> str:
     return keyed_hash(repr(columns).encode(), _PURPOSE)
 
 
-def row_digests(rows: Rows) -> list[str]:
-    """Return `row_digest` of each row."""
-    return [row_digest(rows[i]) for i in range(len(rows))]
+def row_digests(row: Mapping[str, Any]) -> dict[str, str]:
+    """Return `digest`, a row's `row_digest`, and `others`: that of its wrong, other right and offered answers."""
+    given = {name: row[name] for name in ("paraphrased", "perturbed", "choices") if name in row}
+    others = {name: row_digest(v) if isinstance(v, Mapping) else [*map(row_digest, v)] for name, v in given.items()}
+    digests = {"digest": row_digest(row)}
+    return digests | {"others": keyed_hash(repr(others).encode(), _PURPOSE)} if others else digests
 
 
 def identity_of(*parts: Any) -> str:

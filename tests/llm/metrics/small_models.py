@@ -56,7 +56,8 @@ def trained(data: list[dict], seed: int, steps: int = 50) -> nn.Module:
 
 
 def log_of(folder: Path, name: str, references: tuple[str, ...] = (), **more) -> EvaluationLog:
-    """The log of a model, in a file of its name."""
+    """The log of a model (of that name, or of `model`), in a file of its name."""
+    model = models()[more.pop("model", name)]
     paths = [folder / f"{other}.json" for other in references]
     how = {"sets": SETS, "settings": SETTINGS, "out": folder / f"{name}.json", "name": name, "references": paths} | more
-    return evaluate_one(models()[name], facts.tokenizer(), **how)
+    return evaluate_one(model, facts.tokenizer(), **how)

@@ -13,8 +13,9 @@ from gunlearn.errors import InvalidInputError
 from gunlearn.llm.metrics import EvaluationLog
 from tests.llm.metrics.small_models import SETS, SETTINGS, log_of
 
-QUICK = replace(SETTINGS, attacks=("min_k",), generate=False, align_on=())
+QUICK = replace(SETTINGS, attacks=("min_k",), generate=False, align_on=(), end="last")
 NUMBER = len(SETS["forget"])
+NAMES = ("forget_Q_A_PARA_Prob", "forget_Q_A_PERT_Prob", "forget_truth_ratio", "forget_Truth_Ratio")
 
 
 def framework_log(number=NUMBER, seed=0):
@@ -84,6 +85,18 @@ def test_losses_give_ratios_without_the_small_number_in_their_denominators():
         (
             lambda c: c["forget_Q_A_PARA_Prob"]["value_by_index"].update({"0": None}),
             r"numbers as 'avg_loss' of forget_Q_A_PARA_Prob in .*TOFU_EVAL\.json \(got None at index 0",
+        ),
+        (
+            lambda c: c["forget_Q_A_PERT_Prob"].update(value_by_index=None),
+            r"values by index of forget_Q_A_PERT_Prob in .*TOFU_EVAL\.json \(got None",
+        ),
+        (
+            lambda c: c["forget_Q_A_PERT_Prob"]["value_by_index"].update(a=c["forget_Q_A_PERT_Prob"].pop("agg_value")),
+            r"whole numbers as indices of forget_Q_A_PERT_Prob in .*TOFU_EVAL\.json \(got 'a'",
+        ),
+        (
+            lambda c: [c.pop("mia_min_k"), *map(c.update, [{name: None} for name in NAMES])],
+            r"per row or membership attacks in .*TOFU_EVAL\.json",
         ),
     ],
 )

@@ -20,6 +20,7 @@ from gunlearn.llm.metrics import (
     score_for,
     token_scores,
 )
+from gunlearn.llm.metrics.logged_comparisons import compared
 from gunlearn.llm.metrics.membership import privacy_leak
 from gunlearn.llm.metrics.row_passes import RowPasses, spaced
 from gunlearn.llm.metrics.scoring import NotANumberError
@@ -147,13 +148,34 @@ def test_a_complete_log_only_takes_further_references(logs, tmp_path, monkeypatc
     log_of(tmp_path, "unlearned", ("r0",))
     ran, run = [], RowPasses.run
     monkeypatch.setattr(RowPasses, "run", lambda self, name, *args: ran.append(name) or run(self, name, *args))
-    log = log_of(tmp_path, "unlearned", ("r0", "r1"))
+    log = log_of(tmp_path, "unlearned", ("r1",))
     assert {name.split("-")[0] for name in ran} == {"terms"}
     assert len(ran) == 2
     assert len(log.compared) == 2
+    assert [entry["file"] for entry in log.references] == ["r0.json", "r1.json"]
     assert "have yet to score" in log.left_out["forget_alignment"]
     with pytest.raises(InvalidInputError, match=r"same model, rows and settings \(got .*unlearned.json"):
         log_of(tmp_path, "unlearned", settings=replace(SETTINGS, end="keep"))
+
+
+def test_a_complete_log_keeps_its_comparisons(logs, tmp_path):
+    """The control: without any retrained model, the figures that need one go, and `left_out` says why."""
+    for path in logs.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    before = EvaluationLog.load(logs / "unlearned.json")
+    again = log_of(tmp_path, "unlearned")
+    assert (again.references, again.original) == (before.references, before.original)
+    assert len(again.references) == 2
+    assert again.figures == pytest.approx(before.figures)
+    needed = {"forget_quality", "mia_reference", "forget_alignment", "retain_alignment_floor"}
+    assert needed <= again.figures.keys()
+    compared(again, [], None)
+    assert not needed & again.figures.keys()
+    assert {"forget_quality", "mia_reference", "forget_alignment"} <= again.left_out.keys()
+    assert again.figures["privleak"] == privacy_leak(again.figures["mia_min_k"])
+    (tmp_path / "r1.json").unlink()
+    with pytest.raises(InvalidInputError, match=r"r1\.json, which is no file"):
+        log_of(tmp_path, "unlearned")
 
 
 def test_a_model_whose_logits_are_nan_is_named(tmp_path):

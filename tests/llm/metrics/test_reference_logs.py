@@ -66,6 +66,44 @@ def test_other_rows_and_another_key_are_told_apart(folder, monkeypatch, tmp_path
         unlearned(folder)
 
 
+def test_other_wrong_and_paraphrased_answers_are_told_apart(tmp_path):
+    """The control: the same answers, and rows without any, fit."""
+    log_of(tmp_path, "r0", settings=QUICK)
+    other = [row | {"paraphrased": row["perturbed"][0]} for row in SETS["forget"]]
+    fewer = [row | {"perturbed": row["perturbed"][:2]} for row in SETS["forget"][:1]] + SETS["forget"][1:]
+    for rows, number in ((other, 9), (fewer, 1)):
+        with pytest.raises(
+            InvalidInputError, match=rf"to .forget. in .*r0\.json \(got others for {number} of 9"
+        ):
+            unlearned(tmp_path, sets=SETS | {"forget": rows})
+    assert "forget_quality" in unlearned(tmp_path, sets=SETS).figures
+    assert "forget_quality" in log_of(tmp_path, "original", ("r0",), sets=PLAIN, settings=QUICK).left_out
+
+
+def test_attacks_with_other_ends_are_not_compared(tmp_path):
+    """The control: with the same treatment of ends, privleak is there."""
+    settings = replace(QUICK, attacks=("min_k",), align_on=())
+    log_of(tmp_path, "r0", settings=settings)
+    found = unlearned(tmp_path, sets=SETS, settings=replace(settings, end="keep"))
+    assert "privleak" not in found.figures
+    assert "r0.json was made with end, ends ('skip'" in found.left_out["privleak"]
+    assert "forget_quality" in found.figures
+    assert "privleak" in log_of(tmp_path, "original", ("r0",), settings=settings).figures
+
+
+def test_rows_without_prompts_are_said_to_have_none(folder):
+    """The control: the other set's answers have yet to be scored."""
+    texts = [{"input_ids": row["input_ids"], "labels": list(row["input_ids"])} for row in PLAIN["retain"]]
+    sets = PLAIN | {"retain": texts}
+    log_of(folder, "r1", sets=sets, settings=QUICK)
+    left_out = log_of(folder, "unlearned", ("r1",), sets=sets, settings=QUICK).left_out
+    assert left_out["retain_alignment"] == "its rows have no prompts"
+    assert "have yet to score" in left_out["forget_alignment"]
+    log_of(folder, "silent", (), sets=PLAIN, settings=replace(QUICK, align_on=()), model="r0")
+    left_out = log_of(folder, "original", ("silent",), sets=PLAIN, settings=QUICK).left_out
+    assert "no answers to its rows are beside" in left_out["forget_alignment"]
+
+
 def test_missing_and_broken_files_are_named(folder):
     (folder / "r0.answers").unlink()
     with pytest.raises(InvalidInputError, match=r"beside .*r0\.json \(got no .*r0\.answers"):
