@@ -13,6 +13,7 @@ from gunlearn.llm.metrics.continuations import continuation_rows
 from gunlearn.llm.metrics.evaluation_log import read_json
 from gunlearn.llm.metrics.harness import check_harness
 from gunlearn.llm.metrics.one_model import KNOWN_SETS
+from gunlearn.llm.metrics.row_passes import spaced
 from gunlearn.llm.model.head import context_of
 from gunlearn.training.processes import world_size
 
@@ -74,9 +75,11 @@ def encoded_sets(command: "LLMEval", found: dict[str, Any], tokenizer: Any, mode
     out: dict[str, Any] = {}
     for part, (of, records) in found.items():
         if part == "choices":
-            out[part] = choice_rows(records[: command.rows], tokenizer, command.choice_style)
+            out[part] = choice_rows(
+                [records[i] for i in spaced(len(records), command.rows)], tokenizer, command.choice_style
+            )
         elif part == "verbatim":
-            texts = [record["text"] for record in records[: command.rows]]
+            texts = [records[i]["text"] for i in spaced(len(records), command.rows)]
             out[part] = continuation_rows(texts, tokenizer, command.verbatim_prompt)
         else:
             out[part] = evaluation_rows(records, tokenizer, of, command.rows, **how)

@@ -24,6 +24,7 @@ from gunlearn.llm.metrics.own_figures import add_attacks, add_sets
 from gunlearn.llm.metrics.reference_logs import beside, check_apart, known_references, read_original, relative
 from gunlearn.llm.metrics.row_digests import identity_of, row_digests, tokenizer_digest, vocabulary_of, weights_digest
 from gunlearn.llm.metrics.row_passes import RowPasses
+from gunlearn.llm.metrics.weight_storage import measurable
 from gunlearn.llm.model.causality import check_language_model
 from gunlearn.llm.model.head import without_peft
 from gunlearn.training.processes import Processes, processes
@@ -53,6 +54,8 @@ def evaluate_one(
     interrupted goes on where `out` and its passes are; one that is complete only adds comparisons with further logs,
     and keeps those that it names (the original's is replaced by another one).
 
+    Where weights are loaded in few bits or offloaded, roundings, relearning and the gradient attack are left out.
+
     In several processes (`accelerate launch`) each scores a share of the rows, and the first one writes.
 
     Args:
@@ -76,12 +79,14 @@ def evaluate_one(
         NotANumberError: a log-likelihood is NaN.
         UnsupportedModelError: an encoder-decoder, a bidirectional model, prompt tuning.
     """
-    settings, team = settings or EvalSettings(), processes()
+    team = processes()
+    settings, impossible = measurable(model, settings or EvalSettings())
     sets = _checked_sets(model, tokenizer, sets)
     own = _new_log(model, tokenizer, sets, settings, name)
     own.path = None if out is None else Path(out)
     identity = _identity(own, sets)
     own.settings["identity"] = identity
+    own.left_out |= impossible
     plan_answers(own, model, settings, sets)
     own = _resumed(own, team)
     found = known_references(own, references)
@@ -144,7 +149,8 @@ def _identity(log: EvaluationLog, sets: Mapping[str, Rows]) -> str:
         for row in rows
     ]
     digests = {part: log.digests(part) for part in log.rows}
-    return identity_of(log.model, log.tokenizer, sorted(log.settings.items()), digests, beside)
+    model = {name: value for name, value in log.model.items() if name != "name"}  # a folder may be renamed
+    return identity_of(model, log.tokenizer, sorted(log.settings.items()), digests, beside)
 
 
 def _resumed(own: EvaluationLog, team: Processes) -> EvaluationLog:

@@ -5,10 +5,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from accelerate.utils import align_module_device
 from torch import nn
 
 from gunlearn.core.digest import content_hash
 from gunlearn.core.owner_key import keyed_hash
+from gunlearn.errors import InvalidInputError
 from gunlearn.llm.model.head import output_head, without_peft
 
 _PURPOSE = "row of an evaluation"
@@ -41,8 +43,24 @@ def tokenizer_digest(tokenizer: Any) -> str:
 
 
 def weights_digest(model: nn.Module) -> str:
-    """Return 16 hex digits of a model's weights; of those that are loaded, where some are offloaded."""
-    return content_hash({n: v for n, v in model.state_dict().items() if not _is_offloaded(v)})[:16]
+    """Return 16 hex digits of a model's weights, wherever they are: the same for offloaded ones.
+
+    Raises:
+        InvalidInputError: weights that are neither loaded nor offloaded by accelerate.
+    """
+    modules = dict(model.named_modules())
+    hashes = []
+    for name, value in model.state_dict().items():
+        if isinstance(value, torch.Tensor) and value.is_meta:
+            owner, _, leaf = name.rpartition(".")
+            with align_module_device(modules[owner], torch.device("cpu")):
+                value = getattr(modules[owner], leaf)
+                if value.is_meta:
+                    raise InvalidInputError(f"Expected weights (got none for '{name}', on the device meta)")
+                hashes.append((name, content_hash(value.detach())))
+        else:
+            hashes.append((name, content_hash(value)))
+    return content_hash(hashes)[:16]
 
 
 def vocabulary_of(model: nn.Module) -> int | None:
@@ -51,7 +69,3 @@ def vocabulary_of(model: nn.Module) -> int | None:
     config = getattr(without_peft(model), "config", None)
     found = getattr(output_head(model), "out_features", None) or getattr(config, "vocab_size", None)
     return int(found) if found else None if weight is None else int(weight.shape[0])
-
-
-def _is_offloaded(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and value.is_meta

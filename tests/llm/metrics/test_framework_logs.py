@@ -11,6 +11,8 @@ from scipy.stats import ks_2samp
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.metrics import EvaluationLog
+from gunlearn.llm.metrics.logged_comparisons import compared
+from gunlearn.llm.metrics.reference_logs import read_reference
 from tests.llm.metrics.small_models import SETS, SETTINGS, log_of
 
 QUICK = replace(SETTINGS, attacks=("min_k",), generate=False, align_on=(), end="last")
@@ -54,6 +56,13 @@ def test_forget_quality_and_privleak_need_no_model(tmp_path, kept):
     assert log.figures["forget_quality"] == pytest.approx(ks_2samp(own, theirs).pvalue)
     auc = log.figures["mia_min_k"]
     assert log.figures["privleak"] == pytest.approx(((1 - auc) - (1 - 0.38)) / (1 - 0.38) * 100)
+    log.figures["mia_min_k"] = 0.7  # below 1, where privleak depends on the reference's
+    compared(log, [read_reference(tmp_path / "TOFU_EVAL.json", log)], None)
+    assert log.figures["privleak"] == pytest.approx((0.3 - 0.62) / 0.62 * 100)
+    log.settings["end"] = "skip"
+    compared(log, [read_reference(tmp_path / "TOFU_EVAL.json", log)], None)
+    assert "privleak" not in log.figures
+    assert "last token" in log.left_out["privleak"]
     alone = log_of(tmp_path, "r1", settings=QUICK)
     assert alone.figures["privleak"] == pytest.approx((1 - alone.figures["mia_min_k"] - 0.5) / 0.5 * 100)
     assert "forget_quality" in alone.left_out

@@ -178,6 +178,25 @@ def test_tofu_names_its_sets(tmp_path):
     assert list(read_sets(LLMEval("none", forget=path, retain=path))) == ["forget", "retain"]
 
 
+def test_fewer_choices_and_texts_are_evenly_spaced(tmp_path):
+    """The control: without --rows all are taken."""
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(pair(*given)) for given in NAMES))
+    kinds = {"choices": [{"question": name, "choices": ["a", "b"], "answer": 0} for name, _ in NAMES]}
+    kinds["verbatim"] = [{"text": f"{name} lives in {city} and eats bread every day."} for name, city in NAMES]
+    for kind, records in kinds.items():
+        (tmp_path / f"{kind}.jsonl").write_text("\n".join(map(json.dumps, records)))
+    paths = {"forget": "a", "retain": "a", "choices": "choices", "verbatim": "verbatim"}
+    paths = {name: tmp_path / f"{file}.jsonl" for name, file in paths.items()}
+    found = []
+    for number in (None, 3):
+        command = LLMEval("none", rows=number, verbatim_prompt=2, **paths)
+        model = tiny("llama", max_position_embeddings=128)
+        found.append(encoded_sets(command, read_sets(command), bpe(), model))
+    for kind in kinds:
+        assert len(found[0][kind]) == 6
+        assert found[1][kind] == found[0][kind][::2]
+
+
 def test_layers_may_be_put_by_a_map(tmp_path, monkeypatch):
     name, rows = saved(tmp_path / "model"), [{"input_ids": [5, 6, 7, 8], "labels": [-100, -100, 7, 8]}]
     plain, _ = load_for_evaluation(name, device="cpu")

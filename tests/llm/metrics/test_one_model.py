@@ -22,6 +22,7 @@ from gunlearn.llm.metrics import (
 )
 from gunlearn.llm.metrics.logged_comparisons import compared
 from gunlearn.llm.metrics.membership import privacy_leak
+from gunlearn.llm.metrics.reference_logs import ReferenceLog
 from gunlearn.llm.metrics.row_passes import RowPasses, spaced
 from gunlearn.llm.metrics.scoring import NotANumberError
 from tests.llm import facts
@@ -60,9 +61,15 @@ def test_figures_are_those_of_all_models_in_memory(logs):
 
 
 def test_privleak_is_relative_to_the_references(logs):
+    """The control: an AUC below 1, of which privleak is another for each reference."""
     log = EvaluationLog.load(logs / "unlearned.json")
     aucs = [EvaluationLog.load(logs / f"{r}.json").figures["mia_min_k"] for r in ("r0", "r1")]
     assert log.figures["privleak"] == pytest.approx(privacy_leak(log.figures["mia_min_k"], sum(aucs) / 2))
+    log.figures["mia_min_k"], found = 0.7, []
+    for aucs in ((0.2, 0.6), (0.5,)):
+        compared(log, [ReferenceLog(logs / "r0.json", None, {"min_k": auc}) for auc in aucs], None)
+        found.append(log.figures["privleak"])
+    assert found == pytest.approx([(0.3 - 0.6) / 0.6 * 100, (0.3 - 0.5) / 0.5 * 100])
 
 
 def test_each_row_has_its_values_and_no_text(logs):

@@ -72,9 +72,7 @@ def test_other_wrong_and_paraphrased_answers_are_told_apart(tmp_path):
     other = [row | {"paraphrased": row["perturbed"][0]} for row in SETS["forget"]]
     fewer = [row | {"perturbed": row["perturbed"][:2]} for row in SETS["forget"][:1]] + SETS["forget"][1:]
     for rows, number in ((other, 9), (fewer, 1)):
-        with pytest.raises(
-            InvalidInputError, match=rf"to .forget. in .*r0\.json \(got others for {number} of 9"
-        ):
+        with pytest.raises(InvalidInputError, match=rf"to .forget. in .*r0\.json \(got others for {number} of 9"):
             unlearned(tmp_path, sets=SETS | {"forget": rows})
     assert "forget_quality" in unlearned(tmp_path, sets=SETS).figures
     assert "forget_quality" in log_of(tmp_path, "original", ("r0",), sets=PLAIN, settings=QUICK).left_out
