@@ -16,6 +16,7 @@ from gunlearn.core.devices import resolve_device
 from gunlearn.core.digest import state_hash
 from gunlearn.errors import InvalidInputError, MissingExtraError
 from gunlearn.llm.model.frozen import check_vocabulary
+from gunlearn.llm.model.gguf_file import read_gguf
 from gunlearn.metrics.standing import check_retrained
 from gunlearn.training.processes import processes, world_size
 
@@ -95,15 +96,7 @@ def load_for_evaluation(
     how |= {} if device_map is None else {"device_map": device_map}
     file = _gguf_file(name)
     if file is not None:
-        try:
-            found = {"gguf_file": file.name}
-            model = AutoModelForCausalLM.from_pretrained(file.parent, dtype=dtype, **found, **how)
-            tokenizer = AutoTokenizer.from_pretrained(file.parent, **found)
-        except Exception as error:  # readers of damaged files raise what they like
-            raise InvalidInputError(
-                f"Expected a GGUF file that transformers reads in {file} (got {type(error).__name__}: "
-                f"{' '.join(str(error).split())[:200]})"
-            ) from error
+        model, tokenizer = read_gguf(file, dtype, **how)
     else:
         model, tokenizer = load_language_model(name, dtype, **how)
     if device_map is None and load_in is None:

@@ -33,13 +33,12 @@ def plain_folder(gguf: str | PathLike[str], folder: str | PathLike[str]) -> Path
         >>> plain_folder("SmolLM2-135M-Instruct.Q4_1.gguf", "smollm2")  # doctest: +SKIP
     """
     source, target = Path(gguf), Path(folder)
-    if find_spec("gguf") is None:
-        raise MissingExtraError(f'Expected gguf to read {source} (not installed); pip install "gunlearn[gguf]"')
+    _check_reader(source)
     if not source.is_file():
         raise InvalidInputError(f"Expected a GGUF file (got {source}: no such file)")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InvalidInputError(f"Expected a new or an empty folder for the model of {source} (got {target})")
-    loaded, tokenizer = _read(source)
+    loaded, tokenizer = read_gguf(source, torch.float32)
     model = _plain(loaded, source)
 
     def write(beside: Path) -> None:
@@ -49,11 +48,22 @@ def plain_folder(gguf: str | PathLike[str], folder: str | PathLike[str]) -> Path
     return replace_folder(target, write)
 
 
-def _read(source: Path) -> tuple[Any, Any]:
-    """Return model and tokenizer as transformers reads them."""
+def _check_reader(source: Path) -> None:
+    if find_spec("gguf") is None:
+        raise MissingExtraError(f'Expected gguf to read {source} (not installed); pip install "gunlearn[gguf]"')
+
+
+def read_gguf(source: Path, dtype: str | torch.dtype = "auto", **more: Any) -> tuple[Any, Any]:
+    """Return model and tokenizer of a GGUF file as transformers reads them; `more` is for the model.
+
+    Raises:
+        InvalidInputError: a file that transformers cannot read.
+        MissingExtraError: the package `gguf` is not installed.
+    """
+    _check_reader(source)
     where, how = str(source.parent), {"gguf_file": source.name, "local_files_only": True}
     try:
-        model = AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32, **how)
+        model = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, **how, **more)
         return model, AutoTokenizer.from_pretrained(where, **how)
     except Exception as error:  # whatever readers of damaged files raise: KeyError, struct.error, UnicodeDecodeError
         raise InvalidInputError(

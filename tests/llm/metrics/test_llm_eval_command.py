@@ -100,7 +100,7 @@ def test_a_gguf_file_that_cannot_be_read_is_named(tmp_path, files, capsys):
     path.write_bytes(b"GGUF and no more")
     for name in (path.parent, path):
         said = refusal(capsys, "llm-eval", "--model", str(name), *files, *QUICK)
-        assert f"GGUF file that transformers reads in {path}" in said
+        assert f"GGUF file of a causal language model that transformers reads (got {path}: " in said
     (tmp_path / "model" / "second.gguf").write_bytes(b"")
     assert "one GGUF file" in refusal(capsys, "llm-eval", "--model", str(path.parent), *files, *QUICK)
 
