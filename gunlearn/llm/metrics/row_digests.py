@@ -53,11 +53,10 @@ def weights_digest(model: nn.Module) -> str:
     for name, value in model.state_dict().items():
         if isinstance(value, torch.Tensor) and value.is_meta:
             owner, _, leaf = name.rpartition(".")
+            if not hasattr(modules[owner], "_hf_hook"):
+                raise InvalidInputError(f"Expected weights (got none for '{name}', on the device meta)")
             with align_module_device(modules[owner], torch.device("cpu")):
-                value = getattr(modules[owner], leaf)
-                if value.is_meta:
-                    raise InvalidInputError(f"Expected weights (got none for '{name}', on the device meta)")
-                hashes.append((name, content_hash(value.detach())))
+                hashes.append((name, content_hash(getattr(modules[owner], leaf).detach())))
         else:
             hashes.append((name, content_hash(value)))
     return content_hash(hashes)[:16]
