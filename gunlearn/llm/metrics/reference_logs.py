@@ -88,11 +88,11 @@ def known_references(own: EvaluationLog, paths: Sequence[str | PathLike[str]]) -
     Raises:
         InvalidInputError: as `read_reference`, also where a log that `own` names is no longer there.
     """
-    paths = [Path(path) for path in paths]
-    read = [read_reference(path, own) for path in paths if own.path is None or path.resolve() != own.path.resolve()]
+    files = [Path(path) for path in paths]
+    read = [read_reference(path, own) for path in files if own.path is None or path.resolve() != own.path.resolve()]
     weights = {r.weights for r in read} - {""}
     before = [beside(own, entry["file"]) for entry in own.references if entry["weights"] not in weights]
-    given = {path.resolve() for path in paths}
+    given = {path.resolve() for path in files}
     old = [read_reference(path, own) for path in before if path.resolve() not in given]
     return [r for r in (*old, *read) if r.weights != own.model["weights"]]
 
