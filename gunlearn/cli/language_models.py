@@ -66,6 +66,26 @@ def load_language_model(name: str, dtype: str = "auto", **how: Any) -> tuple[Any
         ) from error
 
 
+def load_retrained(name: str, dtype: str, model: Any, tokenizer: Any, of: str) -> Any:
+    """Return the model of `name`; refuse one that cannot be a retrained `model`: another vocabulary, the same weights.
+
+    Args:
+        name: folder or id.
+        dtype: precision of the weights.
+        model: the model before unlearning.
+        tokenizer: its tokenizer.
+        of: its name.
+    """
+    retrained, other = load_language_model(name, dtype)
+    check_vocabulary(model, retrained)
+    if tokenizer.get_vocab() != other.get_vocab():
+        raise InvalidInputError(
+            f"Expected a retrained model with the tokenizer of {of} (got {name}: its tokens have other numbers)"
+        )
+    check_retrained([retrained], {f"the model of {of}": model})
+    return retrained
+
+
 def load_for_evaluation(
     name: str, dtype: str = "auto", device: str = "auto", device_map: str | None = None, load_in: str | None = None
 ) -> tuple[Any, Any]:

@@ -117,9 +117,7 @@ class LLM:
             model = loading.on_device(model, self.device)  # the package's loop trains where the model is
             retrained = None
             if self.reference_model is not None:
-                retrained = loading.load_language_model(self.reference_model, dtype)[0]
-                loading.check_vocabulary(model, retrained)
-                loading.check_retrained([retrained], {f"the model of {self.model}": model})
+                retrained = loading.load_retrained(self.reference_model, dtype, model, tokenizer, self.model)
             base = (self.folder / "base").resolve() if self.peft and loading.is_adapter(self.model) else None
             if base is not None:
                 loading.rename(model, str(base))

@@ -11,6 +11,7 @@ import gunlearn
 from gunlearn.cli.fields import Flag, Folder, Pairs, Real, Reals, Text, Texts, Whole, Wholes
 from gunlearn.cli.llm import File
 from gunlearn.core.atomic import check_writable, file_checksum
+from gunlearn.core.checks import check_number
 from gunlearn.core.options import typed_options
 from gunlearn.errors import InvalidInputError
 
@@ -103,6 +104,8 @@ class LLMBench:
         for name in ("model", "forget", "retain", "methods"):
             if not found.get(name):
                 raise InvalidInputError(f"Expected --{name}, or '{name}' in the file of --config (got neither)")
+        if found.get("budget_minutes") is not None:
+            check_number("budget_minutes", found["budget_minutes"], positive=True)
         return found
 
     def __call__(self) -> int:
@@ -135,7 +138,7 @@ class LLMBench:
         """Return models and rows; rows are encoded once, models are loaded anew each time they are needed."""
         loading = gunlearn.cli.language_models
         model, tokenizer = loading.load_language_model(found["model"], self.dtype)
-        self._check_references(model, found)
+        self._check_references(model, tokenizer, found)
         del model
         how = {"template": found["template"]} if "template" in found else {}
         files = {name: found.get(name) for name in ("forget", "retain", "holdout", "alternative")}
@@ -156,16 +159,14 @@ class LLMBench:
             alternatives=any(arm.reads_alternative for arm in bench.arms),
         )
 
-    def _check_references(self, model: Any, found: Mapping[str, Any]) -> None:
+    def _check_references(self, model: Any, tokenizer: Any, found: Mapping[str, Any]) -> None:
         """Refuse, before the first run, a retrained model that is the one before unlearning or another retrained one.
 
         One at a time is in memory.
         """
         loading, seen = gunlearn.cli.language_models, dict[str, str]()
         for name in found.get("references", ()):
-            retrained = loading.load_language_model(name, self.dtype)[0]
-            loading.check_vocabulary(model, retrained)
-            loading.check_retrained([retrained], {f"the model of {found['model']}": model})
+            retrained = loading.load_retrained(name, self.dtype, model, tokenizer, found["model"])
             digest = loading.state_hash(retrained)
             if digest in seen:
                 raise InvalidInputError(

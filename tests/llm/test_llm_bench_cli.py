@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 import gunlearn
 from gunlearn.cli.llm_bench import LLMBench
 from tests.command import call, refusal
-from tests.llm.test_llm_cli import saved
+from tests.llm.test_llm_cli import renumbered, saved
 
 CITIES = "Oslo Lima Rome Bern Kyiv Baku Doha Male Apia Suva Riga Bonn".split()
 PAIRS = [{"question": f"where does {n} live?", "answer": f"{n} lives in the city of {c}."} for n, c in zip(
@@ -102,6 +102,8 @@ def test_bad_input_is_one_line(files, capsys, monkeypatch):
         ([*whole, "--methods", "npo", "--references", model], "the same, bit for bit"),
         ([*whole, "--methods", "npo", "--references", other, twin], "twin: their weights are the same"),
         ([*whole, "--methods", "npo", "--references", other, other], "other: their weights are the same"),
+        ([*whole, "--methods", "npo", "--references", renumbered(files / "new")], "its tokens have other numbers"),
+        ([*whole, "--methods", "npo", "--budget-minutes", "0"], "'budget_minutes'"),
         ([*whole, "--methods", "npo", "--forget", "few.jsonl"], "at least 4 rows of 'forget'"),
         ([*whole, "--methods", "npo", "--forget", "retain.jsonl"], "common rows"),
         ([*whole, "--methods", "npo", "--utility", "ra"], "NAME=FILE"),

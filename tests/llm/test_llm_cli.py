@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -35,6 +36,17 @@ def saved(folder, kind="llama", seed=0, **names):
     special = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": None}
     tiny(kind, seed, **sizes, **special).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def renumbered(folder):
+    """A model of the same size whose tokenizer gives two tokens each other's number."""
+    file = Path(saved(folder, seed=1)) / "tokenizer.json"
+    content = json.loads(file.read_text())
+    vocabulary = content["model"]["vocab"]
+    one, two = list(vocabulary)[-2:]
+    vocabulary[one], vocabulary[two] = vocabulary[two], vocabulary[one]
+    file.write_text(json.dumps(content))
     return str(folder)
 
 
@@ -128,6 +140,8 @@ def test_errors_are_one_line_and_exit_code_2(tmp_path, files, monkeypatch, capsy
         ([*base, "--system", "be kind"], "'system'"),
         ([*base, "--batch-size", "0"], "'batch_size'"),
         ([*base, "--reference-model", small], "vocabulary"),
+        ([*base, "--reference-model", renumbered(tmp_path / "renumbered")], "its tokens have other numbers"),
+        ([*alone, "--forget", "forget.jsonl", "--method", "finetune"], "rows to retain for 'finetune'"),
         ([*base, "--alternative", "none.jsonl", "--method", "dpo"], "none.jsonl"),
     ]
     if not torch.cuda.is_available():
