@@ -21,7 +21,7 @@ from gunlearn.llm.metrics.evaluation_log import EvaluationLog
 from gunlearn.llm.metrics.logged_comparisons import compared
 from gunlearn.llm.metrics.measured_sets import SetMeasures
 from gunlearn.llm.metrics.own_figures import add_attacks, add_sets
-from gunlearn.llm.metrics.reference_logs import beside, check_apart, known_references, read_original, relative
+from gunlearn.llm.metrics.reference_logs import check_apart, known_references, log_at, read_original, relative
 from gunlearn.llm.metrics.row_digests import identity_of, row_digests, tokenizer_digest, vocabulary_of, weights_digest
 from gunlearn.llm.metrics.row_passes import RowPasses
 from gunlearn.llm.metrics.weight_storage import measurable
@@ -91,7 +91,7 @@ def evaluate_one(
     own = _resumed(own, team)
     found = known_references(own, references)
     if original_log is None and own.original is not None:
-        original_log = beside(own, own.original["file"])
+        original_log = log_at(own, own.original["file"])
     original = None if original_log is None else read_original(original_log, own)
     check_apart(found, {} if original is None else {"the original model": original})
     own.references = [{"file": relative(r.path, own), "weights": r.weights} for r in found]

@@ -91,7 +91,7 @@ def known_references(own: EvaluationLog, paths: Sequence[str | PathLike[str]]) -
     files = [Path(path) for path in paths]
     read = [read_reference(path, own) for path in files if own.path is None or path.resolve() != own.path.resolve()]
     weights = {r.weights for r in read} - {""}
-    before = [beside(own, entry["file"]) for entry in own.references if entry["weights"] not in weights]
+    before = [log_at(own, entry["file"]) for entry in own.references if entry["weights"] not in weights]
     given = {path.resolve() for path in files}
     old = [read_reference(path, own) for path in before if path.resolve() not in given]
     return [r for r in (*old, *read) if r.weights != own.model["weights"]]
@@ -161,7 +161,7 @@ def check_apart(references: Sequence[ReferenceLog], others: Mapping[str, Evaluat
         seen[reference.weights] = reference.path
 
 
-def beside(log: EvaluationLog, file: str) -> Path:
+def log_at(log: EvaluationLog, file: str) -> Path:
     """Return the path of a file that a log names; the inverse of `relative`."""
     return (Path() if log.path is None else log.path.parent) / file
 

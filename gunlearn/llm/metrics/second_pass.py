@@ -13,7 +13,7 @@ from gunlearn.llm.metrics.eval_settings import EvalSettings
 from gunlearn.llm.metrics.evaluation_log import EvaluationLog
 from gunlearn.llm.metrics.logged_comparisons import compared
 from gunlearn.llm.metrics.measured_sets import SetMeasures
-from gunlearn.llm.metrics.reference_logs import ReferenceLog, beside, check_fits, read_original, read_reference
+from gunlearn.llm.metrics.reference_logs import ReferenceLog, check_fits, log_at, read_original, read_reference
 from gunlearn.llm.metrics.row_digests import row_digest, tokenizer_digest, vocabulary_of, weights_digest
 from gunlearn.llm.metrics.row_passes import RowPasses
 from gunlearn.training.processes import processes
@@ -71,8 +71,8 @@ def compare_again(log: EvaluationLog) -> None:
 
 def named_logs(log: EvaluationLog) -> tuple[list[ReferenceLog], EvaluationLog | None]:
     """Return the references and the original log that a log names; refuse one that is no longer there."""
-    references = [read_reference(beside(log, entry["file"]), log) for entry in log.references]
-    return references, None if log.original is None else read_original(beside(log, log.original["file"]), log)
+    references = [read_reference(log_at(log, entry["file"]), log) for entry in log.references]
+    return references, None if log.original is None else read_original(log_at(log, log.original["file"]), log)
 
 
 def _check(log: EvaluationLog, model: nn.Module, tokenizer: Any, sets: Mapping[str, Rows], weights: str) -> None:
