@@ -11,7 +11,6 @@ import gunlearn
 from gunlearn.cli.fields import Flag, Folder, Pairs, Real, Reals, Text, Texts, Whole, Wholes
 from gunlearn.cli.llm import File
 from gunlearn.core.atomic import check_writable, file_checksum
-from gunlearn.core.checks import check_number
 from gunlearn.core.options import typed_options
 from gunlearn.errors import InvalidInputError
 
@@ -105,6 +104,8 @@ class LLMBench:
             if not found.get(name):
                 raise InvalidInputError(f"Expected --{name}, or '{name}' in the file of --config (got neither)")
         if found.get("budget_minutes") is not None:
+            from gunlearn.core.checks import check_number  # loads torch
+
             check_number("budget_minutes", found["budget_minutes"], positive=True)
         return found
 
