@@ -103,10 +103,9 @@ class LLMBench:
         for name in ("model", "forget", "retain", "methods"):
             if not found.get(name):
                 raise InvalidInputError(f"Expected --{name}, or '{name}' in the file of --config (got neither)")
-        if found.get("budget_minutes") is not None:
-            from gunlearn.core.checks import check_number  # loads torch
-
-            check_number("budget_minutes", found["budget_minutes"], positive=True)
+        budget = found.get("budget_minutes")
+        if budget is not None and not budget > 0:
+            raise InvalidInputError(f"Expected 'budget_minutes' above 0 (got {budget})")
         return found
 
     def __call__(self) -> int:
