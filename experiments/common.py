@@ -1,7 +1,8 @@
 """What the studies share: options, tables, files."""
 
 import json
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,24 @@ def markdown(head: Sequence[str], body: Iterable[Sequence[str]], left: int = 1) 
     """A markdown table; the first `left` columns are aligned to the left, the others to the right."""
     rule = ["---" if k < left else "---:" for k in range(len(head))]
     return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *body))
+
+
+def resumed(out: Path, runs: Iterable[tuple[str, Callable[[], list[dict[str, Any]]]]]) -> list[dict[str, Any]]:
+    """Rows of all runs, of those too that `rows.jsonl` in `out` has from before: a run that was killed goes on."""
+    out.mkdir(parents=True, exist_ok=True)
+    kept = out / "rows.jsonl"
+    rows: dict[str, list[dict[str, Any]]] = {}
+    if kept.exists():
+        rows = {line["key"]: line["rows"] for line in map(json.loads, kept.read_text().splitlines())}
+    for key, run in runs:
+        if key in rows:
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            rows[key] = run()
+        with kept.open("a") as file:
+            file.write(json.dumps({"key": key, "rows": rows[key]}) + "\n")
+    return [row for of in rows.values() for row in of]
 
 
 def write_results(out: Path, results: Any, tables: str) -> None:

@@ -39,7 +39,7 @@ from experiments.retain_samples.__main__ import tables as retain_samples
 from experiments.smollm.table import tables as smollm
 from experiments.speed.per_step import table as per_step
 from gunlearn.report import frontier_markdown, markdown_table
-from gunlearn.report.frontier_plot import save_frontier
+from gunlearn.report.frontier_picture import save_frontier
 
 HERE = Path(__file__).parent
 

@@ -82,3 +82,11 @@ def data_root() -> Path:
     if not root.is_dir():
         pytest.skip(f"needs the real data sets: set GUNLEARN_DATA (looked in {root})")
     return root
+
+
+@pytest.fixture(scope="session")
+def tofu_root(data_root: Path) -> Path:
+    """The same, with TOFU's files in it."""
+    if not (data_root / "TOFU").is_dir():
+        pytest.skip(f"needs TOFU's files in {data_root / 'TOFU'}")
+    return data_root

@@ -17,30 +17,31 @@ def case(graph: str, barriers: list[float], far: list[float]) -> list[dict[str, 
     return [{**where, "model": str(k), "b": b, "f": f} for k, (b, f) in enumerate(zip(barriers, far, strict=True))]
 
 
+def within(rows: list[dict[str, Any]]) -> float | None:
+    return findings.mean_of(findings.by_graph(rows, "b", "f").values())
+
+
 def test_ranks_are_compared_within_a_case_and_not_across() -> None:
     first, second = case("A", [1, 2, 3, 4], [1, 2, 4, 3]), case("B", [11, 12, 13, 14], [-4, -3, -1, -2])
     rows = first + second
     own = [spearmanr([r["b"] for r in part], [r["f"] for r in part]).statistic for part in (first, second)]
-    assert findings.within_cells(rows, "b", "f") == pytest.approx(np.mean(own))
+    assert within(rows) == pytest.approx(np.mean(own))
     pooled = spearmanr([r["b"] for r in rows], [r["f"] for r in rows]).statistic
     assert pooled < 0 < np.mean(own)  # control: what differs between graphs would turn the sign
 
 
 def test_too_few_or_equal_values_say_nothing() -> None:
-    assert findings.within_cells(case("A", [1, 2, 3], [1, 2, 3]), "b", "f") is None
-    assert findings.within_cells(case("A", [1, 1, 1, 1], [1, 2, 3, 4]), "b", "f") is None
+    assert within(case("A", [1, 2, 3], [1, 2, 3])) is None
+    assert within(case("A", [1, 1, 1, 1], [1, 2, 3, 4])) is None
 
 
 def test_the_interval_is_drawn_over_graphs() -> None:
     alike = [row for name in "ABCD" for row in case(name, [1, 2, 3, 4], [1, 2, 4, 3])]
     mixed = [row for name in "AB" for row in case(name, [1, 2, 3, 4], [1, 2, 3, 4])]
     mixed += [row for name in "CD" for row in case(name, [1, 2, 3, 4], [4, 3, 2, 1])]
-
-    def figure(rows: list[dict[str, Any]]) -> float | None:
-        return findings.within_cells(rows, "b", "f")
-
-    assert findings.bootstrap(alike, figure) == pytest.approx((0.8, 0.8))
-    low, high = findings.bootstrap(mixed, figure)  # of -1 and 1 with four draws; rows drawn alone would be tighter
+    assert findings.bootstrap(findings.by_graph(alike, "b", "f")) == pytest.approx((0.8, 0.8))
+    # Of -1 and 1 with four draws; rows drawn alone would be tighter.
+    low, high = findings.bootstrap(findings.by_graph(mixed, "b", "f"))
     assert low == pytest.approx(-1)
     assert high == pytest.approx(1)
 

@@ -1,7 +1,6 @@
 """The study on a pretrained model: it runs small, and is read, not run again."""
 
 from contextlib import nullcontext
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,17 +19,10 @@ from gunlearn.llm import CausalLM, PartCollator
 from tests.conftest import committed
 
 
-@pytest.fixture(scope="module")
-def root(data_root) -> Path:
-    if not (data_root / "TOFU").is_dir():
-        pytest.skip(f"needs TOFU's files in {data_root / 'TOFU'}")
-    return data_root
-
-
 @pytest.mark.filterwarnings("ignore:no loss of .* reads the rows to retain")
-def test_smoke(root, tmp_path, capsys):
+def test_smoke(tofu_root, tmp_path, capsys):
     """Both requests; a second run makes no model and measures nothing again."""
-    args = Args(root, tmp_path, methods=(NAMES[0], "idkdpo", "task vector"), smoke=True)
+    args = Args(tofu_root, tmp_path, methods=(NAMES[0], "idkdpo", "task vector"), smoke=True)
     found = main(args)
     for number in (1, 2):
         rows = found[f"request {number}"]["rows"]
@@ -47,8 +39,8 @@ def test_smoke(root, tmp_path, capsys):
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "models").rglob("*")} == stamps
 
 
-def test_no_question_is_on_two_sides(root, tmp_path):
-    problem = Problem(root, tiny(tmp_path / "base", root), tmp_path, Recipe(authors=4))
+def test_no_question_is_on_two_sides(tofu_root, tmp_path):
+    problem = Problem(tofu_root, tiny(tmp_path / "base", tofu_root), tmp_path, Recipe(authors=4))
     first, second = ({row["question"] for row in problem.forget(number)} for number in (1, 2))
     stays = {row["question"] for row in problem.retain(2)}
     assert (len(first), len(second), len(stays)) == (20, 40, 20)
@@ -64,9 +56,11 @@ def test_no_question_is_on_two_sides(root, tmp_path):
     assert len(row["perturbed"]) == 5
 
 
-def test_copies_share_the_weights_of_their_base(root, tmp_path):
+def test_copies_share_the_weights_of_their_base(tofu_root, tmp_path):
     """A control for the memory that ten models take: an adapter's training leaves the base as it was."""
-    problem = Problem(root, tiny(tmp_path / "base", root), tmp_path, Recipe(authors=4, epochs=1, rank=2, batch_size=40))
+    problem = Problem(
+        tofu_root, tiny(tmp_path / "base", tofu_root), tmp_path, Recipe(authors=4, epochs=1, rank=2, batch_size=40)
+    )
     before = {name: value.clone() for name, value in problem.pretrained.state_dict().items()}
     model, history = problem.train(problem.forget(1), 0)
     assert model.base_model.model.model.embed_tokens.weight is problem.pretrained.model.embed_tokens.weight
@@ -75,9 +69,9 @@ def test_copies_share_the_weights_of_their_base(root, tmp_path):
     assert set(SETTINGS) < set(NAMES)
 
 
-def test_the_upper_half_trains_as_the_whole_model_does(root, tmp_path):
+def test_the_upper_half_trains_as_the_whole_model_does(tofu_root, tmp_path):
     """Loss and gradients of a padded batch; outside the block the model is whole again."""
-    problem = Problem(root, tiny(tmp_path / "base", root), tmp_path, Recipe(authors=4, rank=2), bf16=False)
+    problem = Problem(tofu_root, tiny(tmp_path / "base", tofu_root), tmp_path, Recipe(authors=4, rank=2), bf16=False)
     torch.manual_seed(0)
     config = problem.adapter()
     config.init_lora_weights = False

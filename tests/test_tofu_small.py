@@ -1,7 +1,6 @@
 """The study on TOFU's authors: it runs small, and what is committed of it holds what its README says."""
 
 import json
-from pathlib import Path
 from statistics import median
 
 import pytest
@@ -18,16 +17,9 @@ from gunlearn.report.frontier_table import at_equal_retention
 from tests.conftest import REPOSITORY, committed
 
 
-@pytest.fixture(scope="module")
-def root(data_root) -> Path:
-    if not (data_root / "TOFU").is_dir():
-        pytest.skip(f"needs TOFU's files in {data_root / 'TOFU'}")
-    return data_root
-
-
 @pytest.mark.filterwarnings("ignore:no loss of .* reads the rows to retain")
-def test_smoke(root, tmp_path, capsys):
-    args = Args(root, tmp_path, methods=("npo", "graddiff lora", "ga until unseen", *CONTINUED), smoke=True)
+def test_smoke(tofu_root, tmp_path, capsys):
+    args = Args(tofu_root, tmp_path, methods=("npo", "graddiff lora", "ga until unseen", *CONTINUED), smoke=True)
     (found,) = main(args).values()
     names = [row["model"] for row in found["rows"]]
     assert sorted(names) == sorted([*args.methods, "original", "retrained 0", "retrained 1"])
@@ -43,8 +35,8 @@ def test_smoke(root, tmp_path, capsys):
     assert [path.stat().st_mtime_ns for path in models] == stamps
 
 
-def test_the_frontier_runs_small_and_goes_on(root, tmp_path, capsys):
-    args = frontier.Args(root, tmp_path, methods=("npo", "shrunk"), smoke=True)
+def test_the_frontier_runs_small_and_goes_on(tofu_root, tmp_path, capsys):
+    args = frontier.Args(tofu_root, tmp_path, methods=("npo", "shrunk"), smoke=True)
     rows = frontier.main(args)
     assert [row["method"] for row in rows] == ["original", "retrained 0", "retrained 1", "npo", "shrunk"]
     assert "| `shrunk` | 0.001 | 1 |" in capsys.readouterr().out
@@ -52,8 +44,8 @@ def test_the_frontier_runs_small_and_goes_on(root, tmp_path, capsys):
     assert (tmp_path / "frontier-seed0" / "frontier.png").exists()
 
 
-def test_forgotten_and_retained_questions_are_apart(root):
-    problem = Problem(root, Recipe(authors=10, vocab_size=600))
+def test_forgotten_and_retained_questions_are_apart(tofu_root):
+    problem = Problem(tofu_root, Recipe(authors=10, vocab_size=600))
     for percent, number in ((10, 20), (5, 10), (1, 2)):
         forget, retain = problem.forget(percent), problem.retain(percent)
         assert len(forget) == number

@@ -3,18 +3,16 @@
 python -m experiments.digits_scrub --out runs/digits_scrub [--smoke] [--seeds 0 1 2] [--parts class confusion]
 """
 
-import json
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import tyro
 
-from experiments.common import StudyArgs, write_results
+from experiments.common import StudyArgs, resumed, write_results
 from experiments.digits_scrub.ascent import convergence, direction, stall
 from experiments.digits_scrub.compared import compared
 from experiments.digits_scrub.matched import imu
-from experiments.digits_scrub.runs import Row, Run
+from experiments.digits_scrub.runs import Run
 from experiments.digits_scrub.shadows import lira
 from experiments.digits_scrub.tables import tables
 
@@ -50,21 +48,8 @@ def runs(args: Args) -> Iterator[tuple[str, Run]]:
 
 def main(args: Args) -> None:
     """Run what is not there yet, and write `results.json` and `tables.md`."""
-    args.out.mkdir(parents=True, exist_ok=True)
-    kept = args.out / "rows.jsonl"
-    rows: dict[str, list[Row]] = {}
-    if kept.exists():
-        rows = {line["key"]: line["rows"] for line in map(json.loads, kept.read_text().splitlines())}
-    for start, (name, run) in runs(args):
-        key = f"{start} {name}"
-        if key in rows or (args.methods and name not in args.methods):
-            continue
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            rows[key] = run()
-        with kept.open("a") as file:
-            file.write(json.dumps({"key": key, "rows": rows[key]}) + "\n")
-    found = [row for of in rows.values() for row in of]
+    chosen = ((f"{start} {name}", run) for start, (name, run) in runs(args) if not args.methods or name in args.methods)
+    found = resumed(args.out, chosen)
     text = "\n\n".join(f"<!-- {name} -->\n{table}" for name, table in tables(found).items())
     write_results(args.out, found, text)
     print(text)

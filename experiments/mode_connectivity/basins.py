@@ -3,10 +3,8 @@
 python -m experiments.mode_connectivity.basins --root DATA --out runs/basins [--smoke] [--parts digits cora speed]
 """
 
-import json
 import time
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,7 +14,7 @@ import tyro
 from torch import nn
 
 import gunlearn as gu
-from experiments.common import StudyArgs, markdown, write_results
+from experiments.common import StudyArgs, markdown, resumed, write_results
 from experiments.digits_scrub.problem import TASK, cnn, forgotten_class, train
 from experiments.digits_scrub.settings import SCRUB
 from gunlearn.connectivity import BezierPath, CurveSettings, LinearPath, connect, evaluate_path, find_curve
@@ -183,24 +181,23 @@ def speed_table(rows: list[Row]) -> str:
     return markdown(["on DBLP, one thread", "s"], [[text, f"{row[name]:.1f}"] for name, text in names.items()])
 
 
-def main(args: Args) -> None:
-    """Run what is not there yet, and write `results.json` and `tables.md`."""
-    args.out.mkdir(parents=True, exist_ok=True)
-    kept, rows = args.out / "rows.jsonl", {}
-    if kept.exists():
-        rows = {line["key"]: line["rows"] for line in map(json.loads, kept.read_text().splitlines())}
+def runs(args: Args) -> Iterator[tuple[str, Callable[[], list[Row]]]]:
+    """Every run by its name."""
+    made = {"digits": digits, "cora": partial(graph_problem, "cora")}
     for part in args.parts:
         for seed in args.seeds[:1] if args.smoke or part == "speed" else args.seeds:
-            key = f"{part} {seed}"
-            if key in rows:
-                continue
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                made = {"digits": digits, "cora": partial(graph_problem, "cora")}
-                rows[key] = speed(args) if part == "speed" else measured(part, seed, made[part](seed, args))
-            with kept.open("a") as file:
-                file.write(json.dumps({"key": key, "rows": rows[key]}) + "\n")
-    found = [row for of in rows.values() for row in of]
+            of_part = partial(speed, args) if part == "speed" else partial(judged, part, seed, made[part], args)
+            yield f"{part} {seed}", of_part
+
+
+def judged(part: str, seed: int, problem: Callable[[int, Args], Models], args: Args) -> list[Row]:
+    """Make the models of a problem, and measure them."""
+    return measured(part, seed, problem(seed, args))
+
+
+def main(args: Args) -> None:
+    """Run what is not there yet, and write `results.json` and `tables.md`."""
+    found = resumed(args.out, runs(args))
     text = table(found) + (f"\n\n{speed_table(found)}" if "speed" in args.parts else "")
     write_results(args.out, found, text)
     print(text)

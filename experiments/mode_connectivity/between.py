@@ -4,17 +4,16 @@ python -m experiments.mode_connectivity.between --root DATA --out runs/between [
     [--graphs Cora ...] [--backbones gcn sage] [--seeds 0 1 2]
 """
 
-import json
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 import tyro
 
-from experiments.common import StudyArgs, write_results
+from experiments.common import StudyArgs, resumed, write_results
 from experiments.mode_connectivity.between_problems import PROBLEMS, Case, graph_figures
 from experiments.mode_connectivity.findings import draw, tables
 from gunlearn.connectivity import connect
@@ -127,6 +126,7 @@ def measured(problem: str, graph: str, backbone: str, seed: int, args: Args) -> 
     rows = [*model_rows(case, ATTACKS[problem]), *pair_rows(case, args.smoke), *mean_rows(case, args.smoke)]
     if problem == "nodes" and seed == 0 and backbone == "gcn":
         rows.append({"kind": "graph", **graph_figures(case.data)})
+    print(*about.values(), flush=True)
     return [{**about, **row} for row in rows]
 
 
@@ -153,20 +153,8 @@ def cells(args: Args) -> Iterator[tuple[str, str, str, int]]:
 def main(args: Args) -> None:
     """Run what is not there yet, and write `results.json` and `tables.md`."""
     torch.set_num_threads(1)
-    args.out.mkdir(parents=True, exist_ok=True)
-    kept, rows = args.out / "rows.jsonl", {}
-    if kept.exists():
-        rows = {line["key"]: line["rows"] for line in map(json.loads, kept.read_text().splitlines())}
-    for cell in cells(args):
-        key = " ".join(map(str, cell))
-        if key not in rows:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                rows[key] = measured(*cell, args)
-            with kept.open("a") as file:
-                file.write(json.dumps({"key": key, "rows": rows[key]}) + "\n")
-            print(key, flush=True)
-    found = [kept_fields(row) for of in rows.values() for row in of]
+    runs = ((" ".join(map(str, cell)), partial(measured, *cell, args)) for cell in cells(args))
+    found = [kept_fields(row) for row in resumed(args.out, runs)]
     text = "\n\n".join(tables(found).values())
     write_results(args.out, found, text)
     draw(found, args.out)

@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -116,31 +116,37 @@ def joined(rows: list[Row]) -> list[Row]:
     return found
 
 
-def within_cells(rows: list[Row], x: str, y: str) -> float | None:
-    """Mean rank correlation over cases (graph, model, seed): between cases barriers differ for other reasons."""
+def by_graph(rows: list[Row], x: str, y: str) -> dict[tuple[str, str], list[float]]:
+    """Rank correlations by problem and graph, one of each case (model, seed) that can tell.
+
+    Between cases barriers differ for other reasons.
+    """
     cases: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row in rows:
         if row[y] is not None and row[x] is not None:
             cases[(row["problem"], row["graph"], row["backbone"], row["seed"])].append(row)
-    found = []
-    for members in cases.values():
+    found: dict[tuple[str, str], list[float]] = {(row["problem"], row["graph"]): [] for row in rows}
+    for (problem, graph, *_), members in cases.items():
         a, b = ([row[name] for row in members] for name in (x, y))
         if len(members) >= 4 and len(set(a)) > 1 and len(set(b)) > 1:
-            found.append(float(spearmanr(a, b).statistic))
-    return mean(found) if found else None
+            found[problem, graph].append(float(spearmanr(a, b).statistic))
+    return found
 
 
-def bootstrap(rows: list[Row], figure: Callable[[list[Row]], float | None], draws: int = 500) -> tuple[float, float]:
-    """A 95 % interval over graphs, drawn with replacement: rows of one graph are not independent."""
-    graphs = sorted({(row["problem"], row["graph"]) for row in rows})
-    parts = {key: [row for row in rows if (row["problem"], row["graph"]) == key] for key in graphs}
-    random, found = np.random.default_rng(0), []
+def mean_of(found: Iterable[list[float]]) -> float | None:
+    """Mean over all cases of all graphs; `None` without any."""
+    values = [value for of_graph in found for value in of_graph]
+    return mean(values) if values else None
+
+
+def bootstrap(found: dict[tuple[str, str], list[float]], draws: int = 500) -> tuple[float, float]:
+    """A 95 % interval of `mean_of` over graphs, drawn with replacement: cases of one graph are not independent."""
+    graphs, random, means = sorted(found), np.random.default_rng(0), []
     for _ in range(draws):
-        drawn = [graphs[k] for k in random.integers(len(graphs), size=len(graphs))]
-        value = figure([{**row, "seed": (row["seed"], k)} for k, key in enumerate(drawn) for row in parts[key]])
+        value = mean_of(found[graphs[k]] for k in random.integers(len(graphs), size=len(graphs)))
         if value is not None:
-            found.append(value)
-    low, high = np.quantile(found, (0.025, 0.975)) if found else (math.nan, math.nan)
+            means.append(value)
+    low, high = np.quantile(means, (0.025, 0.975)) if means else (math.nan, math.nan)
     return float(low), float(high)
 
 
@@ -150,15 +156,12 @@ def correlations(rows: list[Row]) -> str:
     for name, words in PREDICTED.items():
         line = [words]
         for barrier in ("same start", "other start", "aligned"):
-
-            def figure(members: list[Row], x: str = barrier, y: str = name) -> float | None:
-                return within_cells(members, x, y)
-
-            value = figure(found)
+            of_graphs = by_graph(found, barrier, name)
+            value = mean_of(of_graphs.values())
             if value is None:
                 line.append("")
                 continue
-            low, high = bootstrap(found, figure)
+            low, high = bootstrap(of_graphs)
             line.append(f"{value:.2f} ({low:.2f}, {high:.2f})")
         body.append(line)
     return markdown(["", "line, same start", "line, other start", "aligned"], body)

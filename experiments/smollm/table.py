@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.common import markdown
-from experiments.tofu_small.table import cell
+from gunlearn.report.frontier_table import three_digits
 
 COLUMNS = {
     "forget_prob": "forget prob",
@@ -29,9 +29,9 @@ def table(results: Mapping[str, Any], number: int) -> str:
     """One line per model: what is forgotten, how near it is to retraining, and what stays."""
     body = []
     for row in order(results[f"request {number}"]["rows"]):
-        gain = [row.get(f"forget_alignment_gain{end}") for end in ("", "_low", "_high")]
-        shown = "-" if gain[0] is None else f"{cell(gain[0])} ({cell(gain[1])} to {cell(gain[2])})"
-        cells = [cell(row.get(key)) for key in COLUMNS]
+        gain, low, high = (three_digits(row.get(f"forget_alignment_gain{end}")) for end in ("", "_low", "_high"))
+        shown = gain if gain == "-" else f"{gain} ({low} to {high})"
+        cells = [three_digits(row.get(key)) for key in COLUMNS]
         body.append([row["model"], shown, *cells])
     return markdown(("model", "gain (interval)", *COLUMNS.values()), body)
 
@@ -42,8 +42,8 @@ def knowledge(results: Mapping[str, Any], number: int) -> str:
     body = []
     for row in order(results[f"request {number}"]["rows"]):
         values = [row.get(f"{part}_{figure}") for part in GENERAL for figure in ("prob", "rougeL")]
-        mean = general(row)
-        body.append([row["model"], *map(cell, values), cell(mean), cell(row.get("model_utility"))])
+        values += [general(row), row.get("model_utility")]
+        body.append([row["model"], *map(three_digits, values)])
     return markdown(("model", *head, "mean of both shares", "model utility"), body)
 
 
@@ -57,7 +57,7 @@ def searched(results: Mapping[str, Any], number: int) -> str:
     found, keys = results[f"request {number}"], ("forget_prob", "retain_prob", "forget_nll", "judged")
     head = ("method", "rate or factor", "forget prob", "retain prob", "forget nats per token", "judged", "steps")
     body = [
-        [name, f"{one['setting']:g}", *(cell(one[key]) for key in keys), str(one["steps"])]
+        [name, f"{one['setting']:g}", *(three_digits(one[key]) for key in keys), str(one["steps"])]
         for name, tried in found["tried"].items()
         for one in tried
     ]

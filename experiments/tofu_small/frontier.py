@@ -16,7 +16,7 @@ from gunlearn.bench.llm import TextBench, TextProblem, read_bench, run_text_benc
 from gunlearn.bench.llm.bench_file import arms_of
 from gunlearn.bench.store import atomic_write
 from gunlearn.core.digest import state_hash
-from gunlearn.report.frontier_plot import save_frontier
+from gunlearn.report.frontier_picture import save_frontier
 from gunlearn.report.frontier_table import frontier_markdown
 
 HERE = Path(__file__).parent

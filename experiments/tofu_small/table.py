@@ -6,6 +6,7 @@ from statistics import median
 from typing import Any
 
 from experiments.common import markdown as table
+from gunlearn.report.frontier_table import three_digits
 
 COLUMNS = {
     "forget_prob": "forget prob",
@@ -49,7 +50,9 @@ def continued(results: Mapping[str, Any]) -> str:
 def spread(values: Sequence[float | None]) -> str:
     """The median, and the lowest and the highest in brackets where they differ."""
     known = sorted(math.inf if value is None else value for value in values)
-    low, middle, high = (cell(None if value == math.inf else value) for value in (known[0], median(known), known[-1]))
+    low, middle, high = (
+        three_digits(None if value == math.inf else value) for value in (known[0], median(known), known[-1])
+    )
     return middle if low == high else f"{middle} ({low} to {high})"
 
 
@@ -62,7 +65,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     bound = next((row.get("forget_alignment", 0.0) for row in rows if row["model"] == "original"), 0.0)
     for row in order(rows):
         nearer = not reference(row) and row.get("forget_alignment_high", bound) < bound
-        body.append([row["model"] + (" +" if nearer else ""), *(cell(row.get(key)) for key in COLUMNS)])
+        body.append([row["model"] + (" +" if nearer else ""), *(three_digits(row.get(key)) for key in COLUMNS)])
     return table(("model", *COLUMNS.values()), body)
 
 
@@ -74,12 +77,3 @@ def reference(row: dict[str, Any]) -> bool:
 def order(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """References first, the others by their distance."""
     return sorted(rows, key=lambda row: (not reference(row), row.get("forget_alignment") or 0, row["model"]))
-
-
-def cell(value: float | None) -> str:
-    """Three digits; probabilities close to 0 in powers of ten."""
-    if value is None:
-        return "-"
-    if value == 0 or 1e-3 <= abs(value) < 1000:
-        return f"{value:.3g}"
-    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.0e}"

@@ -7,13 +7,13 @@ from gunlearn.core.options import parse_pair
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.data.evaluation_sets import TOFU_SETS, evaluation_rows
 from gunlearn.llm.data.records import read_records
+from gunlearn.llm.data.spacing import spaced
 from gunlearn.llm.data.tofu import RETAIN_OF, load_tofu
 from gunlearn.llm.metrics.choices import choice_rows, read_choices
 from gunlearn.llm.metrics.continuations import continuation_rows
 from gunlearn.llm.metrics.evaluation_log import read_json
 from gunlearn.llm.metrics.harness import check_harness
 from gunlearn.llm.metrics.one_model import KNOWN_SETS
-from gunlearn.llm.metrics.row_passes import spaced
 from gunlearn.llm.model.head import context_of
 from gunlearn.training.processes import world_size
 

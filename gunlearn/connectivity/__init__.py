@@ -5,7 +5,7 @@ from gunlearn.core.lazy import lazy
 _HERE = "gunlearn.connectivity"
 _HOMES = {
     f"{_HERE}.alignment": ("AlignedModel", "align_models", "register_layer"),
-    f"{_HERE}.path_ends": ("PathEnds", "path_ends"),
+    f"{_HERE}.ends_of_paths": ("PathEnds", "path_ends"),
     f"{_HERE}.weight_paths": ("WeightPath",),
     f"{_HERE}.path_families": ("WEIGHT_PATHS", "BezierPath", "LinearPath", "PolygonalChain", "make_path"),
     f"{_HERE}.part_losses": ("PartLosses",),

@@ -10,8 +10,8 @@ from torch import nn
 from gunlearn.connectivity.alignment.aligned_model import MATCHINGS, align_models
 from gunlearn.connectivity.alignment.model_pair import outputs_of
 from gunlearn.connectivity.alignment.same_function import difference
+from gunlearn.connectivity.ends_of_paths import module_of
 from gunlearn.connectivity.part_losses import PartLosses
-from gunlearn.connectivity.path_ends import module_of
 from gunlearn.core.checks import check_choice
 from gunlearn.errors import InvalidInputError
 from gunlearn.tasks.base import Task

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from gunlearn.connectivity.path_ends import module_of
+from gunlearn.connectivity.ends_of_paths import module_of
 from gunlearn.core.digest import content_hash, same_weights
 from gunlearn.errors import InvalidInputError, InvalidTypeError
 from gunlearn.tasks.base import Task

@@ -14,7 +14,7 @@ from gunlearn.connectivity.connected_problem import connected_problem, original_
 from gunlearn.connectivity.connection import Connection
 from gunlearn.connectivity.curve_finding import find_curve
 from gunlearn.connectivity.curve_settings import CurveSettings
-from gunlearn.connectivity.path_ends import module_of
+from gunlearn.connectivity.ends_of_paths import module_of
 from gunlearn.connectivity.path_evaluation import BOUND, GRID_POINTS, TOLERANCE
 from gunlearn.connectivity.path_families import make_path
 from gunlearn.core.checks import check_choice, check_seed

@@ -12,7 +12,7 @@ from safetensors.torch import load as weights_of
 from safetensors.torch import save as as_bytes
 from torch import Tensor, nn
 
-from gunlearn.connectivity.path_ends import module_of
+from gunlearn.connectivity.ends_of_paths import module_of
 from gunlearn.connectivity.path_families import WEIGHT_PATHS, make_path
 from gunlearn.connectivity.weight_paths import WeightPath
 from gunlearn.core.atomic import checksum, write_files

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from gunlearn.connectivity.path_ends import path_ends
+from gunlearn.connectivity.ends_of_paths import path_ends
 from gunlearn.core.checks import check_choice, check_integer, check_number
 from gunlearn.errors import DivergenceError, InvalidInputError, UnsupportedModelError
 

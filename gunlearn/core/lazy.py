@@ -16,10 +16,15 @@ def lazy(package: str, homes: Mapping[str, Sequence[str]]) -> tuple[Callable[[st
     Args:
         package: its `__name__`.
         homes: names by the module that holds them.
+
+    Raises:
+        ValueError: a name is a module of the package too: the import of that module would hide it.
     """
     home_of = {name: home for home, names in homes.items() for name in names}
     module = sys.modules[package]
     parts = {part.name for part in iter_modules(module.__path__)}
+    if hidden := sorted(parts & set(home_of)):
+        raise ValueError(f"Expected names that no module of {package} has (got {hidden})")
 
     def __getattr__(name: str) -> Any:
         if name in home_of:

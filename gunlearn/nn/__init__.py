@@ -11,7 +11,7 @@ _HOMES = {
     "gunlearn.nn.kernels.edge_scores": ("EdgePattern", "gather_inner_product"),
     "gunlearn.nn.kernels.fast": ("fast_path",),
     "gunlearn.nn.kernels.paths": ("path_of",),
-    "gunlearn.nn.hetero.homogeneous": ("homogeneous",),
+    "gunlearn.nn.hetero.conversion": ("homogeneous",),
     "gunlearn.nn.hetero.wrapper": ("HeteroWrapper",),
     "gunlearn.nn.layers.influence_conv": ("InfluenceAwareConv", "MessageScale", "influence_scale"),
     "gunlearn.nn.layers.linear_head": ("LinearHead",),

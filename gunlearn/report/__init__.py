@@ -3,7 +3,7 @@
 from gunlearn.core.lazy import lazy
 
 _HOMES = {
-    "gunlearn.report.frontier_plot": ("frontier_plot", "save_frontier"),
+    "gunlearn.report.frontier_picture": ("frontier_plot", "save_frontier"),
     "gunlearn.report.frontier_table": ("frontier_markdown",),
     "gunlearn.report.html": ("evaluation_report", "grid_report"),
     "gunlearn.report.influence_table": (

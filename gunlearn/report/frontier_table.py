@@ -56,7 +56,7 @@ def frontier_markdown(rows: Sequence[Mapping[str, Any]], tolerance: float = MAY_
     head, ends = ["method", "rate", "epoch"], compared_models(rows, seed)
     present = [name for name in COLUMNS if any(figures.get(name) is not None for figures in ends.values())]
     head += [COLUMNS[name] for name in present]
-    lines = [[name, "-", "-", *(_cell(figures.get(key)) for key in present)] for name, figures in ends.items()]
+    lines = [[name, "-", "-", *(three_digits(figures.get(key)) for key in present)] for name, figures in ends.items()]
     said = ["Figures are of the half of the rows on which nothing was chosen."]
     if "gain" not in present:
         said.append(
@@ -99,14 +99,15 @@ def _sorted(found: Mapping[str, ArmSetting | None]) -> list[tuple[str, ArmSettin
 
 
 def _line(name: str, setting: ArmSetting, present: Sequence[str]) -> list[str]:
-    shown = [_cell(setting.reported.get(key)) for key in present]
+    shown = [three_digits(setting.reported.get(key)) for key in present]
     if "gain" in present and setting.reported.get("gain_low") is not None:
         low, high = setting.reported["gain_low"], setting.reported["gain_high"]
-        shown[present.index("gain")] += f" ({_cell(low)} to {_cell(high)})"
+        shown[present.index("gain")] += f" ({three_digits(low)} to {three_digits(high)})"
     return [name, "-" if setting.rate is None else f"{setting.rate:g}", str(setting.epoch), *shown]
 
 
-def _cell(value: float | None) -> str:
+def three_digits(value: float | None) -> str:
+    """Return a value in a table's cell; probabilities close to 0 in powers of ten."""
     if value is None:
         return "-"
     if value == 0 or 1e-3 <= abs(value) < 1000:

@@ -151,3 +151,15 @@ def value_prob(model: nn.Module, data: list[dict]) -> float:
     """Mean probability of the value."""
     p, at = _at_values(model, data)
     return float(p.log_prob[at].exp().mean())
+
+
+def with_answers(people, wrong: int = 4) -> list[dict]:
+    """Rows with the right answer in the other phrasing, and wrong values."""
+    out = []
+    for person in people:
+        for kind, values in VALUES.items():
+            asked = row(person, kind, 0)
+            others = [v for v in values if v != asked["value"]][:wrong]
+            perturbed = [row(person, kind, 0, value) for value in others]
+            out.append(asked | {"perturbed": perturbed, "paraphrased": row(person, kind, 1)})
+    return out

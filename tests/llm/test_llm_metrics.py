@@ -40,18 +40,6 @@ from tests.llm import facts
 PEOPLE = (0, 1, 4, 5)
 
 
-def with_answers(people, wrong=4):
-    """Rows with the right answer in the other phrasing, and wrong values."""
-    out = []
-    for person in people:
-        for kind, values in facts.VALUES.items():
-            row = facts.row(person, kind, 0)
-            others = [v for v in values if v != row["value"]][:wrong]
-            perturbed = [facts.row(person, kind, 0, value) for value in others]
-            out.append(row | {"perturbed": perturbed, "paraphrased": facts.row(person, kind, 1)})
-    return out
-
-
 def scores_of(rows, prob=0.5):
     """Scores of rows given as strings: `1` right, `0` wrong, `.` not labelled."""
     width = max(map(len, rows))
@@ -102,7 +90,7 @@ def test_scores_do_not_depend_on_padding_or_the_head_and_leave_the_model_alone()
 
 
 def test_probability_and_answers_among_options():
-    model, rows = facts.retrained(0), with_answers(PEOPLE)
+    model, rows = facts.retrained(0), facts.with_answers(PEOPLE)
     scores = token_scores(model, rows)
     by_hand = [float((lp[m].sum() / m.sum()).exp()) for lp, m in zip(scores.log_prob, scores.mask, strict=True)]
     assert probability(scores).tolist() == pytest.approx(by_hand, rel=1e-6)
@@ -133,7 +121,7 @@ def test_truth_ratio_and_its_summaries():
 
 
 def test_forget_quality_tells_the_full_model_from_retrained_ones():
-    rows, ratios = with_answers(facts.FORGET), {}
+    rows, ratios = facts.with_answers(facts.FORGET), {}
     rows += [row | {"paraphrased": row} for row in rows]
     models = {"full": facts.full(), "r0": facts.retrained(0), "r1": facts.retrained(1)}
     for name, model in models.items():
@@ -204,7 +192,7 @@ def test_drma_is_the_sum_of_probabilities():
 
 def test_table_of_all_metrics():
     full, references = facts.full(), [facts.retrained(0), facts.retrained(1)]
-    forget, retain = with_answers((0, 1)), with_answers((4,))
+    forget, retain = facts.with_answers((0, 1)), facts.with_answers((4,))
     found = evaluate_language_models(
         {"unlearned": references[1]},
         facts.tokenizer(),
@@ -213,7 +201,7 @@ def test_table_of_all_metrics():
         references=references,
         holdout_rows=facts.rows(range(20, 22)),
         original=full,
-        utility_rows={"world_facts": with_answers((6,))},
+        utility_rows={"world_facts": facts.with_answers((6,))},
         sampler=Sampler(n_samples=2),
         attacks=("loss", "zlib", "reference"),
         align_on=("forget",),
@@ -269,7 +257,7 @@ def broken():
 
 
 def test_a_broken_model_is_named_and_the_others_keep_their_rows():
-    forget, retain, references = with_answers((0,), 2), facts.rows(range(4, 5)), [facts.retrained(0), broken()]
+    forget, retain, references = facts.with_answers((0,), 2), facts.rows(range(4, 5)), [facts.retrained(0), broken()]
     with pytest.raises(InvalidInputError, match="NaN"):
         token_scores(references[1], forget)
     how = dict(holdout_rows=facts.rows(range(20, 21)), sampler=Sampler(1), attacks=("loss", "reference"))

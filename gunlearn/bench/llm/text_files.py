@@ -11,6 +11,7 @@ from gunlearn.core.checks import check_integer
 from gunlearn.llm.data.evaluation_sets import evaluation_rows
 from gunlearn.llm.data.records import read_records, refused
 from gunlearn.llm.data.rows import as_rows, separate
+from gunlearn.llm.data.spacing import spaced
 
 
 def problem_from_files(
@@ -54,13 +55,12 @@ def problem_from_files(
     if alternatives:
         given = files.get("alternative")
         other = as_rows(refused(records or []) if given is None else given, tokenizer, "alternative", **how)[0]
-    step = max(1.0, len(kept) / asked)
     return TextProblem(
         original,
         tokenizer,
         rows,
         kept,
-        [kept[int(i * step)] for i in range(min(asked, len(kept)))],
+        [kept[i] for i in spaced(len(kept), asked)],
         references,
         [] if files.get("holdout") is None else as_rows(files["holdout"], tokenizer, "holdout", **how)[0],
         {name: evaluation_rows(read_records(file), tokenizer, name, **how) for name, file in (utility or {}).items()},

@@ -11,11 +11,11 @@ from gunlearn.core.atomic import checksum
 from gunlearn.core.owner_key import VARIABLE, seal, unseal
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.data.collate import Rows
+from gunlearn.llm.data.spacing import spaced
 from gunlearn.llm.metrics.eval_settings import EvalSettings
 from gunlearn.llm.metrics.evaluation_log import EvaluationLog
 from gunlearn.llm.metrics.measured_sets import SetMeasures
 from gunlearn.llm.metrics.reference_logs import ReferenceLog
-from gunlearn.llm.metrics.row_passes import spaced
 from gunlearn.llm.metrics.scoring import prompt_ids
 from gunlearn.llm.metrics.stored_answers import AnswerSpec, step_terms, stored_answers
 from gunlearn.llm.model.head import context_of

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.data.collate import Rows
+from gunlearn.llm.data.spacing import spaced
 from gunlearn.llm.metrics import membership
 from gunlearn.llm.metrics import tofu_metrics as tofu
 from gunlearn.llm.metrics.eval_settings import EvalSettings
 from gunlearn.llm.metrics.measured_model import OWN
 from gunlearn.llm.metrics.row_figures import RowsView
-from gunlearn.llm.metrics.row_passes import RowPasses, spaced
+from gunlearn.llm.metrics.row_passes import RowPasses
 from gunlearn.llm.metrics.scoring import NotANumberError, token_scores
 from gunlearn.llm.metrics.shared_prompts import grouped_log_probs
 from gunlearn.metrics.texts import TokenScores, exact_memorization, extraction_strength

@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from gunlearn.llm.data.collate import Rows
+from gunlearn.llm.data.spacing import spaced
 from gunlearn.llm.metrics import tofu_metrics as tofu
 from gunlearn.llm.metrics.attacks import relearn, shown_rows
 from gunlearn.llm.metrics.choices import chosen_right
@@ -15,7 +16,7 @@ from gunlearn.llm.metrics.harness import harness_figures
 from gunlearn.llm.metrics.measured_sets import SetMeasures, row_values
 from gunlearn.llm.metrics.membership import membership_auc
 from gunlearn.llm.metrics.nf4_weights import has_bitsandbytes, under_rounding
-from gunlearn.llm.metrics.row_passes import RowPasses, spaced
+from gunlearn.llm.metrics.row_passes import RowPasses
 from gunlearn.llm.metrics.scoring import prompt_ids, token_scores
 from gunlearn.metrics.base import figures_of
 from gunlearn.metrics.texts import TokenScores, exact_memorization, extraction_strength

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from gunlearn.llm.data.rows import is_labelled
+from gunlearn.llm.data.spacing import spaced
 from gunlearn.llm.metrics import tofu_metrics as tofu
 from gunlearn.llm.metrics.scoring import token_scores
 from gunlearn.metrics import FIGURES
@@ -99,8 +100,7 @@ def figures(
     out = {}
     for name, given in parts.items() if most else ():
         rows = [row for row in given if is_labelled(row)]
-        step = max(1, len(rows) / most)
-        chosen = [rows[int(i * step)] for i in range(min(most, len(rows)))]
+        chosen = [rows[i] for i in spaced(len(rows), most)]
         view = RowsView(model, chosen, batch_size, tokenizer=tokenizer)
         found = {figure: FIGURES[figure]().compute(view) for figure in RECORDED}
         out[name] = {figure: value for figure, value in found.items() if value is not None}

@@ -69,7 +69,7 @@ def run_by_loop(
 ) -> LLMResult:
     """Unlearn as `gunlearn.methods.run_method` does; the result has the figures and record of a language model."""
     rows, kept = (rows_of(partition.data, mask) for mask in (partition.forget_mask, partition.retain_mask))
-    if not kept and "retained" in method.needs:
+    if not kept and "retained data" in method.needs:
         raise InvalidInputError(f"Expected rows to retain for '{method.name}' (got none)")
     parts = {"forget": rows} | ({"retain": kept} if kept else {})
     check_ids(model, parts)

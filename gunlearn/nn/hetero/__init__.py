@@ -3,7 +3,7 @@
 from gunlearn.core.lazy import lazy
 
 _HOMES = {
-    "gunlearn.nn.hetero.homogeneous": ("homogeneous",),
+    "gunlearn.nn.hetero.conversion": ("homogeneous",),
     "gunlearn.nn.hetero.wrapper": ("HeteroWrapper",),
 }
 

@@ -15,19 +15,11 @@ SAMPLER = Sampler(n_samples=3)
 SETTINGS = EvalSettings(sampler=SAMPLER, max_new_tokens=10, kept=1000, relearn_steps=0, quantise=())
 
 
-def with_answers(people: range, wrong: int = 3) -> list[dict]:
-    """Rows with the right answer in the other phrasing, and wrong values."""
-    out = []
-    for person in people:
-        for kind, values in facts.VALUES.items():
-            row = facts.row(person, kind, 0)
-            others = [v for v in values if v != row["value"]][:wrong]
-            perturbed = [facts.row(person, kind, 0, value) for value in others]
-            out.append(row | {"perturbed": perturbed, "paraphrased": facts.row(person, kind, 1)})
-    return out
-
-
-SETS = {"forget": with_answers(range(3)), "retain": with_answers(range(4, 7)), "holdout": facts.rows(range(20, 22))}
+SETS = {
+    "forget": facts.with_answers(range(3), 3),
+    "retain": facts.with_answers(range(4, 7), 3),
+    "holdout": facts.rows(range(20, 22)),
+}
 PROMPTED = {name: SETS[name] for name in ("forget", "retain")}
 
 

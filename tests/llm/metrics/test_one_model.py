@@ -9,6 +9,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from gunlearn.errors import InvalidInputError
+from gunlearn.llm.data.spacing import spaced
 from gunlearn.llm.metrics import (
     EvaluationLog,
     answer_exchange,
@@ -23,7 +24,7 @@ from gunlearn.llm.metrics import (
 from gunlearn.llm.metrics.logged_comparisons import compared
 from gunlearn.llm.metrics.membership import privacy_leak
 from gunlearn.llm.metrics.reference_logs import ReferenceLog
-from gunlearn.llm.metrics.row_passes import RowPasses, spaced
+from gunlearn.llm.metrics.row_passes import RowPasses
 from gunlearn.llm.metrics.scoring import NotANumberError
 from tests.llm import facts
 from tests.llm.metrics.small_models import PROMPTED, SAMPLER, SETS, SETTINGS, log_of, models
