@@ -1,7 +1,7 @@
 """Barriers between models that were unlearned in different ways, retrained and original, over graphs; see between.md.
 
 python -m experiments.mode_connectivity.between --root DATA --out runs/between [--smoke] [--problems nodes links digits]
-    [--graphs Cora ...] [--backbones gcn sage] [--seeds 0 1 2]
+    [--graphs Cora ...] [--backbones gcn sage] [--seeds 0 1 2] [--device cuda]
 """
 
 import time
@@ -17,6 +17,7 @@ from experiments.common import StudyArgs, resumed, write_results
 from experiments.mode_connectivity.between_problems import PROBLEMS, Case, graph_figures
 from experiments.mode_connectivity.findings import draw, tables
 from gunlearn.connectivity import connect
+from gunlearn.core.devices import resolve_device
 from gunlearn.metrics.problem import evaluator
 
 Row = dict[str, Any]
@@ -41,12 +42,14 @@ class Args(StudyArgs):
         graphs: which graphs.
         backbones: which models.
         seeds: of the split, the request, the trainings and the runs.
+        device: `cpu`, `cuda` or `auto`, of graphs; digits stay on the CPU.
     """
 
     problems: tuple[str, ...] = ("nodes", "links", "digits")
     graphs: tuple[str, ...] = ("Cora", "CiteSeer", "chameleon_filtered", "DBLP", "Photo", "CS")
     backbones: tuple[str, ...] = ("gcn", "sage")
     seeds: tuple[int, ...] = (0, 1, 2)
+    device: str = "cpu"
 
 
 def model_rows(case: Case, attacks: Sequence[str]) -> Iterator[Row]:
@@ -121,7 +124,7 @@ def mean_rows(case: Case, smoke: bool) -> Iterator[Row]:
 
 def measured(problem: str, graph: str, backbone: str, seed: int, args: Args) -> list[Row]:
     """All rows of a case."""
-    case = PROBLEMS[problem](graph, backbone, seed, args.root, args.smoke)
+    case = PROBLEMS[problem](graph, backbone, seed, args.root, args.smoke, resolve_device(args.device))
     about = {"problem": problem, "graph": graph, "backbone": backbone, "seed": seed}
     rows = [*model_rows(case, ATTACKS[problem]), *pair_rows(case, args.smoke), *mean_rows(case, args.smoke)]
     if problem == "nodes" and seed == 0 and backbone == "gcn":

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from scipy.sparse import coo_matrix, diags, identity
 from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import eigsh
@@ -111,14 +112,14 @@ def case_of(
 _CHANGED = ("curriculum", "sophia_g")
 
 
-def nodes(graph: str, kind: str, seed: int, root: Path | None, smoke: bool) -> Case:
+def nodes(graph: str, kind: str, seed: int, root: Path | None, smoke: bool, device: torch.device) -> Case:
     """A class of the training nodes; two layers of 64 hidden units with dropout, trained for 200 steps."""
-    data = gu.node_split(gu.load("digits" if smoke else graph, root), seed=seed)
+    data = gu.node_split(gu.load("digits" if smoke else graph, root), seed=seed).to(device)
     epochs, few = (20, {"epochs": 3}) if smoke else (200, {})
 
     def train(on: Any, at: int) -> gu.Result:
         with isolated_rng(at):
-            model = backbone(kind, data.num_features, 64, int(data.y.max()) + 1, dropout=0.5)
+            model = backbone(kind, data.num_features, 64, int(data.y.max()) + 1, dropout=0.5).to(device)
         return gu.train(
             model, on, "node_classification", epochs=epochs, lr=1e-2, weight_decay=5e-4, eval_every=1000, seed=at
         )
@@ -129,14 +130,14 @@ def nodes(graph: str, kind: str, seed: int, root: Path | None, smoke: bool) -> C
     return case_of(train, data, request, gu.NodeClassification(), seed, methods, {"lr": 1e-2})
 
 
-def links(graph: str, kind: str, seed: int, root: Path | None, smoke: bool) -> Case:
+def links(graph: str, kind: str, seed: int, root: Path | None, smoke: bool, device: torch.device) -> Case:
     """2.5 % of the edges of a link predictor of two layers, trained for 400 steps."""
-    data = gu.link_split(gu.load("karate" if smoke else graph, root), seed=seed)
+    data = gu.link_split(gu.load("karate" if smoke else graph, root), seed=seed).to(device)
     epochs, few = (20, {"epochs": 3}) if smoke else (400, {"epochs": 50})
 
     def train(on: Any, at: int) -> gu.Result:
         with isolated_rng(at):
-            model = backbone(kind, data.num_features, 64, 32)
+            model = backbone(kind, data.num_features, 64, 32).to(device)
         return gu.train(model, on, "link_prediction", epochs=epochs, lr=5e-3, eval_every=1000, seed=at)
 
     methods = {name: few for name in ("inpo", "npo", "npo, seed 1", "scrub", "scrub, seed 1", "graddiff")}
@@ -145,8 +146,8 @@ def links(graph: str, kind: str, seed: int, root: Path | None, smoke: bool) -> C
     return case_of(train, data, request, gu.LinkPrediction(), seed, methods, {"lr": 5e-3})
 
 
-def digits(graph: str, kind: str, seed: int, root: Path | None, smoke: bool) -> Case:
-    """A class of handwritten digits; three convolutions."""
+def digits(graph: str, kind: str, seed: int, root: Path | None, smoke: bool, device: torch.device) -> Case:
+    """A class of handwritten digits; three convolutions, on the CPU."""
     data, mask = forgotten_class(seed)
     epochs, few = (2, {"epochs": 2}) if smoke else (12, {})
 

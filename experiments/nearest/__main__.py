@@ -1,7 +1,7 @@
 """How near to retraining, at what price: continued training, replay, shrinking; see README.md in this folder.
 
 python -m experiments.nearest --root DATA --out runs/nearest [--smoke] [--datasets Cora ...] [--backbones gcn ...]
-    [--requests 1 10 0.1] [--links 10 0.025] [--seeds 0 1 2] [--methods ...] [--n-jobs 1]
+    [--requests 1 10 0.1] [--links 10 0.025] [--seeds 0 1 2] [--methods ...] [--n-jobs 1] [--device cuda]
 """
 
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ PARTS = ("forget", "retain", "test")
 #: Fields of the rows that are written.
 KEPT = (
     *("dataset", "task", "forget", "ratio", "count", "num_forget", "seed", "backbone", "method", "mode", "notes"),
-    *("epochs", "price", "seconds", "error", "unchanged", "retain_acc", "test_acc", "retain_auc", "test_auc"),
+    *("epochs", "price", "seconds", "device", "error", "unchanged", "retain_acc", "test_acc", "retain_auc", "test_auc"),
     *("js_forget", "js_retain", "js_test", "js_floor_forget", "js_floor_retain", "js_floor_test"),
 )
 METHODS = ("continued_training:default", "continued_training:estimated", "replay", "finetune", "auto")
@@ -37,6 +37,7 @@ class Args(StudyArgs):
         methods: `name` (every variant) or `name:variant`; `utu` is added.
         references: retrained models per problem.
         n_jobs: processes.
+        device: `cpu`, `cuda` or `auto`.
     """
 
     datasets: tuple[str, ...] = ("Cora", "CiteSeer", "DBLP", "CS", "Photo")
@@ -47,6 +48,7 @@ class Args(StudyArgs):
     methods: tuple[str, ...] = METHODS
     references: int = 3
     n_jobs: int | None = None
+    device: str = "cpu"
 
 
 def recipe(task: str, backbone: str, smoke: bool) -> Recipe:
@@ -74,6 +76,7 @@ def grids(args: Args) -> Iterable[GridConfig]:
                 forget="edges" if links else "nodes",
                 references=args.references,
                 method_args=given(recipe(task, "gcn", args.smoke), args.methods),
+                device=args.device,
             )
 
 
