@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM, Trai
 
 import gunlearn as gu
 from experiments.common import markdown
+from experiments.gpu_methods import graph_rows, text_rows
 from experiments.llm_speed.worker import collate
 from gunlearn.llm import UnlearnTrainer
 from gunlearn.llm.metrics import quantized, token_scores
@@ -188,7 +190,16 @@ def losses_of_one(smoke: bool) -> list[float]:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-CHECKS = (adapter_training, nf4, graph, denoiser, sharded)
+CHECKS = (adapter_training, nf4, graph, denoiser, sharded, graph_rows, text_rows)
+
+
+def rows_of(check: Callable[[str, bool], Rows], device: str, smoke: bool) -> Rows:
+    """The rows of a check; one that fails says so in its row, and the others go on."""
+    try:
+        return check(device, smoke)
+    except Exception as error:
+        traceback.print_exc()
+        return [(check.__name__, "failed", type(error).__name__, str(error).splitlines()[0][:80], "-")]
 
 
 def main(given: list[str] | None = None) -> None:
@@ -205,7 +216,7 @@ def main(given: list[str] | None = None) -> None:
         if int(os.environ.get("RANK", 0)) == 0:
             options.shared.write_text(json.dumps(losses))
         return
-    rows = [row for check in CHECKS for row in check(options.device, options.smoke)]
+    rows = [row for check in CHECKS for row in rows_of(check, options.device, options.smoke)]
     print(markdown(HEAD, rows, 2))
 
 
