@@ -206,6 +206,8 @@ def main(given: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--smoke", action="store_true", help="small models and few steps")
+    names = [check.__name__ for check in CHECKS]
+    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="CHECK", help=", ".join(names))
     parser.add_argument("--shared", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(given)
     if options.device == "cuda" and not torch.cuda.is_available():
@@ -216,7 +218,10 @@ def main(given: list[str] | None = None) -> None:
         if int(os.environ.get("RANK", 0)) == 0:
             options.shared.write_text(json.dumps(losses))
         return
-    rows = [row for check in CHECKS for row in rows_of(check, options.device, options.smoke)]
+    chosen, rows = [check for check in CHECKS if check.__name__ in options.only], []
+    for check in chosen:
+        rows += rows_of(check, options.device, options.smoke)
+        print(f"{check.__name__}: done", file=sys.stderr, flush=True)
     print(markdown(HEAD, rows, 2))
 
 
