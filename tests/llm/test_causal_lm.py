@@ -1,5 +1,7 @@
 """What the task reads of a model: masks, padding, splits, precision, and both ways to the same numbers."""
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -7,6 +9,7 @@ from torch import Tensor, nn
 from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedModelError
 from gunlearn.llm import CausalLM, PartCollator
 from gunlearn.llm.data.text_items import answer_tokens
+from gunlearn.llm.model.token_prediction import model_inputs
 from gunlearn.llm.training.views import answer_mask
 from gunlearn.losses import NLL, NPO, UNDIAL, CrossEntropyUnlearning, FlatLogits, KLToReference, Loss, Prediction
 from tests.llm import facts
@@ -111,6 +114,17 @@ def test_bfloat16_is_finite_and_read_in_float32(reads: tuple[str, ...]) -> None:
     assert all(x.grad.isfinite().all() for x in model.parameters())
     exact = predict(facts.full(), given, reads).log_prob
     assert (p.log_prob - exact).abs().max() < 0.3
+
+
+def test_rows_go_where_the_model_is() -> None:
+    """A model elsewhere (`meta` stands for a GPU) reads rows from the CPU; as they come they cannot be multiplied."""
+    rows = PartCollator(padding_side="left")([{"input_ids": [1] * n, "labels": [1] * n} for n in (3, 5)])
+    elsewhere = copy.deepcopy(facts.full()).to("meta")
+    inputs, label = model_inputs(elsewhere, rows)
+    assert {value.device.type for value in (*inputs.values(), label)} == {"meta"}
+    assert set(inputs) == {"input_ids", "attention_mask", "position_ids"}
+    assert elsewhere.model.embed_tokens(inputs["input_ids"]).device.type == "meta"
+    assert {value.device.type for value in rows.values()} == {"cpu"}
 
 
 def test_embeddings_of_a_layer() -> None:

@@ -16,7 +16,14 @@ from gunlearn.llm.data.collate import PartCollator
 from gunlearn.llm.data.text_items import TextItems, answer_tokens
 from gunlearn.llm.model.arithmetic import adapter_scaling
 from gunlearn.llm.model.causality import check_declared, check_language_model
-from gunlearn.llm.model.head import LOGIT_CHUNK, last_linear_head, replaced_forward, token_log_prob, without_peft
+from gunlearn.llm.model.head import (
+    LOGIT_CHUNK,
+    last_linear_head,
+    model_device,
+    replaced_forward,
+    token_log_prob,
+    without_peft,
+)
 from gunlearn.losses import Prediction
 from gunlearn.losses.reduction import full_precision
 from gunlearn.requests.ids import trainable_mask
@@ -94,7 +101,7 @@ class TokenPrediction(Task):
         """
         check_declared(model)
         inputs, label = model_inputs(model, items)
-        mask, embedded = answer_tokens(items), "embeddings" in self.reads
+        mask, embedded = answer_tokens(items).to(label.device), "embeddings" in self.reads
         label = torch.where(mask, label, 0)
         more = {"use_cache": False, **({"output_hidden_states": True} if embedded else {})}
         head = None if "logits" in self.reads else last_linear_head(model, inputs["input_ids"])
@@ -189,7 +196,8 @@ def token_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
 def model_inputs(model: nn.Module, items: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
     """Return the model's arguments, and the labels of the tokens that it predicts `[batch, tokens - 1]`.
 
-    Positions count from a row's first token that is no padding, whichever side is padded.
+    Both are on the device of the model's first parameter, wherever the items are. Positions count from a row's first
+    token that is no padding, whichever side is padded.
     """
     if not isinstance(items, Mapping):
         raise InvalidTypeError(f"Expected a batch as a mapping of tensors (got {type(items).__name__})")
@@ -202,11 +210,12 @@ def model_inputs(model: nn.Module, items: Mapping[str, Tensor]) -> tuple[dict[st
         if value is not None and value.shape != input_ids.shape:
             wanted, got = tuple(input_ids.shape), tuple(value.shape)
             raise InvalidInputError(f"Expected '{name}' of the shape of 'input_ids', {wanted} (got {got})")
-    inputs = {"input_ids": input_ids}
+    device = model_device(model)
+    inputs, labels = {"input_ids": input_ids.to(device)}, labels.to(device)
     if mask is not None:
-        inputs["attention_mask"] = mask
+        inputs["attention_mask"] = mask.to(device)
         if not bool(mask[:, 0].all()) and takes_positions(model):
-            inputs["position_ids"] = positions_of(mask)
+            inputs["position_ids"] = positions_of(inputs["attention_mask"])
     return inputs, labels[:, 1:]
 
 
