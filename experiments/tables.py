@@ -96,7 +96,7 @@ def tables() -> dict[Path, dict[str, str]]:
         "retain_samples": dict(zip(("gradients", "results"), retain_samples(read("retain_samples")), strict=True)),
     }
     found["tofu_small"] = {"frontier": frontier_markdown(read("tofu_small", "frontier"))}
-    found["smollm"] = smollm(read("smollm"))
+    found["smollm"] = smollm(*(read("smollm", file.stem) for file in sorted((HERE / "smollm").glob("results*.json"))))
     found["speed"] = {"per_step": per_step(read("speed", "per_step"))}
     files = {HERE / study / "README.md": of for study, of in found.items()}
     aligned = read("mode_connectivity", "alignment")

@@ -15,6 +15,7 @@ from peft import get_peft_model
 from torch import nn
 
 from experiments.smollm.methods import Request
+from gunlearn.bench.store import atomic_write
 from gunlearn.llm.metrics import TextAlignment, relearn, shown_rows
 from gunlearn.llm.metrics import tofu_metrics as tofu
 from gunlearn.llm.metrics.evaluation import ATTACKS, alignment_figures
@@ -83,10 +84,9 @@ class Measured:
         for kind, make in (("own", self._own), ("relearned", self._relearned), ("aligned", self._aligned)):
             path = place / f"{kind}-{self.request.number}-{digest}.json"
             if not path.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
                 with self.request.problem.faster():
                     found = make(model)
-                path.write_text(json.dumps(found))
+                atomic_write(path, json.dumps(found))
                 print(f"{name}: {kind} measured", flush=True)
             row |= json.loads(path.read_text())
         return row

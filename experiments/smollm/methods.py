@@ -13,8 +13,9 @@ from typing import Any
 from peft import PeftModel
 from torch import nn
 
-from experiments.smollm.going_on import CONTROL, FACTORS, LONGER, SHARES, SHRUNK, VECTOR, subtracted, went_on
+from experiments.smollm.going_on import CONTROL, FACTORS, FRESH, LONGER, SHARES, SHRUNK, VECTOR, subtracted, went_on
 from experiments.smollm.problem import Problem, Row
+from gunlearn.bench.store import atomic_write
 from gunlearn.llm import unlearn
 from gunlearn.llm.metrics.row_figures import figures
 from gunlearn.losses import NLL, NPO
@@ -49,8 +50,8 @@ SETTINGS: dict[str, Setting] = {
     "finetune": Setting(NLL(on="retain"), (1e-3,)),
 }
 #: Rows whose strength is a factor, on the adapter that the model learned by or on one of the forgotten rows alone.
-FACTORED = {SHRUNK: went_on, LONGER: went_on, CONTROL: went_on, VECTOR: subtracted}
-NAMES = (SHRUNK, LONGER, CONTROL, *SETTINGS, VECTOR)
+FACTORED = {SHRUNK: went_on, LONGER: went_on, CONTROL: went_on, FRESH: went_on, VECTOR: subtracted}
+NAMES = (SHRUNK, LONGER, CONTROL, FRESH, *SETTINGS, VECTOR)
 
 
 @dataclass(frozen=True)
@@ -126,13 +127,13 @@ def run(name: str, request: Request) -> tuple[nn.Module, dict[str, Any]]:
             cost = {"setting": value, "steps": steps, "seconds": time.perf_counter() - began}
             cost |= request.judged(adapted)
             adapted.save_pretrained(str(place))
-            record.write_text(json.dumps(cost))
+            atomic_write(record, json.dumps(cost))
             print(name, json.dumps(cost), flush=True)
         tried[place] = json.loads(record.read_text())
     best = min(tried, key=lambda place: tried[place]["judged"])
     base = request.problem.pretrained if name in SHARES else request.base
-    model = PeftModel.from_pretrained(request.problem.over(base), str(best), is_trainable=True).eval()
-    return model, {"place": best, "tried": list(tried.values()), **tried[best]}
+    model = PeftModel.from_pretrained(request.problem.over(base), str(best), is_trainable=True)
+    return model.to(request.problem.device).eval(), {"place": best, "tried": list(tried.values()), **tried[best]}
 
 
 def _place(name: str, value: float, request: Request) -> Path:
@@ -142,7 +143,7 @@ def _place(name: str, value: float, request: Request) -> Path:
     told = [asdict(problem.recipe), problem.bf16, repr((setting, spent)), value]
     weights = sum(float(parameter.detach().double().sum()) for parameter in request.base.parameters())
     digest = hashlib.sha256(json.dumps([*told, request.asked, weights]).encode()).hexdigest()[:12]
-    return problem.folder / f"request{request.number}" / f"{name.replace(' ', '_').replace(',', '')}-{value:g}-{digest}"
+    return problem.own / f"request{request.number}" / f"{name.replace(' ', '_').replace(',', '')}-{value:g}-{digest}"
 
 
 def _maker(name: str, value: float, request: Request) -> Callable[[], tuple[nn.Module, int]]:
@@ -170,9 +171,9 @@ def _unlearned(setting: Setting, rate: float, request: Request) -> tuple[nn.Modu
         epochs=budget.epochs,
         lr=rate,
         batch_size=budget.batch_size,
-        seed=0,
+        seed=problem.seed,
         figure_rows=0,
-        use_cpu=True,
+        use_cpu=problem.device.type == "cpu",
         bf16=problem.bf16,
     )
     return result.model, result.settings["steps"]

@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import math
 import random
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from experiments.smollm.upper_half import UpperHalf
-from gunlearn.llm import CausalLM, PartCollator, encode, load_tofu, tofu_refusals
+from gunlearn.llm import encode, load_tofu, tofu_refusals
 from gunlearn.llm.data.end_tokens import end_tokens
 from gunlearn.llm.data.tofu import answer_rows
 from gunlearn.llm.metrics.generation import draw_answers
 from gunlearn.llm.metrics.scoring import prompt_of
 from gunlearn.metrics.alignment import Sampler
-from gunlearn.seed import isolated_rng
 
 QUESTIONS = 20  # per author
 TEMPLATE = "Question: {question}\nAnswer: {answer}"
@@ -65,6 +60,8 @@ class Problem:
         folder: of the adapters.
         recipe: what is learned.
         bf16: multiply matrices in bfloat16; weights and sums of losses are in float32.
+        seed: of everything that is drawn; each seed has models of its own.
+        device: of all models.
     """
 
     root: Path
@@ -72,6 +69,30 @@ class Problem:
     folder: Path
     recipe: Recipe = Recipe()
     bf16: bool = True
+    seed: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def own(self) -> Path:
+        """The folder of this seed's models on this device; those of seed 0 on a CPU lie in `folder` itself."""
+        first = self.seed == 0 and self.device.type == "cpu"
+        return self.folder if first else self.folder / f"seed{self.seed}-{self.device.type}"
+
+    def seeded(self, number: int) -> int:
+        """A seed of one of this problem's draws; no two draws of any seeds below 1000 share one."""
+        return 1000 * self.seed + number
+
+    def with_seed(self, seed: int) -> Problem:
+        """The problem of another seed; texts, tokenizer and pretrained model are shared."""
+        other = replace(self, seed=seed)
+        other.__dict__ |= {name: getattr(self, name) for name in ("tokenizer", "pretrained", "full", "unseen")}
+        return other
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What figures were computed on, and how exactly."""
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+        return {"seed": self.seed, "device": name, "precision": "bfloat16" if self.bf16 else "float32"}
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -80,17 +101,17 @@ class Problem:
     @cached_property
     def pretrained(self) -> nn.Module:
         """The model before it learned anything; its weights are shared by all models, and nobody changes them."""
-        return AutoModelForCausalLM.from_pretrained(self.base, dtype=torch.float32).eval()
+        return AutoModelForCausalLM.from_pretrained(self.base, dtype=torch.float32).to(self.device).eval()
 
     def rows(self, records: Sequence[dict]) -> list[Row]:
         """Records as rows, with their paraphrased and wrong answers where there are any."""
         how = {"template": TEMPLATE}
         plain = [{"question": record["question"], "answer": record["answer"]} for record in records]
         rows = [row | text for row, text in zip(encode(plain, self.tokenizer, **how), plain, strict=True)]
-        for field in ("paraphrased", "perturbed"):
-            if records and f"{field}_answer" in records[0]:
-                more = answer_rows(records, self.tokenizer, f"{field}_answer", **how)
-                rows = [{**row, field: other} for row, other in zip(rows, more, strict=True)]
+        for kind in ("paraphrased", "perturbed"):
+            if records and f"{kind}_answer" in records[0]:
+                more = answer_rows(records, self.tokenizer, f"{kind}_answer", **how)
+                rows = [{**row, kind: other} for row, other in zip(rows, more, strict=True)]
         return rows
 
     @cached_property
@@ -126,13 +147,13 @@ class Problem:
 
     def refusals(self, rows: Sequence[Row]) -> list[Row]:
         """For each row, an answer that says nothing."""
-        draw, answers = random.Random(0), tofu_refusals(self.root)
+        draw, answers = random.Random(self.seed), tofu_refusals(self.root)
         return self.rows([{"question": row["question"], "answer": draw.choice(answers)} for row in rows])
 
     def said_before(self, rows: Sequence[Row], most: int = 40) -> list[Row]:
         """For each row, what the pretrained model answers."""
         ends = end_tokens(self.tokenizer)
-        drawn = draw_answers(self.pretrained, [prompt_of(row) for row in rows], ends, Sampler(1), most)
+        drawn = draw_answers(self.pretrained, [prompt_of(row) for row in rows], ends, Sampler(1, seed=self.seed), most)
         said = [self.tokenizer.decode(drawn.answers(i)[0], skip_special_tokens=True).strip() for i in range(len(rows))]
         return self.rows([{"question": row["question"], "answer": a or "-"} for row, a in zip(rows, said, strict=True)])
 
@@ -145,6 +166,10 @@ class Problem:
         """A model whose weights have the change of its adapter, in memory of its own."""
         plain = copy.deepcopy(model).merge_and_unload()
         return plain.requires_grad_(True).eval()
+
+    def measurable(self, model: nn.Module) -> nn.Module:
+        """A model to measure: where nothing is rounded, the adapter merged into the weights, which is faster."""
+        return model if self.bf16 or not hasattr(model, "merge_and_unload") else self.merged(model)
 
     def adapter(self) -> LoraConfig:
         """The adapter: on all linear maps of the upper half of the layers."""
@@ -164,56 +189,7 @@ class Problem:
 
     def faster(self) -> torch.autocast:
         """A context in which matrices are multiplied in bfloat16; no copy of a weight outlives a step."""
-        return torch.autocast("cpu", torch.bfloat16, enabled=self.bf16, cache_enabled=False)
-
-    def train(self, rows: Sequence[Row], seed: int) -> tuple[nn.Module, dict[str, Any]]:
-        """The pretrained model with an adapter trained on rows, and its history; read where it was trained before."""
-        told = json.dumps([asdict(self.recipe), self.bf16, seed, [row["input_ids"] for row in rows]])
-        place = self.folder / f"learned-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
-        record = place / "history.json"
-        if record.exists():
-            model = PeftModel.from_pretrained(self.over(self.pretrained), str(place), is_trainable=True)
-            return model.eval(), json.loads(record.read_text())
-        with isolated_rng(seed):
-            model = get_peft_model(self.over(self.pretrained), self.adapter())
-        history = self.fit(model, rows, seed)
-        model.save_pretrained(str(place))
-        record.write_text(json.dumps(history))
-        return model.eval(), history
-
-    def fit(self, model: nn.Module, rows: Sequence[Row], seed: int) -> dict[str, Any]:
-        """Train a model's adapter on rows; return the mean loss per token of each epoch, steps and seconds."""
-        task, collate, draw, recipe = CausalLM(("log_prob",)), PartCollator(0), random.Random(seed), self.recipe
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i]["input_ids"]))
-        batches = [order[i : i + recipe.batch_size] for i in range(0, len(order), recipe.batch_size)]
-        total = recipe.epochs * len(batches)
-        trained = [p for p in model.parameters() if p.requires_grad]
-        with self.faster():
-            upper = UpperHalf(model, self.first_layer, rows, collate)
-        optimizer = torch.optim.AdamW(trained, recipe.lr, betas=(0.9, 0.98), weight_decay=0)
-        rise = max(1, total // 20)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: min((step + 1) / rise, max(0.02, 1 - step / total))
-        )
-        curve, began = [], time.perf_counter()
-        model.train()
-        for _ in range(recipe.epochs):
-            draw.shuffle(batches)
-            nll = tokens = 0.0
-            for batch in batches:
-                with self.faster(), upper.reading(batch):
-                    p = task.decode(model, None, collate([rows[i] for i in batch]))
-                loss = -p.log_prob.float().sum()
-                (loss / p.mask.sum()).backward()
-                torch.nn.utils.clip_grad_norm_(trained, 1.0)
-                optimizer.step()
-                optimizer.zero_grad()
-                schedule.step()
-                nll, tokens = nll + float(loss.detach()), tokens + int(p.mask.sum())
-            curve.append(nll / tokens)
-            print(f"epoch {len(curve)} of {recipe.epochs}: {curve[-1]:.3f} nats per token", flush=True)
-        model.eval()
-        return {"nll": curve, "steps": total, "seconds": time.perf_counter() - began, "rows": len(rows)}
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=False)
 
 
 def spaced(items: Sequence[Any], number: int) -> list[Any]:
