@@ -37,6 +37,7 @@ from experiments.paper_modes.__main__ import tables as paper_modes
 from experiments.removal_influence.tables import tables as removal
 from experiments.retain_samples.__main__ import tables as retain_samples
 from experiments.smollm.table import tables as smollm
+from experiments.speed.attention import table as attention
 from experiments.speed.per_step import table as per_step
 from gunlearn.report import frontier_markdown, markdown_table
 from gunlearn.report.frontier_picture import save_frontier
@@ -97,7 +98,10 @@ def tables() -> dict[Path, dict[str, str]]:
     }
     found["tofu_small"] = {"frontier": frontier_markdown(read("tofu_small", "frontier"))}
     found["smollm"] = smollm(*(read("smollm", file.stem) for file in sorted((HERE / "smollm").glob("results*.json"))))
-    found["speed"] = {"per_step": per_step(read("speed", "per_step"))}
+    found["speed"] = {
+        "attention": attention(read("speed", "attention")),
+        "per_step": per_step(read("speed", "per_step")),
+    }
     files = {HERE / study / "README.md": of for study, of in found.items()}
     aligned = read("mode_connectivity", "alignment")
     files[HERE / "mode_connectivity" / "alignment.md"] = {

@@ -12,6 +12,7 @@ from torch_geometric.data import Data
 
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.nn import after_layer, fast_path, path_of, plain_path, removed_edges, scaled_messages
+from gunlearn.nn.kernels.attention import ATTENTION
 from gunlearn.nn.kernels.bag_of_words import sparse_features
 from gunlearn.nn.kernels.fused import LINEAR
 from gunlearn.tasks import LinkPrediction
@@ -74,17 +75,21 @@ MODELS = {
     "lg": lambda: Diffused(pyg.LGConv()),
     "ssg": lambda: Diffused(pyg.SSGConv(4, 4, alpha=0.1, K=2)),
     "gcnii": Deep,
+    "gat": lambda: pyg.GAT(DIM, 8, 2, 4),
+    "gat_heads": lambda: Net(pyg.GATConv(DIM, 4, heads=3, residual=True), pyg.GATConv(12, 4, heads=2, concat=False)),
+    "gat_backwards": lambda: Net(pyg.GATConv(DIM, 8, flow="target_to_source"), pyg.GATConv(8, 4, add_self_loops=False)),
+    "gatv2": lambda: Net(pyg.GATv2Conv(DIM, 4, heads=2), pyg.GATv2Conv(8, 4, share_weights=True)),
 }
 WEIGHTED = ("gcn_improved", "gcn_unnormalised", "sgc_twice", "appnp", "graphconv", "tag", "lg", "ssg")
 UNFUSED = {
-    "gat": (lambda: pyg.GAT(DIM, 8, 2, 4), "GATConv"),
+    "transformer": (lambda: Net(pyg.TransformerConv(DIM, 8), pyg.TransformerConv(8, 4)), "TransformerConv"),
     "sage_max": (lambda: Net(pyg.SAGEConv(DIM, 8, aggr="max"), pyg.SAGEConv(8, 4, aggr="max")), "aggr='max'"),
 }
 
 
 def test_every_fused_layer_has_a_case():
     found = {type(m) for make in MODELS.values() for m in make().modules()}
-    assert set(LINEAR) <= found
+    assert {*LINEAR, *ATTENTION} <= found
 
 
 def graph(kind="undirected", dtype=torch.float32):

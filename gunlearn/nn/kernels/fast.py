@@ -7,6 +7,7 @@ from torch import nn
 from torch_geometric.nn import MessagePassing
 
 from gunlearn.nn.attach.overrides import Override, installed
+from gunlearn.nn.kernels.attention import ATTENTION, AttentionForward, AttentionPropagate
 from gunlearn.nn.kernels.fused import LINEAR, FusedForward, FusedPropagate
 from gunlearn.nn.kernels.paths import PATHS, Paths, Watched
 from gunlearn.nn.kernels.sparse_linear import LINEAR_MAPS, SparseLinear
@@ -19,7 +20,8 @@ def fast_path(model: nn.Module) -> Iterator[nn.Module]:
     """Inside the block the model's PyG layers run as CSR products where their messages allow it; yield the model.
 
     A layer is one sparse product if its messages are the senders' rows, times a weight at most, and are added up or
-    averaged. Scaled messages are folded into its values; other attachments (an explainer, hooks on messages, removed
+    averaged; GAT's and GATv2's are one product per head, with its attention coefficients. Scaled messages of linear
+    layers are folded into the values; other attachments (an explainer, hooks on messages, removed
     edges) and low precision keep the layer's own gather-scatter; `path_of(model)` says which. Results equal those
     outside up to rounding, gradients included. Normalisation and CSR matrices are remembered with the `edge_index`
     tensor. A model without PyG layers runs as it is.
@@ -34,6 +36,9 @@ def fast_path(model: nn.Module) -> Iterator[nn.Module]:
             elif type(module) in LINEAR and kernels_enabled():
                 propagate = FusedPropagate(module, name, paths)
                 overrides += [propagate, FusedForward(module, name, paths, propagate)]
+            elif type(module) in ATTENTION and kernels_enabled():
+                attend = AttentionPropagate(module, name, paths)
+                overrides += [attend, AttentionForward(module, name, paths, attend)]
             elif isinstance(module, InfluenceAwareConv):
                 native[name], module.ran = module, None
             elif isinstance(module, MessagePassing):

@@ -53,7 +53,7 @@ class FusedForward(Recorded):
         dropout = type(layer) is pyg.APPNP and layer.dropout > 0 and layer.training
         # A layer with a cache may work on another graph than this one.
         changing = top is not None or dropout or getattr(layer, "cached", False)
-        if not changing and _is_plain(edge_index) and self.propagate.why_not() is None:
+        if not changing and is_plain(edge_index) and self.propagate.why_not() is None:
             self.propagate.anchor = edge_index, edge_weight
             features = known_sparse(x) if type(layer) is pyg.GINConv and self.previous is None else None
             if features is not None:
@@ -110,22 +110,15 @@ class FusedPropagate(Recorded):
         layer = self.layer
         if layer.aggr not in ("add", "sum", "mean"):
             return f"aggr={layer.aggr!r}"
-        if needs_messages(layer):
-            return "hooks or an explainer"
-        if layer.node_dim != -2 or getattr(layer, "_decomposed_layers", 1) not in (None, 1):
-            return "decomposed"
-        if attached_scales(self.previous, layer) is None:
-            return "an attached 'propagate' or 'message'"
-        if torch.is_autocast_enabled() or torch.compiler.is_compiling() or not kernels_enabled():
-            return "autocast, compiler or function transform"
-        return None
+        attached = attached_scales(self.previous, layer) is None
+        return reason_to_gather(layer, layer.node_dim == -2, attached)
 
     def __call__(self, edge_index: Any, *args: Any, **kwargs: Any) -> Any:
         x: Any
         reason, size, x = self.why_not(), kwargs.get("size"), kwargs.get("x")
         sender = x[0] if isinstance(x, tuple | list) else x
         known = {"x", "edge_weight", "size"}
-        if reason is None and (args or not set(kwargs) <= known or not _is_plain(edge_index)):
+        if reason is None and (args or not set(kwargs) <= known or not is_plain(edge_index)):
             reason = "another kind of graph or argument"
         if reason is None and not isinstance(sender, Propagated):
             dense = isinstance(sender, Tensor) and sender.dim() == 2 and sender.dtype in KERNEL_DTYPES
@@ -196,11 +189,31 @@ class FusedPropagate(Recorded):
         return memo((anchor, weight, scale), tag, lambda: sparse_matrix(row, col, values().detach(), shape), store)
 
 
+def reason_to_gather(layer: MessagePassing, known_dim: bool, attached: bool) -> str | None:
+    """Return why a layer's messages must be made one by one; `None` if they need not.
+
+    Args:
+        layer: the layer.
+        known_dim: whether nodes lie in the dimension that the kernel takes them from.
+        attached: whether something is attached to its messages that the kernel does not know.
+    """
+    if needs_messages(layer):
+        return "hooks or an explainer"
+    if not known_dim or getattr(layer, "_decomposed_layers", 1) not in (None, 1):
+        return "decomposed"
+    if attached:
+        return "an attached 'propagate' or 'message'"
+    if torch.is_autocast_enabled() or torch.compiler.is_compiling() or not kernels_enabled():
+        return "autocast, compiler or function transform"
+    return None
+
+
 def _places(row: Tensor, col: Tensor, dtype: torch.dtype, shape: tuple[int, int]) -> tuple[SparseMatrix, Tensor]:
     return sparse_matrix(row, col, torch.ones(row.numel(), dtype=dtype, device=row.device), shape), lexsort(row, col)
 
 
-def _is_plain(edge_index: Any) -> bool:
+def is_plain(edge_index: Any) -> bool:
+    """Return whether a graph is a dense tensor of pairs."""
     return (
         type(edge_index) is Tensor
         and edge_index.layout == torch.strided
