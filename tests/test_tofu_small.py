@@ -117,8 +117,27 @@ def test_the_frontiers_are_what_the_readme_says_of_them():
     npo = found["npo", 3e-3, 10]
     assert npo["forget_prob"] < 0.06
     assert npo["gain_low"] > 0  # it looks forgotten and is nearer
-    assert found["graddiff", 3e-4, 5]["gain_low"] > 0
-    assert all(f["gain_high"] < 0 for (name, _, _), f in found.items() if name == "graddiff" and f["forget_prob"] < 0.1)
-    kept = {name for name, setting in at_equal_retention(rows).items() if setting is not None}
-    assert kept == {"simnpo", "undial"}
-    assert len([row for row in rows if "rate" in row]) == 12
+    low = [(name, f) for (name, _, _), f in found.items() if f["forget_prob"] < 0.1]
+    nearer, further = (
+        {name for name, f in low if f[key] * sign > 0} for key, sign in (("gain_low", 1), ("gain_high", -1))
+    )
+    assert len(found) == 117
+    assert [len(low), *(sum(f[k] * s > 0 for _, f in low) for k, s in (("gain_high", -1), ("gain_low", 1)))] == [
+        54,
+        30,
+        12,
+    ]
+    assert {"graddiff", "gradient_ascent", "influence_ascent", "ihl", "ce_unlearning", "wga", "pdu"} <= further - nearer
+    assert nearer == {"shrunk", "npo", "npo lora", "npo bounded", "kto", "rmu", "dto"}
+    kept = {name: setting for name, setting in at_equal_retention(rows).items() if setting is not None}
+    assert set(found_names(rows)) - kept.keys() == {"npo", "graddiff", "wga", "ihl", "pdu"}
+    assert max(kept.values(), key=lambda s: s.reported["gain"]).method == "shrunk"
+    rmu = kept["rmu"].reported
+    assert rmu["forget_prob"] < 1e-3
+    assert abs(rmu["mia_min_k"] - 0.5) < 0.05
+    assert rmu["gain_low"] < 0 < rmu["gain_high"]
+
+
+def found_names(rows):
+    """The methods of the frontier."""
+    return {row["method"] for row in rows if "rate" in row}
