@@ -3,14 +3,23 @@
 import dataclasses
 import re
 import shlex
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Annotated, Any
 
 import tyro
 
-from gunlearn.core.options import parse_value
+from gunlearn.core.options import parse_pair, parse_value
+from gunlearn.errors import InvalidInputError
 
+#: Options of commands that set transformers' `TrainingArguments`, by the name of these.
+OWN_ARGUMENTS = {
+    "learning_rate": "lr",
+    "num_train_epochs": "epochs",
+    "output_dir": "out",
+    "per_device_train_batch_size": "batch-size",
+    "use_cpu": "device",
+}
 # Replace `{None}|PATH` and `(default: None)` in the help.
 Folder = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
 Whole = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
@@ -27,6 +36,41 @@ Variants = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME[:VARIANT] ..."
 def same_named(options: object, target: type) -> dict[str, Any]:
     """Return the options for which `target`, a dataclass, has a field of the same name."""
     return {f.name: getattr(options, f.name) for f in dataclasses.fields(target) if hasattr(options, f.name)}
+
+
+def check_numbers(options: object, least: Mapping[str, int] | None = None, positive: Collection[str] = ()) -> None:
+    """Refuse numbers out of range by the name of the option, before a model is loaded; `None` is a default.
+
+    Args:
+        options: a dataclass of options.
+        least: least value of fields that are whole numbers.
+        positive: fields that are numbers above 0.
+    """
+    from gunlearn.core.checks import check_integer, check_number  # loads torch
+
+    for name, minimum in (least or {}).items():
+        if getattr(options, name) is not None:
+            check_integer(f"--{name.replace('_', '-')}", getattr(options, name), minimum=minimum)
+    for name in positive:
+        if getattr(options, name) is not None:
+            check_number(f"--{name.replace('_', '-')}", getattr(options, name), positive=True)
+
+
+def training_arguments(pairs: Sequence[str], own: Mapping[str, str], command: str) -> dict[str, Any]:
+    """Return the values of `--training-arg`, by name; refuse those that an option of the command sets.
+
+    Args:
+        pairs: `key=value`.
+        own: options of the command, by the name of the argument that each sets.
+        command: the command's name, for errors.
+    """
+    found = dict(parse_pair(pair, "--training-arg") for pair in pairs)
+    clash = sorted(own.keys() & found)
+    if clash:
+        raise InvalidInputError(
+            f"Expected --{own[clash[0]]}, an option of 'gunlearn {command}' (got {clash[0]} as --training-arg)"
+        )
+    return found
 
 
 def command_line(name: str, options: Any, placeholders: Mapping[str, str], paths: Collection[str] = ()) -> str:

@@ -1,19 +1,36 @@
 """`gunlearn llm` and `gunlearn llm-methods`."""
 
-from dataclasses import dataclass
+import tempfile
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 import gunlearn
-from gunlearn.cli.fields import Flag, Folder, Pairs, Real, Text, Whole
+from gunlearn.cli.fields import (
+    OWN_ARGUMENTS,
+    Flag,
+    Folder,
+    Pairs,
+    Real,
+    Text,
+    Whole,
+    check_numbers,
+    training_arguments,
+)
 from gunlearn.cli.listings import Listing
 from gunlearn.core.atomic import check_writable
 from gunlearn.core.options import parse_pair
 from gunlearn.errors import DivergenceError, InvalidInputError
 
 File = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
+
+_ANEW = (
+    "continued_training: no state of the training was handed in, so a new optimiser starts, its rate raised from 0 "
+    "(unlearning.json says how, under 'start'). --method-arg training=FOLDER hands the state in: what gunlearn.train "
+    "saved, or checkpoints of a transformers Trainer with their optimizer.pt"
+)
 
 
 @dataclass(frozen=True)
@@ -88,15 +105,14 @@ class LLM:
 
     def __call__(self) -> int:
         """Unlearn, save, print the table; return 1 if the loss diverged."""
-        from gunlearn.llm.record import check_folder  # loads torch
-
         # Check options and files before a model is loaded.
-        check_folder(self.folder)
+        gunlearn.llm.record.check_folder(self.folder)
         check_writable(self.folder)
         options = dict(parse_pair(argument, "--method-arg") for argument in self.method_arg)
-        gunlearn.methods.build_method(self.method, options, gunlearn.llm.CausalLM())
-        training = dict(parse_pair(argument, "--training-arg") for argument in self.training_arg)
-        training |= {"use_cpu": True} if self.device == "cpu" else {}
+        task = gunlearn.llm.CausalLM()
+        gunlearn.methods.for_task.find_method(self.method, task)
+        built = gunlearn.methods.build_method(self.method, options, task)
+        training = self._training()
         files = {name: getattr(self, name) for name in ("forget", "retain", "alternative")}
         records = {name: None if path is None else gunlearn.llm.read_records(path) for name, path in files.items()}
         encoding = {"chat": None if self.chat else False, "system": self.system, "long_answers": self.long_answers}
@@ -104,13 +120,10 @@ class LLM:
         encoding |= {} if self.turns == "all" else {"turns": self.turns}
         same = ("method", "peft", "epochs", "lr", "batch_size", "seed", "max_length", "overlap", "progress")
         settings = {name: getattr(self, name) for name in same} | {"options": options, "encoding": encoding}
-        clash = sorted(set(training) & {*settings, *records})
-        if clash:
-            raise InvalidInputError(
-                f"Expected --{clash[0].replace('_', '-')}, an option of 'gunlearn llm' (got it as --training-arg)"
-            )
         console, loading = gunlearn.cli.console, gunlearn.cli.language_models
         loading.resolve_device(self.device)  # refuses a missing one before a model is loaded
+        if getattr(built, "starts_anew", False):
+            console.say(_ANEW)
         with loading.quiet(self.progress):
             dtype = "float32" if self.dtype == "auto" and self.peft is None else self.dtype
             model, tokenizer = loading.load_language_model(self.model, dtype)
@@ -140,6 +153,19 @@ class LLM:
         console.print_table(*result.table(), markdown=False)
         print(f"{'adapter' if self.peft else 'model'} and card: {self.folder}")
         return 0
+
+    def _training(self) -> dict[str, Any]:
+        """Return further `TrainingArguments`; refuse numbers out of range, and what options of the command set."""
+        from gunlearn.llm.training.settings import checked_arguments  # loads torch
+
+        check_numbers(self, {"batch_size": 1, "max_length": 2, "seed": 0}, ("epochs", "lr"))
+        own = OWN_ARGUMENTS | {f.name: f.name.replace("_", "-") for f in fields(self)}
+        found = training_arguments(self.training_arg, own, "llm")
+        if self.epochs is not None and "max_steps" in found:
+            raise InvalidInputError(f"Expected --epochs or --training-arg max_steps (got both, {self.epochs:g})")
+        if found:
+            checked_arguments({"output_dir": tempfile.gettempdir(), **found})
+        return found | ({"use_cpu": True} if self.device == "cpu" else {})
 
 
 class LLMMethods(Listing):

@@ -9,20 +9,22 @@ from typing import Annotated, Any, Literal
 import tyro
 
 import gunlearn
-from gunlearn.cli.fields import Flag, Folder, Pairs, Real, Text, Whole
+from gunlearn.cli.fields import (
+    OWN_ARGUMENTS,
+    Flag,
+    Folder,
+    Pairs,
+    Real,
+    Text,
+    Whole,
+    check_numbers,
+    training_arguments,
+)
 from gunlearn.core.atomic import check_writable, replace_folder
-from gunlearn.core.options import parse_pair
 from gunlearn.errors import InvalidInputError
 
 CARD_FILE = "privacy.json"
-#: TrainingArguments that options of the command set.
-_OWN = {
-    "learning_rate": "lr",
-    "max_steps": "steps",
-    "num_train_epochs": "epochs",
-    "per_device_train_batch_size": "batch-size",
-    "use_cpu": "device",
-}
+_OWN = OWN_ARGUMENTS | {"max_steps": "steps"}
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class LLMDP:
 
     Args:
         step: base, deploy or unlearn.
-        model: The public model that the base starts from, a folder or an id of the Hugging Face Hub.
+        model: The public model that the base starts from, a folder or an id of the Hugging Face Hub; the same for all
+            three steps.
         rows: File of all rows (base, deploy), or of those that stay (unlearn).
         base: Folder of the base, which 'base' writes and the others read.
         out: Folder of the model that 'deploy' and 'unlearn' write; runs/llm-dp by default.
@@ -85,11 +88,9 @@ class LLMDP:
         """Refuse options that the step does not read, or that say one thing twice, before a model is loaded."""
         if self.steps is not None and self.epochs is not None:
             raise InvalidInputError(f"Expected --steps or --epochs (got both, {self.steps} and {self.epochs:g})")
-        clash = sorted(_OWN.keys() & dict(parse_pair(pair, "--training-arg") for pair in self.training_arg))
-        if clash:
-            raise InvalidInputError(
-                f"Expected --{_OWN[clash[0]]}, an option of 'gunlearn llm-dp' (got {clash[0]} as --training-arg)"
-            )
+        training = training_arguments(self.training_arg, _OWN, "llm-dp")
+        numbers = ("epochs", "lr", "epsilon", "delta", "max_grad_norm")
+        check_numbers(self, {"steps": 1, "batch_size": 1}, numbers)
         of_base = {
             "epsilon": self.epsilon,
             "delta": self.delta,
@@ -111,9 +112,10 @@ class LLMDP:
             raise InvalidInputError(
                 f"Expected --{given[0].replace('_', '-')} with step 'base' alone (got '{self.step}')"
             )
-        from gunlearn.llm.record import check_folder  # loads torch
+        from gunlearn.llm.training.settings import checked_arguments  # loads torch
 
-        check_folder(self._folder)
+        checked_arguments({"output_dir": tempfile.gettempdir(), **training})
+        gunlearn.llm.record.check_folder(self._folder)
         check_writable(self._folder)
 
     @property
@@ -150,6 +152,7 @@ class LLMDP:
         base.save(self.base)
         card = base.card
         print(f"epsilon {card.epsilon:.4g} at delta {card.delta:g} for each of {card.num_records} records ({record})")
+        print(f"requests of up to {card.covered} of them are covered: for more, delta is 1, which guarantees nothing")
         print(f"base: {self.base}; ledger.json in it is as private as the rows")
         return 0
 
@@ -157,12 +160,14 @@ class LLMDP:
         from transformers import TrainingArguments  # slow to load
 
         privacy = gunlearn.llm.privacy
+        if (self.base / "card.json").is_file():  # else `load` says that there is no base
+            privacy.check_start(privacy.DPCard.load(self.base / "card.json"), model, self.model, str(self.base))
         base = privacy.DPBase.load(self.base, model)
         rows = self._encoded(tokenizer, base.card.record)
         own: dict[str, Any] = {"report_to": [], "save_strategy": "no", "disable_tqdm": True, "learning_rate": self.lr}
         own |= {"per_device_train_batch_size": self.batch_size, "num_train_epochs": self.epochs or 5}
         own |= {"use_cpu": self.device == "cpu"} | ({} if self.steps is None else {"max_steps": self.steps})
-        own |= dict(parse_pair(pair, "--training-arg") for pair in self.training_arg)
+        own |= training_arguments(self.training_arg, _OWN, "llm-dp")
         train = privacy.finetune if self.step == "deploy" else privacy.unlearn_from_base
         with tempfile.TemporaryDirectory() as scratch:
             try:
@@ -182,5 +187,7 @@ class LLMDP:
         if request:
             bound = f"epsilon {request['epsilon']:.4g}, delta {request['delta']:.3g}"
             print(f"{request['records']} records taken out: {bound}")
+        if request and request["says_nothing"]:
+            print(f"the base's budget covers requests of up to {base.card.covered} records: this one has no guarantee")
         print(f"{'private' if done.card['private'] else 'not private'}; model and {CARD_FILE}: {self._folder}")
         return 0

@@ -42,9 +42,9 @@ def parse_value(text: str) -> Any:
 
 
 def parse_pair(argument: str, what: str) -> tuple[str, Any]:
-    """Return key and value of `key=value`; `what` names it in errors: `"--training-arg"`."""
+    """Return key and value of `key=value` (`key=''` is an empty text); `what` names it in errors: `"--method-arg"`."""
     key, equals, text = argument.partition("=")
-    if not equals or not key.strip():
+    if not equals or not key.strip() or not text.strip():
         raise InvalidInputError(f"Expected {what} key=value (got '{argument}')")
     return key.strip(), parse_value(text.strip())
 

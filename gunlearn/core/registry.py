@@ -1,6 +1,6 @@
 """Registries: classes by name, imported on first use."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from importlib import import_module
 from typing import Any, Generic, TypeVar
@@ -88,21 +88,25 @@ class Registry(Mapping[str, type[T]], Generic[T]):
                 out[name] = error
         return out
 
-    def find(self, name: object) -> type[T]:
-        """Return the class of that name, or raise InvalidInputError with the nearest known name."""
+    def find(self, name: object, among: Callable[[], Iterable[str]] | None = None) -> type[T]:
+        """Return the class of that name, or raise InvalidInputError with the nearest known name.
+
+        `among` returns the names that the message lists; by default all.
+        """
         if not isinstance(name, str) or name not in self:
-            instead, known = self._renamed.get(str(name)), sorted({*self._homes, *self._plugins})
+            known = sorted({*self._homes, *self._plugins} if among is None else among())
+            instead = self._renamed.get(str(name))
             hint = f"; it is called '{instead}' now" if instead else did_you_mean(name, known)
             article = "an" if self.kind[0] in "aeiou" else "a"
             raise InvalidInputError(f"Expected {article} {self.kind} among {known} (got {name!r}){hint}")
         return self[name]
 
-    def variant(self, spec: str) -> tuple[type[T], dict[str, Any]]:
-        """Return class and options of `"name"` or `"name:variant"`."""
+    def variant(self, spec: str, among: Callable[[], Iterable[str]] | None = None) -> tuple[type[T], dict[str, Any]]:
+        """Return class and options of `"name"` or `"name:variant"`; see `find`."""
         name, _, variant = str(spec).partition(":")
         if spec in self._renamed:
-            self.find(spec)
-        cls = self.find(name)
+            self.find(spec, among)
+        cls = self.find(name, among)
         variants: Mapping[str, dict[str, Any]] = getattr(cls, "variants", {})
         if variant and variant not in variants:
             hint = did_you_mean(variant, variants)

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,7 @@ def test_errors_are_one_line_and_exit_code_2(tmp_path, files, monkeypatch, capsy
     (tmp_path / "nothing").mkdir()
     facts.full().save_pretrained(tmp_path / "facts")
     bpe().save_pretrained(tmp_path / "facts")
+    nobody = ["llm", "--model", "none", *files]  # refused before a model is loaded
     base, alone = ["llm", "--model", model, *files], ["llm", "--model", model, "--no-progress"]
     cases = [
         (["llm", "--model", str(tmp_path / "nothing"), *files], "causal language model"),
@@ -136,7 +138,22 @@ def test_errors_are_one_line_and_exit_code_2(tmp_path, files, monkeypatch, capsy
         ([*base, "--max-length", "8"], "fit into 8 tokens"),
         ([*base, "--template", "{question}"], "{answer}"),
         ([*base, "--system", "be kind"], "'system'"),
-        ([*base, "--batch-size", "0"], "'batch_size'"),
+        ([*nobody, "--batch-size", "0"], "'--batch-size' to be an integer >= 1 (got 0)"),
+        ([*nobody, "--max-length", "0"], "'--max-length'"),
+        ([*nobody, "--epochs", "0"], "'--epochs'"),
+        ([*nobody, "--training-arg", "learning_rate="], "--training-arg key=value (got 'learning_rate=')"),
+        ([*nobody, "--training-arg", "learning_rate=1e-3"], "Expected --lr, an option of 'gunlearn llm'"),
+        ([*nobody, "--training-arg", "num_train_epochs=2"], "Expected --epochs,"),
+        ([*nobody, "--training-arg", "per_device_train_batch_size=2"], "Expected --batch-size,"),
+        ([*nobody, "--training-arg", "max_length=2"], "Expected --max-length,"),
+        ([*nobody, "--epochs", "1", "--training-arg", "max_steps=2"], "--epochs or --training-arg max_steps"),
+        (
+            [*nobody, "--training-arg", "max_grad_norm=a"],
+            "'max_grad_norm' of 'TrainingArguments' to be a number",
+        ),
+        ([*nobody, "--training-arg", "lr_scheduler_type=cosin"], "cosin is not a valid"),
+        ([*nobody, "--method", "npoo"], "did you mean 'npo'"),
+        ([*nobody, "--method", "gnndelete"], "for 'causal_lm' (got 'gnndelete', which is for link_prediction"),
         ([*base, "--reference-model", small], "vocabulary"),
         ([*base, "--reference-model", renumbered(tmp_path / "renumbered")], "its tokens have other numbers"),
         ([*alone, "--forget", "forget.jsonl", "--method", "finetune"], "rows to retain for 'finetune'"),
@@ -147,6 +164,9 @@ def test_errors_are_one_line_and_exit_code_2(tmp_path, files, monkeypatch, capsy
     capsys.readouterr()
     for argv, words in cases:
         assert words in refusal(capsys, *argv)
+    listed = refusal(capsys, *nobody, "--method", "nothing")
+    assert "'simnpo'" in listed
+    assert not {"'gnndelete'", "'esd'", "'gif'"} & set(re.findall(r"'[a-z_]+'", listed))
     assert not (tmp_path / "runs").exists()
     with pytest.raises(ValueError, match="simnpo"):
         main([*base, "--method", "nope", "--debug"])

@@ -96,6 +96,7 @@ def run_by_loop(
         "training": {"batch_size": getattr(method, "batch_size", size), "seed": seed},
         "published": None if source is None else {"settings_of": source.source, "differences": []},
         "rows": {name: len(part) for name, part in parts.items()},
+        **{name: result.notes[name] for name in ("start",) if name in result.notes},
     }
     whole = {f.name: getattr(result, f.name) for f in dataclasses.fields(Result)}
     return LLMResult(

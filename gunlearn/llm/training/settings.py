@@ -12,6 +12,7 @@ from accelerate.utils import parse_flag_from_env
 from torch import nn
 from transformers import TrainingArguments
 
+from gunlearn.core.options import check_options
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.losses import Objective
 from gunlearn.methods.gradient import GradientMethod
@@ -99,6 +100,8 @@ def checked_arguments(given: Mapping[str, Any]) -> TrainingArguments:
     unknown = sorted(set(given) - {f.name for f in dataclasses.fields(TrainingArguments) if f.init})
     if unknown:
         raise InvalidInputError(f"Expected arguments of 'unlearn' or of TrainingArguments (got {unknown})")
+    plain = {name: value for name, value in given.items() if not isinstance(value, PathLike | tuple)}  # both fit
+    check_options(TrainingArguments, plain, "TrainingArguments")
     try:
         return TrainingArguments(**given)
     except (ValueError, TypeError) as error:

@@ -112,6 +112,11 @@ class ContinuedTraining(GradientMethod):
     variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "estimated": {"training": NONE}}
 
     @property
+    def starts_anew(self) -> bool:
+        """Return whether no state of the training goes on."""
+        return self.training in (None, NONE) and not goes_on(self.optimizer)
+
+    @property
     def label(self) -> str:
         return "taught" if self.teacher_share else "estimated" if self.training == NONE else super().label
 
