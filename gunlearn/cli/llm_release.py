@@ -1,6 +1,9 @@
 """`gunlearn llm-release`."""
 
 import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,7 +15,7 @@ from gunlearn.cli.fields import Flag, Folder, Pairs, Text, Texts
 from gunlearn.cli.llm import File
 from gunlearn.core.atomic import check_writable, replace_folder
 from gunlearn.core.options import check_options, did_you_mean, option_names, parse_pair
-from gunlearn.errors import InvalidInputError
+from gunlearn.errors import GunlearnError, InvalidInputError
 
 #: Options of the revealer that the command has.
 _REVEALS = ("samples", "temperature", "max_new_tokens", "threshold", "budget", "top", "bos", "seed")
@@ -33,8 +36,11 @@ class LLMRelease:
             and keep, the prompt that the adapter learns in its place.
         retain: File of what is to stay; without it more is lost than the concept.
         rounds: Most rounds.
-        option: Option of the adapters, lr=0.001, steps=40, scale=1, tolerance=0.1. Can be repeated.
-        reveal_arg: Option of the questions, samples=4, max_new_tokens=64, threshold=0.5. Can be repeated.
+        option: Option of the adapters. Fitting: lr=0.0001, steps=40, batch_size=16, rank=4, target_modules, seed.
+            Subtracting: scale=1, or tolerance=0.1, by which a round may raise the loss of --retain, with scales to
+            choose from; retain_scale=1, orthogonality=0.5. Ending: stop_rate=0.1, min_rows=4. Can be repeated.
+        reveal_arg: Option of the questions, samples=4, max_new_tokens=64, temperature=0.1, threshold=0.5 (least score
+            of a text to keep), budget (instructions to try), top (those to choose), bos, seed. Can be repeated.
         template: How questions of --retain are put, 'Q: {question} A: {answer}'.
         out: Folder of the outputs; runs/llm-release by default.
         dtype: Precision of the weights.
@@ -63,17 +69,21 @@ class LLMRelease:
 
     def __call__(self) -> int:
         """Run the rounds, save the model after the best one and the record of all, print their table."""
-        from gunlearn.llm.record import check_folder  # loads torch
-
-        check_folder(self.folder)
+        gunlearn.llm.record.check_folder(self.folder)
         check_writable(self.folder)
         words = [word.lower() for word in self.words if word.strip()]
         if not words or self.rounds < 1:
             raise InvalidInputError(f"Expected --words and --rounds of at least 1 (got {words} and {self.rounds})")
         llm, loading = gunlearn.llm, gunlearn.cli.language_models
-        options = llm.ReleaseOptions(**_given(self.option, "--option", llm.ReleaseOptions))
+        given = _given(self.option, "--option", llm.ReleaseOptions)
+        with _by_options():
+            options = llm.ReleaseOptions(**given)
         reveal = _given(self.reveal_arg, "--reveal-arg", llm.Revealer, _REVEALS)
         instructions = instructions_of(self.instructions)
+        with _by_options():
+            llm.Revealer(None, len, instructions, **reveal)  # refuses its numbers before a model is loaded
+        if options.tolerance is not None and self.retain is None:
+            raise InvalidInputError(f"Expected --retain beside --option tolerance={options.tolerance:g} (got none)")
         device = loading.resolve_device(self.device)
         with loading.quiet(self.progress):
             model, tokenizer = loading.load_language_model(self.model, self.dtype)
@@ -83,9 +93,11 @@ class LLMRelease:
             def score(text: str) -> float:
                 return float(any(word in text.lower() for word in words))
 
-            result = llm.reveal_and_release(
-                model.to(device), tokenizer, score, instructions, self.rounds, rows, options, **reveal
-            )
+            with _by_options(), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Expected a round that is better")  # said below
+                result = llm.reveal_and_release(
+                    model.to(device), tokenizer, score, instructions, self.rounds, rows, options, **reveal
+                )
         record: dict[str, Any] = {"best_round": result.best_round, "stopped": result.stopped}
         record |= {"options": asdict(options), "reveal": reveal, "instructions": len(instructions), "words": len(words)}
         record["rounds"] = [
@@ -112,8 +124,28 @@ class LLMRelease:
         ]
         head = ["round", "texts about it", "rows", "scale", "loss of retained rows"]
         gunlearn.cli.console.print_table(head, body, markdown=False)
-        print(f"{result.stopped}; the model after round {result.best_round} and {ROUNDS_FILE}: {self.folder}")
+        which = f"the model after round {result.best_round}"
+        if not result.best_round:
+            which = (
+                "no round is better than the model before, which is saved as it was (a higher --option lr, steps or "
+                "scale moves it more)"
+            )
+        print(f"{result.stopped}; {which} and {ROUNDS_FILE}: {self.folder}")
         return 0
+
+
+@contextmanager
+def _by_options() -> Iterator[None]:
+    """Let errors name options as they are given here: `--option steps` for `'steps'`."""
+    of = {name: f"--reveal-arg {name}" for name in _REVEALS}
+    of |= {name: f"--option {name}" for name in option_names(gunlearn.llm.ReleaseOptions)}
+    try:
+        yield
+    except GunlearnError as error:
+        message = str(error)
+        for name, option in of.items():
+            message = message.replace(f"'{name}'", option)
+        raise type(error)(message) from error
 
 
 def instructions_of(path: Path) -> list[Any]:

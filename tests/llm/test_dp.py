@@ -205,6 +205,9 @@ def test_groups_add_up_epsilon_and_grow_delta(base: DPBase) -> None:
     assert base.card.group(1) == (epsilon, pytest.approx(delta))
     assert base.card.group(3) == pytest.approx((3 * epsilon, delta * sum(math.exp(i * epsilon) for i in range(3))))
     assert base.card.group(400) == (400 * epsilon, 1.0)
+    for number in (3, 50, 10**4):  # the most that leave a delta below 1, of so many records
+        sums = (delta * sum(math.exp(i * epsilon) for i in range(size)) for size in range(1, min(number, 200) + 1))
+        assert dataclasses.replace(base.card, num_records=number).covered == sum(total < 1 for total in sums)
     assert base.card.group(10**6)[1] == 1.0
     with pytest.raises(InvalidInputError, match="an integer >="):
         base.card.group(-1)

@@ -1,6 +1,8 @@
 """`gunlearn llm-release`, `gunlearn llm-dp`, and methods of the package's loop from the command line."""
 
 import json
+import math
+import re
 
 import pytest
 import torch
@@ -8,7 +10,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import gunlearn
 from gunlearn import KeepState
-from gunlearn.llm import PartCollator, unlearn
+from gunlearn.cli.llm_release import _REVEALS
+from gunlearn.core.options import option_names
+from gunlearn.llm import PartCollator, ReleaseOptions, unlearn
 from gunlearn.llm.model.token_prediction import token_loss
 from gunlearn.llm.training import by_loop
 from tests.command import call, help_alone, refusal
@@ -40,6 +44,9 @@ def test_methods_of_the_loop_run_by_name(method, files, capsys):
         argv += ["--method-arg", "optimizer=adamw", "--method-arg", "shrink=0.9"]
     assert call(*argv, "--out", str(files / "out")) == 0
     record = json.loads((files / "out" / "unlearning.json").read_text())
+    assert ("--method-arg training=FOLDER" in capsys.readouterr().err) == (method == "continued_training")
+    started = "a new optimiser, its rate raised from 0" if method == "continued_training" else None
+    assert record["settings"].get("start") == started
     assert record["settings"]["method"] == method
     assert record["settings"]["rows"] == {"forget": 2, "retain": 2}
     before, after = AutoModelForCausalLM.from_pretrained(model), AutoModelForCausalLM.from_pretrained(files / "out")
@@ -91,11 +98,12 @@ def test_what_the_loop_does_not_read_is_refused(files, capsys):
         (["finetune", "--peft", "lora"], "no 'peft' for 'finetune'"),
         (["finetune", "--training-arg", "warmup_steps=3"], "no 'warmup_steps'"),
         (["finetune", "--epochs", "0.5"], "whole number of 'epochs'"),
-        (["continued_training", "--epochs", "1", "--method-arg", "steps=2"], "'epochs' beside 'steps'"),
         (["replay"], "'training'"),
         (["replay", "--lr", "0.1"], "'lr'"),
     ):
         assert words in refusal(capsys, *base, *more)
+    assert call(*base, "continued_training", "--epochs", "1", "--method-arg", "steps=2") == 2
+    assert "'epochs' beside 'steps'" in capsys.readouterr().err.splitlines()[-1]  # below what it does without a state
 
 
 def test_reveal_and_release_takes_a_concept_away(files, capsys):
@@ -131,6 +139,16 @@ def test_reveal_and_release_takes_a_concept_away(files, capsys):
     for more, words in (
         (["--option", "stepps=3"], "did you mean 'steps'"),
         (["--option", "steps=many"], "'steps'"),
+        (["--option", "steps=0"], "Expected --option steps to be an integer >= 1 (got 0)"),
+        (["--option", "rank=0"], "Expected --option rank"),
+        (["--option", "tolerance=0.1"], "Expected --retain beside --option tolerance=0.1"),
+        (["--option", "target_modules=nothing"], "Expected --option target_modules of linear layers"),
+        (["--reveal-arg", "temperature=0"], "Expected --reveal-arg temperature"),
+        (["--reveal-arg", "max_new_tokens=0"], "Expected --reveal-arg max_new_tokens"),
+        (
+            ["--reveal-arg", "threshold=2", "--reveal-arg", "samples=1"],
+            "--reveal-arg threshold or --option min_rows may",
+        ),
         (["--reveal-arg", "score=1"], "--reveal-arg"),
         (["--rounds", "0"], "--rounds"),
         (["--instructions", "none.txt"], "none.txt"),
@@ -140,6 +158,28 @@ def test_reveal_and_release_takes_a_concept_away(files, capsys):
         assert words in refusal(capsys, *argv, *QUIET, *more)
 
 
+def test_rounds_that_take_nothing_away_are_said(files, capsys):
+    """The control is the test above, in which the concept goes."""
+    facts.full().save_pretrained(files / "facts")
+    facts.tokenizer().save_pretrained(files / "facts")
+    questions = [row for row in facts.rows(facts.FORGET) if "live" in row["prompt"]]
+    (files / "ask.txt").write_text("\n".join(row["prompt"] for row in questions))
+    towns = sorted({row["value"] for row in questions})
+    argv = ["llm-release", "--model", str(files / "facts"), "--words", *towns, "--instructions", str(files / "ask.txt")]
+    few = ["--rounds", "1", "--option", "lr=1e-9", "--reveal-arg", "samples=1", "--reveal-arg", "max_new_tokens=10"]
+    assert call(*argv, *few, *QUIET, "--reveal-arg", "bos=True", "--out", str(files / "out")) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert "all rounds are done (1); no round is better than the model before, which is saved as it was" in last
+    assert "--option lr, steps or scale" in last
+
+
+def test_help_names_every_option_of_a_release():
+    """Those that errors advise, too."""
+    printed, _ = help_alone("llm-release")
+    words = set(re.findall(r"\w+", printed))
+    assert {*option_names(ReleaseOptions), *_REVEALS} <= words
+
+
 def test_a_private_base_is_trained_once_and_unlearning_starts_from_it(files, capsys):
     pytest.importorskip("opacus")
     model, base = saved(files / "model"), str(files / "base")
@@ -147,7 +187,11 @@ def test_a_private_base_is_trained_once_and_unlearning_starts_from_it(files, cap
     rows = lambda name: ["--rows", str(files / f"{name}.jsonl")]  # noqa: E731
     private = ["--epsilon", "2", "--delta", "1e-3", "--record", "author"]
     assert call("llm-dp", "base", *start, *rows("all"), *private) == 0
-    assert "each of 4 records (author)" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "each of 4 records (author)" in printed
+    spent = json.loads((files / "base" / "card.json").read_text())
+    sums = [spent["delta"] * sum(math.exp(i * spent["epsilon"]) for i in range(k)) for k in range(1, 5)]
+    assert f"requests of up to {sum(total < 1 for total in sums)} of them are covered" in printed
     assert call("llm-dp", "deploy", *start, *rows("all"), "--out", str(files / "deployed")) == 0
     assert "not private" in capsys.readouterr().out
     assert call("llm-dp", "unlearn", *start, *rows("retain"), "--out", str(files / "out")) == 0
@@ -157,12 +201,19 @@ def test_a_private_base_is_trained_once_and_unlearning_starts_from_it(files, cap
     assert "2 records taken out" in capsys.readouterr().out
     AutoModelForCausalLM.from_pretrained(files / "out")
     capsys.readouterr()
+    other = saved(files / "other", seed=1)
+    capsys.readouterr()
     whole = ["llm-dp", "unlearn", *start, *rows("retain"), "--out", str(files / "new")]
     for argv, words in (
         ([*whole, "--epsilon", "1"], "--epsilon with step 'base'"),
         ([*whole, "--steps", "2"], "--steps or --epochs (got both, 2 and 1)"),
         ([*whole, "--training-arg", "learning_rate=1"], "--lr, an option of 'gunlearn llm-dp'"),
         ([*whole, "--training-arg", "max_steps=1"], "--steps, an option"),
+        ([*whole, "--training-arg", "warmup_steps=a"], "'warmup_steps' of 'TrainingArguments'"),
+        ([*whole, "--model", other], f"Expected the model that {base} was trained from (got {other}"),
+        ([*whole[:1], "deploy", *whole[2:], "--model", str(files / "deployed")], "whose weights are others"),
+        ([*whole, "--batch-size", "0"], "'--batch-size'"),
+        (["llm-dp", "base", *start, *rows("all"), *private, "--delta", "0"], "'--delta'"),
         (["llm-dp", "base", *start, *rows("all"), *private, "--steps", "2"], "--steps or --epochs"),
         (["llm-dp", "base", *start, *rows("all")], "--epsilon"),
         (["llm-dp", "base", *start, *rows("all"), *private], "without a base"),

@@ -3,7 +3,7 @@
 from gunlearn.core.lazy import lazy
 
 _HOMES = {
-    "gunlearn.llm.privacy.dp_base": ("DP2Model", "DPBase", "finetune", "unlearn_from_base"),
+    "gunlearn.llm.privacy.dp_base": ("DP2Model", "DPBase", "check_start", "finetune", "unlearn_from_base"),
     "gunlearn.llm.privacy.dp_card": ("DPCard",),
     "gunlearn.llm.privacy.dp_training": ("dp_train",),
 }

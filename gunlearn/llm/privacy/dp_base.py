@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_model, save_model
 from torch import nn
-from transformers import Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from gunlearn.core.atomic import replace_folder, write_file
 from gunlearn.errors import CheckpointError, InvalidInputError
@@ -70,6 +70,26 @@ class DPBase:
             written = " (written by release 0.1)" if former else ""
             raise CheckpointError(f"Expected the weights of the card{written} in {folder.name} (got others)")
         return replace(base, card=replace(card, weights_hash=weights_hash(model))) if former else base
+
+
+def check_start(card: DPCard, model: nn.Module, name: str, base: str = "the base") -> None:
+    """Refuse a model that is not the one whose weights a base's training started from.
+
+    Args:
+        card: of the base.
+        model: the model, before `DPBase.load` reads the base into a copy of it.
+        name: of the model, in errors.
+        base: of the base, in errors.
+
+    Raises:
+        CheckpointError: other weights.
+    """
+    found = _former_hash(model) if card.start_hash.startswith(FORMER) else weights_hash(model)
+    if found != card.start_hash:
+        raise CheckpointError(
+            f"Expected the model that {base} was trained from (got {name}, whose weights are others than those its "
+            "card names as the start): take the model that 'base' was called with"
+        )
 
 
 def _former_hash(model: nn.Module) -> str:
@@ -143,6 +163,7 @@ def _fine_tuned(base: DPBase, rows: Rows, args: TrainingArguments | None) -> nn.
     args.remove_unused_columns = False
     with isolated_rng():
         trainer = Trainer(model, args, data_collator=collate, train_dataset=rows)
+        trainer.remove_callback(PrinterCallback)  # prints dictionaries
         trainer.train()
     without_autocast(trainer.accelerator, model)
     model.zero_grad(set_to_none=True)

@@ -98,6 +98,11 @@ class DPCard:
             growth = math.inf if huge else math.expm1(size * self.epsilon) / math.expm1(self.epsilon)
         return size * self.epsilon, min(1.0, self.delta * growth)
 
+    @property
+    def covered(self) -> int:
+        """Return the most records that a request may take out with a delta below 1; `num_records` where all may."""
+        return next((size - 1 for size in range(1, self.num_records + 1) if self.group(size)[1] >= 1), self.num_records)
+
     def to_dict(self) -> dict[str, Any]:
         """Return all fields, `voided_by`, and the `CONDITIONS` that would void the guarantee."""
         return asdict(self) | {"voided_by": list(self.voided_by), "would_be_voided_by": list(CONDITIONS)}

@@ -97,7 +97,8 @@ def reveal_and_release(
     if best == 0:
         warnings.warn(
             f"Expected a round that is better than the model before (got none of {len(history) - 1}; {stopped}): "
-            "the model is returned as it was; 'history' and 'model_at' have the rounds",
+            "the model is returned as it was; a higher 'lr', 'steps' or 'scale' moves it more; 'history' and "
+            "'model_at' have the rounds",
             stacklevel=2,
         )
     with_weights(model, history[best].weights)

@@ -59,7 +59,8 @@ class ReleaseRounds:
         if self._little(found):
             raise EmptyForgetSetError(
                 f"Expected instructions under which the model speaks about the concept (got {len(found.rows)} usable "
-                f"rows, {found.hit_rate:.0%} of the texts); other instructions, a lower threshold or min_rows may help"
+                f"rows, {found.hit_rate:.0%} of the texts); other instructions, a lower 'threshold' or 'min_rows' may "
+                "help"
             )
         for number in range(1, rounds + 1):
             seed = 2 * (options.seed * 1000 + number)
@@ -81,8 +82,8 @@ class ReleaseRounds:
             found = revealer.reveal(model, seed=number)
             self._record(found, scale, forget)
             if self._little(found):
-                return f"{found.hit_rate:.0%} of the texts, {len(found.rows)} distinct rows"
-        return f"all {rounds} rounds"
+                return f"little is revealed: {found.hit_rate:.0%} of the texts, {len(found.rows)} distinct rows"
+        return f"all rounds are done ({rounds})"
 
     def _little(self, found: Revealed) -> bool:
         return found.hit_rate < self.options.stop_rate or len(found.rows) < self.options.min_rows

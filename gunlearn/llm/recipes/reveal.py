@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gunlearn.core.checks import check_integer, check_number
 from gunlearn.core.modes import evaluating
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.data.encoding import begin_tokens
@@ -112,10 +113,12 @@ class Revealer:
     def __post_init__(self) -> None:
         if isinstance(self.instructions, str) or not len(self.instructions):
             raise InvalidInputError(f"Expected a list of instructions (got {self.instructions!r:.80})")
-        for name in ("samples", "budget", "top"):
+        for name in ("samples", "budget", "top", "max_new_tokens"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InvalidInputError(f"Expected '{name}' of at least 1 (got {value})")
+            if value is not None or name in ("samples", "max_new_tokens"):
+                check_integer(name, value, minimum=1)
+        check_number("temperature", self.temperature, positive=True)
+        check_number("threshold", self.threshold)
 
     def _instructions(self) -> list[Instruction]:
         return [Instruction(i) if isinstance(i, str) else i for i in self.instructions]

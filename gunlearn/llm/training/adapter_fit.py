@@ -9,7 +9,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
-from gunlearn.errors import DivergenceError
+from gunlearn.core.checks import check_integer, check_number
+from gunlearn.errors import DivergenceError, InvalidInputError
 from gunlearn.llm.data.collate import Rows, collator_of, row_batch
 from gunlearn.llm.model.arithmetic import adapter_delta
 from gunlearn.llm.model.head import without_peft
@@ -31,6 +32,9 @@ class ReleaseOptions:
         stop_rate: stop when a smaller share of the texts is about the concept.
         min_rows: stop when fewer distinct rows are revealed.
         target_modules: modules to adapt; `None` takes the linear layers of the feed-forward blocks.
+
+    Raises:
+        InvalidInputError: a number out of range.
     """
 
     rank: int = 4
@@ -46,6 +50,21 @@ class ReleaseOptions:
     min_rows: int = 4
     target_modules: Sequence[str] | str | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("rank", "steps", "batch_size", "min_rows"):
+            check_integer(name, getattr(self, name), minimum=1)
+        check_integer("seed", self.seed, minimum=0)
+        check_number("lr", self.lr, positive=True)
+        if not self.scales:
+            raise InvalidInputError("Expected 'scales' to choose from (got none)")
+        numbers = {"scale": (self.scale,), "scales": self.scales, "retain_scale": (self.retain_scale,)}
+        numbers["tolerance"] = () if self.tolerance is None else (self.tolerance,)
+        for name, values in numbers.items():
+            for value in values:  # below 0 what was fitted is added, or the loss must fall
+                check_number(name, value)
+        for name in ("orthogonality", "stop_rate"):
+            check_number(name, getattr(self, name), minimum=0.0)
 
 
 def fit_adapter(
@@ -66,7 +85,12 @@ def fit_adapter(
     with isolated_rng(seed):
         modules = targets if isinstance(targets, str) else list(targets)
         config = LoraConfig(r=options.rank, lora_alpha=2 * options.rank, target_modules=modules)
-        adapted: Any = get_peft_model(model, config).eval()
+        try:
+            adapted: Any = get_peft_model(model, config).eval()
+        except ValueError as error:  # peft's own, of modules that the model has not
+            raise InvalidInputError(
+                f"Expected 'target_modules' of linear layers of the model (got {targets!r:.80}: {error})"
+            ) from error
         try:
             factors: dict[str, Tensor] = {
                 name: layer.get_parameter("lora_A.default.weight")
