@@ -8,6 +8,7 @@ import json
 import re
 from pathlib import Path
 
+from gunlearn.llm.metrics.figure_legends import legends_table
 from gunlearn.methods import settings_listing
 from gunlearn.report import estimators_table, figures_table, losses_table, methods_table
 from gunlearn.report.listing import listing_markdown
@@ -46,6 +47,12 @@ def llm_settings_table() -> str:
     return listing_markdown(head, [row for task, *row in body if task == "causal_lm"])
 
 
+def llm_figures_table() -> str:
+    """The figures of an evaluation of one language model, in markdown."""
+    head, body = legends_table()
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body))
+
+
 def _number(value: float | None) -> str:
     if value is None:
         return "-"
@@ -70,6 +77,7 @@ TABLES = {
     "figures": (DOCS / "metrics.md", figures_table),
     "speed": (DOCS / "scaling.md", speed_table),
     "llm_settings": (DOCS / "llm.md", llm_settings_table),
+    "llm_figures": (DOCS / "llm_eval.md", llm_figures_table),
 }
 
 

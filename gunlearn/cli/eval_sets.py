@@ -3,23 +3,29 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gunlearn.cli.fields import check_numbers
 from gunlearn.core.options import parse_pair
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.data.evaluation_sets import TOFU_SETS, evaluation_rows
-from gunlearn.llm.data.records import read_records
+from gunlearn.llm.data.records import read_records, text_of
+from gunlearn.llm.data.shared_records import check_disjoint
 from gunlearn.llm.data.spacing import spaced
 from gunlearn.llm.data.tofu import RETAIN_OF, load_tofu
 from gunlearn.llm.metrics.choices import choice_rows, read_choices
 from gunlearn.llm.metrics.continuations import continuation_rows
 from gunlearn.llm.metrics.evaluation_log import read_json
+from gunlearn.llm.metrics.given_sets import KNOWN_SETS, check_names
 from gunlearn.llm.metrics.harness import check_harness
-from gunlearn.llm.metrics.one_model import KNOWN_SETS
 from gunlearn.llm.model.head import context_of
 from gunlearn.training.processes import world_size
 
 if TYPE_CHECKING:
     from gunlearn.cli.llm_eval import LLMEval
 
+#: Least value of options that are whole numbers.
+_LEAST = {"seed": 0, "relearn_steps": 0, "max_length": 2} | dict.fromkeys(
+    ("rows", "verbatim_prompt", "align_rows", "samples", "max_new_tokens", "gradient_rows", "batch_size"), 1
+)
 _FILES = ("forget", "retain", "holdout", "knowledge_forget", "knowledge_retain", "verbatim")
 
 
@@ -27,8 +33,10 @@ def check_arguments(command: "LLMEval") -> None:
     """Refuse options that contradict each other, and logs that cannot be read, before a model is loaded."""
     if command.tofu is not None and (command.forget or command.retain):
         raise InvalidInputError("Expected --tofu, or --forget and --retain (got both)")
-    if command.tofu is None and not (command.forget and command.retain):
-        raise InvalidInputError("Expected --forget and --retain, or --tofu (got neither, or one alone)")
+    check_numbers(command, _LEAST)
+    given = {part: True for part in (*_FILES, "choices", "utility") if getattr(command, part)}
+    given |= {} if command.tofu is None else {"forget": True, "retain": True}
+    check_names(given, compared=bool(command.references or command.original_log or command.score_for))
     if command.tofu is not None and command.tofu not in RETAIN_OF:
         raise InvalidInputError(f"Expected --tofu among {sorted(RETAIN_OF)} (got {command.tofu!r})")
     if command.score_for and (command.references or command.original_log or command.out):
@@ -64,7 +72,14 @@ def read_sets(command: "LLMEval") -> dict[str, tuple[str, list[dict[str, Any]]]]
     texts = [record for record in found.get("verbatim", ("", []))[1] if not isinstance(record.get("text"), str)]
     if texts:
         raise InvalidInputError(f"Expected records of 'text' in {command.verbatim} (got {sorted(texts[0])})")
+    told = {part: list(map(_plain, records)) for part, (_, records) in found.items() if part in KNOWN_SETS[:3]}
+    check_disjoint(told, {part: of for part, (of, _) in found.items()}, warned=False)
     return found
+
+
+def _plain(record: dict[str, Any]) -> str:
+    """Return the text of a record in lower case with single blanks, by which records are compared."""
+    return " ".join(text_of(record, system=False).lower().split())
 
 
 def encoded_sets(command: "LLMEval", found: dict[str, Any], tokenizer: Any, model: Any) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """MUSE's verbatim and knowledge memory (`arXiv:2407.06460 <https://arxiv.org/abs/2407.06460>`_)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -15,7 +15,8 @@ def continuation_rows(
 ) -> list[dict[str, Any]]:
     """Return a row per text: its first `prompt_tokens` tokens are the prompt, the next, at most `most`, have labels.
 
-    Of a text with fewer than twice `prompt_tokens` tokens the first half is the prompt. The truth is under `"answer"`.
+    Of a text with fewer than twice `prompt_tokens` tokens the first half is the prompt, and `"halved"` is `True`. The
+    truth is under `"answer"`.
 
     Raises:
         InvalidInputError: a text of less than two tokens; the message names it, counted from 1.
@@ -28,8 +29,21 @@ def continuation_rows(
         cut = min(prompt_tokens, len(ids) // 2)
         prompt, truth = ids[:cut], ids[cut : cut + most]
         labels = [IGNORE] * cut + truth
-        out.append({"input_ids": prompt + truth, "labels": labels, "answer": tokenizer.decode(truth)})
+        row = {"input_ids": prompt + truth, "labels": labels, "answer": tokenizer.decode(truth)}
+        out.append(row | ({"halved": True} if cut < prompt_tokens else {}))
     return out
+
+
+def halved_note(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return how many rows of `continuation_rows` have a shorter prompt than asked for, and which; empty for none."""
+    lengths = sorted(sum(label == IGNORE for label in row["labels"]) for row in rows if row.get("halved"))
+    if not lengths:
+        return ""
+    span = f"{lengths[0]} tokens" if lengths[0] == lengths[-1] else f"{lengths[0]} to {lengths[-1]} tokens"
+    return (
+        f"{len(lengths)} of {len(rows)} texts are shorter than twice the prompt that was asked for: the first half of "
+        f"each is its prompt, {span} (--verbatim-prompt)"
+    )
 
 
 def memory(said: Sequence[str], truths: Sequence[str]) -> Tensor:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from gunlearn.core.checks import check_choice
+from gunlearn.core.checks import check_choice, check_integer, check_number
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.data.end_tokens import END_MODES
 from gunlearn.llm.metrics.evaluation import ATTACKS
@@ -14,6 +14,10 @@ from gunlearn.metrics.alignment import Sampler
 
 #: Roundings of weights, by what figures under them are called.
 ROUNDINGS = ("int8", "nf4")
+_OR_NONE = ("gradient_rows", "align_rows", "max_new_tokens")
+#: Least value of each whole number.
+_LEAST = {"kept": 1, "batch_size": 1, "relearn_rows": 1, "relearn_batch": 1, "relearn_steps": 0}
+_LEAST |= dict.fromkeys(_OR_NONE, 1)
 
 
 @dataclass(frozen=True)
@@ -69,17 +73,13 @@ class EvalSettings:
             if unknown:
                 raise InvalidInputError(f"Expected {name!r} among {known} (got {unknown})")
         check_choice("end", self.end, END_MODES)
-        numbers = (
-            self.kept,
-            self.batch_size,
-            self.relearn_rows,
-            self.relearn_batch,
-            self.gradient_rows or 1,
-            self.align_rows or 1,
-            self.max_new_tokens or 1,
-        )
-        if min(numbers) < 1 or self.relearn_steps < 0 or not 0 < self.relearn_share <= 1 or self.relearn_lr <= 0:
-            raise InvalidInputError(f"Expected positive numbers and relearn_share in (0, 1] (got {self})")
+        for name, least in _LEAST.items():
+            if getattr(self, name) is not None or name not in _OR_NONE:
+                check_integer(name, getattr(self, name), minimum=least)
+        check_number("relearn_lr", self.relearn_lr, positive=True)
+        check_number("relearn_share", self.relearn_share, positive=True)
+        if self.relearn_share > 1:
+            raise InvalidInputError(f"Expected 'relearn_share' of at most 1 (got {self.relearn_share!r})")
 
     def recorded(self) -> dict[str, Any]:
         """Return what figures depend on, as plain values."""

@@ -10,12 +10,13 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from gunlearn.core.atomic import checksum, write_files
 from gunlearn.errors import InvalidInputError
-from gunlearn.metrics.base import figures_of
+from gunlearn.llm.metrics.figure_legends import legends_of
 
 SCHEMA = "gunlearn.llm-eval/1"
 #: Floats that JSON has no number for.
@@ -35,6 +36,7 @@ class EvaluationLog:
         rows: by set, an entry per row: `index`, `digest` and its values.
         figures: by name, as in `evaluate_language_models`.
         left_out: why a figure is not there, by name.
+        notes: what was measured otherwise than asked for, by name of a set.
         compared: by digest of a reference's weights and by set, the terms of the alignment with it, see `Comparison`.
         references: `file` (relative to the log) and `weights` of the logs that this one is compared with.
         original: the same of the log of the model before unlearning.
@@ -51,6 +53,7 @@ class EvaluationLog:
     rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     figures: dict[str, Any] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
     compared: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     references: list[dict[str, str]] = field(default_factory=list)
     original: dict[str, str] | None = None
@@ -101,14 +104,15 @@ class EvaluationLog:
         read = {name: value for name, value in content.items() if name in names}
         return cls(**read | {name: _numbers(read.get(name, {})) for name in _NUMBERS}, path=path)
 
-    def __rich__(self) -> Table:
-        known = figures_of("causal_lm").values()
-        notes = [f"{f.name}: {f.legend}" for f in known if any(name.endswith(f"_{f.name}") for name in self.figures)]
-        notes += [f"{name} is left out: {why}" for name, why in self.left_out.items()]
-        table = Table("", self.model["name"], caption=Text("\n".join(notes), justify="left"))
+    def __rich__(self) -> Group:
+        """Return the table of figures, with a line below it on each group of figures, note, and figure left out."""
+        lines = [*legends_of(self.figures), *(f"{name}: {note}" for name, note in self.notes.items())]
+        lines += [f"{name} is left out: {why}" for name, why in self.left_out.items()]
+        table = Table("")
+        table.add_column(Text(self.model["name"]))
         for name, value in self.figures.items():
             table.add_row(name, value if isinstance(value, str) else f"{value:.4g}")
-        return table
+        return Group(table, *map(Text, lines))
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -31,6 +31,8 @@ def compared(log: EvaluationLog, references: Sequence[ReferenceLog], original: E
     Warns:
         UserWarning: a reference that looks untrained.
     """
+    if "forget" not in log.rows:
+        return
     _add_ratio(log, references)
     _add_membership(log, references)
     for part in log.settings["align_on"]:

@@ -11,13 +11,11 @@ from torch import nn
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.data.collate import Rows
-from gunlearn.llm.data.encoding import check_tokenizer
 from gunlearn.llm.data.end_tokens import end_tokens
-from gunlearn.llm.data.rows import check_ids
 from gunlearn.llm.metrics.answer_exchange import draw_own, plan_answers, score_references
 from gunlearn.llm.metrics.eval_settings import EvalSettings
-from gunlearn.llm.metrics.evaluation import encoded_rows
 from gunlearn.llm.metrics.evaluation_log import EvaluationLog
+from gunlearn.llm.metrics.given_sets import check_names, checked_sets, possible_without
 from gunlearn.llm.metrics.logged_comparisons import compared
 from gunlearn.llm.metrics.measured_sets import SetMeasures
 from gunlearn.llm.metrics.own_figures import add_attacks, add_sets
@@ -25,12 +23,8 @@ from gunlearn.llm.metrics.reference_logs import check_apart, known_references, l
 from gunlearn.llm.metrics.row_digests import identity_of, row_digests, tokenizer_digest, vocabulary_of, weights_digest
 from gunlearn.llm.metrics.row_passes import RowPasses
 from gunlearn.llm.metrics.weight_storage import measurable
-from gunlearn.llm.model.causality import check_language_model
 from gunlearn.llm.model.head import without_peft
 from gunlearn.training.processes import Processes, processes
-
-#: Sets that are read in a way of their own; all others are sets of TOFU's model utility.
-KNOWN_SETS = ("forget", "retain", "holdout", "knowledge_forget", "knowledge_retain", "verbatim", "choices")
 
 
 def evaluate_one(
@@ -64,6 +58,7 @@ def evaluate_one(
         sets: rows by set: `"forget"` and `"retain"`, with `"perturbed"` and `"paraphrased"` rows for truth ratios;
             `"holdout"`, which no model has seen; `"knowledge_forget"`, `"knowledge_retain"` and `"verbatim"` (MUSE; see
             `continuation_rows`), `"choices"` (see `choice_rows`); further ones are sets of TOFU's model utility.
+            Without `"forget"` and `"retain"` the others are measured alone.
         settings: what to measure.
         references: logs of retrained models, ours or open-unlearning's.
         original_log: the log of the model before unlearning.
@@ -74,19 +69,25 @@ def evaluate_one(
         say: is told what is being done.
 
     Raises:
-        InvalidInputError: rows that are not encoded or have tokens that the model lacks, no forgotten or retained rows,
-            logs that do not fit (see `read_reference`), or an `out` of another evaluation.
+        InvalidInputError: rows that are not encoded or have tokens that the model lacks, forgotten or retained rows
+            alone, or those of one among those of the other, logs that do not fit (see `read_reference`), or an `out` of
+            another evaluation.
         NotANumberError: a log-likelihood is NaN.
         UnsupportedModelError: an encoder-decoder, a bidirectional model, prompt tuning.
+
+    Warns:
+        UserWarning: some rows are both to be forgotten and to be retained, or held out.
     """
     team = processes()
-    settings, impossible = measurable(model, settings or EvalSettings())
-    sets = _checked_sets(model, tokenizer, sets)
+    check_names(sets, compared=bool(references) or original_log is not None)
+    sets = checked_sets(model, tokenizer, sets)
+    settings, not_given = possible_without(settings or EvalSettings(), sets)
+    settings, impossible = measurable(model, settings)
     own = _new_log(model, tokenizer, sets, settings, name)
     own.path = None if out is None else Path(out)
     identity = _identity(own, sets)
     own.settings["identity"] = identity
-    own.left_out |= impossible
+    own.left_out |= not_given | impossible
     plan_answers(own, model, settings, sets)
     own = _resumed(own, team)
     found = known_references(own, references)
@@ -115,17 +116,6 @@ def evaluate_one(
             own.save(answers=answers)
     passes.close()
     return own
-
-
-def _checked_sets(model: nn.Module, tokenizer: Any, sets: Mapping[str, Rows]) -> dict[str, Rows]:
-    check_language_model(model)
-    check_tokenizer(tokenizer)
-    if not {"forget", "retain"} <= sets.keys():
-        raise InvalidInputError(f"Expected rows to 'forget' and to 'retain' (got {sorted(sets)})")
-    rows: dict[str, Rows] = {part: encoded_rows(part, given) for part, given in sets.items()}
-    if hasattr(model, "get_input_embeddings"):
-        check_ids(model, rows)
-    return rows
 
 
 def _new_log(

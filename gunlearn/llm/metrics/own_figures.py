@@ -10,7 +10,7 @@ from gunlearn.llm.data.spacing import spaced
 from gunlearn.llm.metrics import tofu_metrics as tofu
 from gunlearn.llm.metrics.attacks import relearn, shown_rows
 from gunlearn.llm.metrics.choices import chosen_right
-from gunlearn.llm.metrics.continuations import memory
+from gunlearn.llm.metrics.continuations import halved_note, memory
 from gunlearn.llm.metrics.evaluation_log import EvaluationLog
 from gunlearn.llm.metrics.harness import harness_figures
 from gunlearn.llm.metrics.measured_sets import SetMeasures, row_values
@@ -43,6 +43,8 @@ def add_sets(log: EvaluationLog, measures: SetMeasures, sets: Mapping[str, Rows]
     useful: list[Any] = [log.figures.get(f"{part}_{name}") for part in _useful(sets) for name in _UTILITY]
     if len(_useful(sets)) > 1 and useful and None not in useful:
         log.figures["model_utility"] = tofu.model_utility(useful)
+    if "forget" not in sets:
+        return
     if "holdout" not in sets:
         log.left_out |= dict.fromkeys(("membership", "privleak"), "it needs held-out rows (--holdout)")
         return
@@ -100,6 +102,7 @@ def _add_memory(log: EvaluationLog, measures: SetMeasures, part: str, rows: Rows
     if measures.passes.team.main:
         found = memory(said, [tofu.truth_of(row, measures.tokenizer) for row in rows])
         log.figures[f"{part}_memory"] = float(found.double().mean())
+        log.notes |= {part: note} if (note := halved_note(rows)) else {}
         _write(log, part, [{"rougeL_f1": value} for value in found.double().tolist()])
         if keep_texts:
             log.texts[part] = said

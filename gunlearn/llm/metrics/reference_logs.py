@@ -113,6 +113,8 @@ def check_fits(log: EvaluationLog, own: EvaluationLog) -> None:
     path = log.path
     if not log.complete:
         raise InvalidInputError(f"Expected a complete log (got {path}, whose evaluation was interrupted); run it again")
+    if "forget" in own.rows and "forget" not in log.rows:
+        raise InvalidInputError(f"Expected a log of forgotten rows (got {path}, of {', '.join(log.rows)} alone)")
     if log.tokenizer["digest"] != own.tokenizer["digest"]:
         raise InvalidInputError(
             f"Expected a log made with this model's tokenizer, of {own.tokenizer['size']} tokens (got {path}, made "

@@ -21,6 +21,7 @@ from gunlearn.llm.metrics import (
     score_for,
     token_scores,
 )
+from gunlearn.llm.metrics.figure_legends import legends_of
 from gunlearn.llm.metrics.logged_comparisons import compared
 from gunlearn.llm.metrics.membership import privacy_leak
 from gunlearn.llm.metrics.reference_logs import ReferenceLog
@@ -55,6 +56,7 @@ def test_figures_are_those_of_all_models_in_memory(logs):
     expected = {name: value for name, value in table.of("unlearned").items() if name != "model"}
     assert {"forget_alignment_floor", "retain_alignment_gain_low", "forget_quality", "mia_reference"} <= expected.keys()
     assert log.figures.keys() - expected.keys() == {"privleak"}
+    assert [name for name in log.figures if len(legends_of([name])) != 1] == []
     for name, value in expected.items():
         assert log.figures[name] == pytest.approx(value, rel=1e-5, abs=1e-6), name
     other = evaluate_language_models({"unlearned": given[0]}, *given[1:], sampler=replace(SAMPLER, seed=1), **how)
