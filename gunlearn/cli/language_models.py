@@ -13,7 +13,6 @@ from transformers.utils import logging
 import gunlearn.llm.model.bounded  # noqa: F401  # registers its adapter with peft
 from gunlearn.cli.progress_bars import without_bars
 from gunlearn.core.devices import resolve_device
-from gunlearn.core.digest import state_hash
 from gunlearn.errors import InvalidInputError, MissingExtraError
 from gunlearn.llm.model.frozen import check_vocabulary
 from gunlearn.llm.model.gguf_file import read_gguf
@@ -30,7 +29,6 @@ __all__ = [
     "quiet",
     "rename",
     "resolve_device",
-    "state_hash",
 ]
 
 #: Hides the bars of transformers inside a block, unless it is called with `progress=True`.

@@ -112,13 +112,14 @@ class LLMBench:
         """Run the bench; write rows, tables and picture; print the tables."""
         console, bench_room = gunlearn.cli.console, gunlearn.bench.llm
         found = self.settings()
+        bench_room.check_reporting(found)
         bench = self._bench(found)  # before a model is loaded
         folder = Path(found.get("out") or Path("runs") / "llm-bench")
         check_writable(folder)
         loading = gunlearn.cli.language_models
         loading.resolve_device(self.device)  # refuses a missing one before a model is loaded
         say = console.say if self.progress else (lambda line: None)
-        with loading.quiet(self.progress):
+        with loading.quiet(False):  # a bar per loaded model would hide the lines
             problem = self._problem(found, bench)
             rows = bench_room.run_text_bench(problem, bench, folder, found.get("budget_minutes"), say)
         return self._written(rows, found, folder)
@@ -127,7 +128,9 @@ class LLMBench:
         """Return what is compared and how; refuse what does not fit."""
         names = [*found["methods"]] if not isinstance(found["methods"], str) else [found["methods"]]
         own = found["methods"] if isinstance(found["methods"], Mapping) else {}
-        known = {name: gunlearn.METHODS.variant((own.get(name) or {}).get("method", name))[0] for name in names}
+        found_as = {name: (own.get(name) or {}).get("method", name) for name in names}
+        task, find = gunlearn.llm.CausalLM(), gunlearn.methods.for_task.find_method
+        known = {name: find(method, task)[0] for name, method in found_as.items()}
         options = typed_options(self.method_arg, {name: cls.options() for name, cls in known.items()}, "method")
         rates = found.get("rates", (1e-5, 3e-5, 1e-4))
         arms = gunlearn.bench.llm.arms_of(own or names, rates, options)
@@ -157,23 +160,13 @@ class LLMBench:
             training={"use_cpu": True} if self.device == "cpu" else {},
             identity=str([_weights(name) for name in (found["model"], *found.get("references", ()))] + [self.dtype]),
             alternatives=any(arm.reads_alternative for arm in bench.arms),
+            reference_names=tuple(map(str, found.get("references", ()))),
         )
 
     def _check_references(self, model: Any, tokenizer: Any, found: Mapping[str, Any]) -> None:
-        """Refuse, before the first run, a retrained model that is the one before unlearning or another retrained one.
-
-        One at a time is in memory.
-        """
-        loading, seen = gunlearn.cli.language_models, dict[str, str]()
+        """Refuse a retrained model of another vocabulary or with the weights of the model, one at a time in memory."""
         for name in found.get("references", ()):
-            retrained = loading.load_retrained(name, self.dtype, model, tokenizer, found["model"])
-            digest = loading.state_hash(retrained)
-            if digest in seen:
-                raise InvalidInputError(
-                    f"Expected references that were trained apart (got {seen[digest]} and {name}: their weights are "
-                    "the same, bit for bit)"
-                )
-            seen[digest] = name
+            gunlearn.cli.language_models.load_retrained(name, self.dtype, model, tokenizer, found["model"])
 
     def _written(self, rows: list[dict[str, Any]], found: Mapping[str, Any], folder: Path) -> int:
         report, seed = gunlearn.report, found.get("half_seed", 0)

@@ -68,6 +68,23 @@ def done(tmp_path_factory):
     return folder, run_text_bench(problem(), bench(), folder)
 
 
+def test_references_that_are_copies_are_refused(tmp_path, done):
+    """Before any run. The control: the same call with models that differ, which has run."""
+    for references, names, words in (
+        ([REFERENCES[0], REFERENCES[0]], (), "retrained 0 and retrained 1"),
+        ([REFERENCES[1], REFERENCES[1]], ("one", "two"), "one and two"),
+        ([lambda: tiny(seed=0, **SIZES)], (), "the model before unlearning and retrained 0"),
+    ):
+        with pytest.raises(InvalidInputError, match=f"{words}: their weights are the same, bit for bit"):
+            run_text_bench(problem(references, reference_names=names), bench(), tmp_path)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(InvalidInputError, match="a name for each of 2 references"):
+        problem(reference_names=("one",))
+    said = []
+    assert run_text_bench(problem(), bench(), done[0], say=said.append) == done[1]
+    assert said == [f"{len(done[1])} of {len(done[1])} runs are in {done[0] / 'rows.jsonl'}"]
+
+
 def test_figures_are_those_of_the_evaluation(done):
     rows, models = done[1], [load() for load in REFERENCES]
     original = tiny(seed=0, **SIZES)
@@ -103,13 +120,14 @@ def test_a_killed_run_goes_on_with_the_same_rows(done, tmp_path):
     (tmp_path / "rows.jsonl").write_text("".join(lines[:4]) + lines[4][:200])  # killed in the middle of a line
     said = []
     again = run_text_bench(problem(), bench(), tmp_path, say=said.append)
-    assert said == ["npo at 0.01, seed 0", "graddiff at 0.001, seed 0"]  # control: the first four are read
+    there = f"4 of 6 runs are in {tmp_path / 'rows.jsonl'}"
+    assert said == [there, "npo at 0.01, seed 0", "graddiff at 0.001, seed 0"]  # control: the first four are read
     assert told(again) == told(rows)
     assert run_text_bench(problem(), bench(), tmp_path, say=said.append) == again
-    assert len(said) == 2
+    assert len(said) == 4
     # another measure, another model or another option is another row; another list of rates is not
     assert run_text_bench(problem(), bench(Arm("npo", (1e-3,))), tmp_path, say=said.append) == again[:4]
-    assert len(said) == 2
+    assert len(said) == 5
     run_text_bench(problem(identity="other"), bench(Arm("npo", (1e-3,))), tmp_path, 0.0, said.append)
     assert said[-1].startswith("the budget of 0 minutes is spent: 4 of 4 runs are left (original, ")
 

@@ -91,9 +91,11 @@ def test_bad_input_is_one_line(files, capsys, monkeypatch):
     whole = ["llm-bench", "--model", model, *options(files, "forget", "retain"), *CHEAP]
     (files / "few.jsonl").write_text("\n".join(map(json.dumps, PAIRS[:3])))
     (files / "bad.yaml").write_text("methdos: [npo]")
+    nobody = ["llm-bench", "--model", "none", *whole[3:], "--methods", "npo"]  # refused before a model is loaded
     cases = [
         (whole, "--methods"),
         ([*whole, "--methods", "npoo"], "did you mean 'npo'"),
+        ([*whole, "--methods", "inpo"], "for 'causal_lm' (got 'inpo', which is for link_prediction)"),
         ([*whole, "--methods", "npo", "--rates", "0"], "'rates'"),
         ([*whole, "--methods", "npo", "--rates", "-1"], "'rates'"),
         ([*whole, "--methods", "npo", "--method-arg", "betta=1"], "'beta'"),
@@ -104,6 +106,10 @@ def test_bad_input_is_one_line(files, capsys, monkeypatch):
         ([*whole, "--methods", "npo", "--references", other, other], "other: their weights are the same"),
         ([*whole, "--methods", "npo", "--references", renumbered(files / "new")], "its tokens have other numbers"),
         ([*whole, "--methods", "npo", "--budget-minutes", "0"], "'budget_minutes'"),
+        ([*nobody, "--asked", "0"], "Expected 'asked' to be an integer >= 1 (got 0)"),
+        ([*nobody, "--half-seed", "-1"], "'half_seed'"),
+        ([*nobody, "--tolerance", "-1"], "'tolerance'"),
+        ([*nobody, "--max-new-tokens", "-5"], "'max_new_tokens'"),
         ([*whole, "--methods", "npo", "--forget", "few.jsonl"], "at least 4 rows of 'forget'"),
         ([*whole, "--methods", "npo", "--forget", "retain.jsonl"], "common rows"),
         ([*whole, "--methods", "npo", "--utility", "ra"], "NAME=FILE"),
@@ -113,4 +119,5 @@ def test_bad_input_is_one_line(files, capsys, monkeypatch):
     capsys.readouterr()
     for argv, words in cases:
         assert words in refusal(capsys, *argv)
+    assert "'gnndelete'" not in refusal(capsys, *whole, "--methods", "nothing")
     assert not (files / "runs").exists() or not list((files / "runs").rglob("rows.jsonl"))

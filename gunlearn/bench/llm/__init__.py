@@ -4,7 +4,7 @@ from gunlearn.core.lazy import lazy
 
 _HOMES = {
     "gunlearn.bench.llm.arms": ("Arm", "TextBench"),
-    "gunlearn.bench.llm.bench_file": ("arms_of", "read_bench"),
+    "gunlearn.bench.llm.bench_file": ("arms_of", "check_reporting", "read_bench"),
     "gunlearn.bench.llm.frontier": ("ArmSetting", "arm_settings", "chosen", "counted_seeds", "non_dominated"),
     "gunlearn.bench.llm.row_halves": ("Half", "halves"),
     "gunlearn.bench.llm.text_cells": ("run_text_bench",),

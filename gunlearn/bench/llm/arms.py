@@ -9,7 +9,7 @@ from gunlearn.errors import InvalidInputError
 from gunlearn.llm.model.adapters import ADAPTERS
 from gunlearn.llm.training.causal_lm import CausalLM
 from gunlearn.losses import as_objective
-from gunlearn.methods import METHODS
+from gunlearn.methods.for_task import find_method
 from gunlearn.methods.gradient import GradientMethod
 from gunlearn.methods.published import build_method
 
@@ -31,6 +31,7 @@ class Arm:
     Raises:
         InvalidInputError: an unknown method (with the one that was probably meant) or option, an unknown adapter, no
             rate, one that is not above 0, or a `batch_size` that is no whole number.
+        UnsupportedMethodError: a method of other tasks than texts.
     """
 
     method: str
@@ -43,7 +44,7 @@ class Arm:
     built: Any = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        has_rate = "lr" in METHODS.variant(self.method)[0].options()
+        has_rate = "lr" in find_method(self.method, CausalLM())[0].options()
         if has_rate != bool(self.rates):
             wanted = "at least one learning rate" if has_rate else "no learning rates"
             raise InvalidInputError(f"Expected {wanted} for '{self.method}' (got {list(self.rates) or 'none'})")
@@ -120,6 +121,8 @@ class TextBench:
         for seed in self.seeds:
             check_integer("seeds", seed, minimum=0)
         check_number("epochs", self.epochs, positive=True)
+        if self.max_new_tokens is not None:
+            check_integer("max_new_tokens", self.max_new_tokens, minimum=1)
 
     def cells(self) -> list[tuple[int, Arm, float | None]]:
         """Return seed, method and rate of every run: all rates of a method, then the next one."""

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from gunlearn.bench.llm.arms import Arm
+from gunlearn.core.checks import check_integer, check_number
 from gunlearn.core.options import did_you_mean
 from gunlearn.errors import InvalidInputError
 
@@ -46,6 +47,15 @@ def read_bench(path: str | Path) -> dict[str, Any]:
             raise InvalidInputError(f"Expected 'utility' as files by name in {path.name} (got {out['utility']!r:.80})")
         out["utility"] = {name: _beside(path, file) for name, file in out["utility"].items()}
     return out
+
+
+def check_reporting(settings: Mapping[str, Any]) -> None:
+    """Refuse numbers out of range that are read after runs, or with the rows, before a model is loaded."""
+    for name, least in (("asked", 1), ("half_seed", 0)):
+        if name in settings:
+            check_integer(name, settings[name], minimum=least)
+    if "tolerance" in settings:
+        check_number("tolerance", settings["tolerance"], minimum=0.0)
 
 
 def arms_of(methods: Any, rates: Sequence[Any], options: Mapping[str, Mapping[str, Any]] | None = None) -> list[Arm]:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from gunlearn import __version__
+from gunlearn.bench.llm.apart import check_references_apart
 from gunlearn.bench.llm.arms import Arm, TextBench
 from gunlearn.bench.llm.point_values import Aligner, utility_of, values_of
 from gunlearn.bench.llm.text_problem import TextProblem
@@ -43,12 +44,18 @@ def run_text_bench(
         say: is told of each run, and of what is left.
 
     Raises:
-        InvalidInputError: the original model or a retrained one cannot be measured (`NotANumberError`: it returns NaN).
+        InvalidInputError: the original model or a retrained one cannot be measured (`NotANumberError`: it returns NaN),
+            or two of them are the same, bit for bit.
     """
     store, identity, began = RowStore(Path(out) / ROWS_FILE), problem.told(), time.perf_counter()
     aligner = Aligner(problem.forget, problem.references, bench, problem.tokenizer)
     cells = _cells(problem, bench, aligner, identity)
     rows, left = store.read(), []
+    there = sum(key in rows and not rows[key].get("error") for key, *_ in cells)
+    if there < len(cells):
+        check_references_apart(problem)
+    if there:
+        say(f"{there} of {len(cells)} runs are in {store.path}")
     for key, named, run in cells:
         if key in rows and not rows[key].get("error"):
             continue

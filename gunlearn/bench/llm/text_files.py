@@ -25,6 +25,7 @@ def problem_from_files(
     training: Mapping[str, Any] | None = None,
     identity: str = "",
     alternatives: bool = False,
+    reference_names: Sequence[str] = (),
 ) -> TextProblem:
     """Read and encode files of records, and return them as a problem.
 
@@ -39,6 +40,7 @@ def problem_from_files(
         training: further `TrainingArguments`.
         identity: tells apart models whose rows are the same.
         alternatives: whether a method reads other answers; refusals where no file has some.
+        reference_names: what errors call the references.
 
     Raises:
         InvalidInputError: files that cannot be read or encoded, rows both to forget and to retain, too few rows.
@@ -67,4 +69,5 @@ def problem_from_files(
         other,
         dict(training or {}),
         identity,
+        reference_names,
     )

@@ -30,9 +30,10 @@ class TextProblem:
         alternative: other answers to the forgotten questions, for methods that teach them.
         training: further `TrainingArguments` of runs.
         identity: tells models apart whose rows are the same.
+        reference_names: what errors call the references; by default `"retrained 0"`, ...
 
     Raises:
-        InvalidInputError: fewer than four rows of a set that is halved.
+        InvalidInputError: fewer than four rows of a set that is halved, or another number of names than of references.
     """
 
     original: Callable[[], nn.Module]
@@ -46,8 +47,13 @@ class TextProblem:
     alternative: Rows | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
     identity: str = ""
+    reference_names: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        if self.reference_names and len(self.reference_names) != len(self.references):
+            raise InvalidInputError(
+                f"Expected a name for each of {len(self.references)} references (got {list(self.reference_names)})"
+            )
         sets = {"forget": self.forget, "retain": self.asked} | ({"holdout": self.holdout} if self.holdout else {})
         for name, rows in sets.items():
             if len(rows) < FEWEST_ROWS:
