@@ -56,6 +56,10 @@ def test_what_does_not_fit_is_refused(runs: Path, tmp_path: Path, capsys: pytest
     assert "path='linear'" in refusal(capsys, "connect", *two, *SIZES, "--steps", "5")
     two[1] = str(runs / "nothing")
     assert "saved result" in refusal(capsys, "connect", *two, *SIZES)
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "config.json").write_text("{}")
+    two[1] = str(tmp_path / "text")
+    assert f"(got {tmp_path / 'text'}, a language model)" in refusal(capsys, "connect", *two, *SIZES)
     assert not (tmp_path / "path.json").exists()
 
 

@@ -17,6 +17,7 @@ from gunlearn.errors import InvalidInputError
 if TYPE_CHECKING:
     from gunlearn.training.result import Result
 
+_OF_TEXTS = ("config.json", "adapter_config.json")
 _Run = Annotated[Path | None, tyro.conf.arg(metavar="RUN", help_behavior_hint="")]
 _Runs = Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN ...", help_behavior_hint="")]
 
@@ -159,6 +160,11 @@ class Connect:
 
     def _load(self, folder: Path, blank: Any, partition: Any) -> Result:
         """Return a saved result; refuse one that forgot something else."""
+        if not (folder / "result.json").exists() and any((folder / name).is_file() for name in _OF_TEXTS):
+            raise InvalidInputError(
+                f"Expected runs on graphs or images that 'Result.save' wrote (got {folder}, a language model); "
+                "from Python, gunlearn.connect(first, second) takes the results of gunlearn.llm.unlearn"
+            )
         result = gunlearn.Result.load(folder, blank)
         if result.request_hash not in (None, partition.request_hash):
             raise InvalidInputError(

@@ -31,6 +31,7 @@ _IGNORED = {
     "inspector",
     "ran",
     "device",
+    "name_or_path",
 }
 #: What a caller registers on a module that changes its outputs.
 _HOOKS = ("forward_pre_hooks", "forward_hooks")

@@ -12,6 +12,7 @@ from gunlearn.report.distance_and_price import DISTANCE, FLOOR, PRICE, price_sha
 from gunlearn.report.plots import ORIGINAL, RETRAIN, WIDTH, add_legend, new_figure, plain_text, style_of
 from gunlearn.report.summary import ENDS, Line
 from gunlearn.report.table import marks_of
+from gunlearn.report.verdict import retrainings
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,9 @@ def price_plot(lines: Sequence[Line]) -> Figure | None:
     edge = cheap_below(places)
     axes.set(xscale="log", yscale="log")
     if floors:
-        axes.axhline(1, color=RETRAIN, lw=1.2, ls="--", label="floor: two retrainings", zorder=1)
+        number = retrainings(lines)
+        label = f"floor: {number or 'several'} retrainings"
+        axes.axhline(1, color=RETRAIN, lw=1.2, ls="--", label=label, zorder=1)
     if shares:
         axes.axvline(1, color=RETRAIN, lw=0.8, ls=":", label="price of retraining", zorder=1)
     before = next((d for line in lines if line.method == "original" and (d := _distance(line, floors))), None)

@@ -1,6 +1,7 @@
 """The same call on language models with adapters, denoisers, data sets of images, and graphs of every task."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -41,6 +42,22 @@ def test_language_models_with_adapters() -> None:
     found = both_paths(*(gu.unlearn(model, rows, request, m, "causal_lm", steps=2) for m in ("npo", "graddiff")))
     assert all(name.endswith(("q_proj.weight", "v_proj.weight")) for name in found.path.moving)
     assert "losses alone" in found.evaluation.notes["figures"]
+
+
+def test_language_models_from_two_folders(tmp_path: Path) -> None:
+    """Where a model was read from is no part of its architecture; the control: another activation is."""
+    pytest.importorskip("peft")
+    facts, llm = pytest.importorskip("tests.llm.facts"), pytest.importorskip("gunlearn.llm")
+    transformers = pytest.importorskip("transformers")
+    for seed in (0, 1):
+        facts.fresh(seed).save_pretrained(tmp_path / str(seed))
+    load = transformers.AutoModelForCausalLM.from_pretrained
+    first, second = (load(tmp_path / str(seed)).eval() for seed in (0, 1))
+    given = facts.rows(range(4)), gu.ForgetItems(index=[0, 1, 2]), llm.CausalLM()
+    assert len(gu.connect(first, second, *given, points=3).evaluation.rows) == 3
+    other = load(tmp_path / "1", hidden_act="gelu").eval()
+    with pytest.raises(ValueError, match="one architecture"):
+        gu.connect(first, other, *given, points=3)
 
 
 def test_denoisers() -> None:

@@ -136,6 +136,10 @@ def test_places_in_the_first_picture():
     }
     assert cheap_below(placed(lines)) == 0.1  # .2 / 1.3, rounded down to 1, 2 or 5
     axes = price_plot(lines).axes[0]
+    assert "floor: several retrainings" in {line.get_label() for line in axes.get_lines()}  # rows do not say how many
+    for number in (2, 3):
+        told = price_plot(summarise([{**row, "references": number} for row in rows if row["method"] != "etr"])).axes[0]
+        assert f"floor: {number} retrainings" in {line.get_label() for line in told.get_lines()}
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
     at = {line.get_label(): line.get_xdata()[0] for line in axes.get_lines()}
     assert axes.get_xlim()[0] < at["utu"] < 0.1 < at["gif"]
