@@ -161,7 +161,8 @@ def test_help_needs_neither_torch_nor_transformers():
 def test_tofu_names_its_sets(tmp_path):
     """The control: without --tofu the sets are those of the files."""
     for split in ("forget01", "retain", "real_authors", "world_facts"):
-        (tmp_path / f"{split}_perturbed.json").write_text("\n".join(json.dumps(pair(*given)) for given in NAMES))
+        records = [pair(name if split == "forget01" else f"{name}a", city) for name, city in NAMES]
+        (tmp_path / f"{split}_perturbed.json").write_text("\n".join(map(json.dumps, records)))
     command = LLMEval("none", tofu="forget01", root=tmp_path, rows=4)
     found = read_sets(command)
     assert list(found) == ["forget", "retain", "real_authors", "world_facts"]
@@ -169,18 +170,21 @@ def test_tofu_names_its_sets(tmp_path):
     assert [len(rows) for rows in sets.values()] == [4] * 4
     assert [len(row["perturbed"]) for row in sets["forget"]] == [3] * 4
     assert sets["forget"][1]["prompt"] == f"Question: where does {NAMES[1][0]} live?\nAnswer:"
-    path = tmp_path / "retain_perturbed.json"
-    assert list(read_sets(LLMEval("none", forget=path, retain=path))) == ["forget", "retain"]
+    paths = {
+        part: tmp_path / f"{split}_perturbed.json" for part, split in (("forget", "forget01"), ("retain", "retain"))
+    }
+    assert list(read_sets(LLMEval("none", **paths))) == ["forget", "retain"]
 
 
 def test_fewer_choices_and_texts_are_evenly_spaced(tmp_path):
     """The control: without --rows all are taken."""
-    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(pair(*given)) for given in NAMES))
+    for file, names in (("a", NAMES), ("b", [(f"{name}a", city) for name, city in NAMES])):
+        (tmp_path / f"{file}.jsonl").write_text("\n".join(json.dumps(pair(*given)) for given in names))
     kinds = {"choices": [{"question": name, "choices": ["a", "b"], "answer": 0} for name, _ in NAMES]}
     kinds["verbatim"] = [{"text": f"{name} lives in {city} and eats bread every day."} for name, city in NAMES]
     for kind, records in kinds.items():
         (tmp_path / f"{kind}.jsonl").write_text("\n".join(map(json.dumps, records)))
-    paths = {"forget": "a", "retain": "a", "choices": "choices", "verbatim": "verbatim"}
+    paths = {"forget": "a", "retain": "b", "choices": "choices", "verbatim": "verbatim"}
     paths = {name: tmp_path / f"{file}.jsonl" for name, file in paths.items()}
     found = []
     for number in (None, 3):
