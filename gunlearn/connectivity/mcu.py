@@ -42,6 +42,7 @@ class MCU(Method):
     the retained items' accuracy is above theirs, else 0.5.
 
     Here the forgotten items' loss is bounded; in the authors' code it is not (`bound=math.inf`), and they train by SGD.
+    They also read half of the retained items, and interpolate accuracies between the points; neither is done here.
 
     Args:
         pre_method: makes the pre-unlearned model, a name or `"name:variant"`.
