@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from experiments.mode_connectivity import findings
+from experiments.mode_connectivity import barrier_correlations, between_picture, over_graphs
 
 WHERE = ("problem", "graph", "backbone", "seed")
 
@@ -18,7 +18,7 @@ def case(graph: str, barriers: list[float], far: list[float]) -> list[dict[str, 
 
 
 def within(rows: list[dict[str, Any]]) -> float | None:
-    return findings.mean_of(findings.by_graph(rows, "b", "f").values())
+    return barrier_correlations.mean_of(barrier_correlations.by_graph(rows, "b", "f").values())
 
 
 def test_ranks_are_compared_within_a_case_and_not_across() -> None:
@@ -39,9 +39,9 @@ def test_the_interval_is_drawn_over_graphs() -> None:
     alike = [row for name in "ABCD" for row in case(name, [1, 2, 3, 4], [1, 2, 4, 3])]
     mixed = [row for name in "AB" for row in case(name, [1, 2, 3, 4], [1, 2, 3, 4])]
     mixed += [row for name in "CD" for row in case(name, [1, 2, 3, 4], [4, 3, 2, 1])]
-    assert findings.bootstrap(findings.by_graph(alike, "b", "f")) == pytest.approx((0.8, 0.8))
+    assert barrier_correlations.bootstrap(barrier_correlations.by_graph(alike, "b", "f")) == pytest.approx((0.8, 0.8))
     # Of -1 and 1 with four draws; rows drawn alone would be tighter.
-    low, high = findings.bootstrap(findings.by_graph(mixed, "b", "f"))
+    low, high = barrier_correlations.bootstrap(barrier_correlations.by_graph(mixed, "b", "f"))
     assert low == pytest.approx(-1)
     assert high == pytest.approx(1)
 
@@ -50,10 +50,10 @@ def test_the_interval_is_drawn_over_graphs() -> None:
 def test_all_variance_belongs_to_what_alone_differs(which: str) -> None:
     values = {(g, k): float(ord(g if which == "graph" else k)) for g in "ABC" for k in "xy"}
     values["D", "x"] = 1e9  # not measured with both models
-    found = findings.shares(values)
+    found = over_graphs.shares(values)
     assert found[which] == pytest.approx(1)
     assert sum(found.values()) == pytest.approx(1)
-    assert math.isnan(findings.shares({(g, k): 1.0 for g in "AB" for k in "xy"})["graph"])
+    assert math.isnan(over_graphs.shares({(g, k): 1.0 for g in "AB" for k in "xy"})["graph"])
 
 
 def test_the_map_holds_medians_both_ways() -> None:
@@ -62,7 +62,7 @@ def test_the_map_holds_medians_both_ways() -> None:
         for second, values in {"b": (0.1, 0.2, 0.9), "c": (0.4, 0.4, 0.5)}.items()
         for value in values
     ]
-    names, found = findings.heat(rows, "nodes")
+    names, found = between_picture.heat(rows, "nodes")
     assert names == ["a", "b", "c"]
     assert found[0, 1] == found[1, 0] == 0.2
     assert found[0, 2] == 0.4

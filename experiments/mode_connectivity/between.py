@@ -8,19 +8,21 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import tyro
 
+import gunlearn as gu
 from experiments.common import StudyArgs, resumed, write_results
+from experiments.mode_connectivity.between_picture import draw
 from experiments.mode_connectivity.between_problems import PROBLEMS, Case, graph_figures
-from experiments.mode_connectivity.findings import draw, tables
+from experiments.mode_connectivity.between_rows import RETRAINED, Row
+from experiments.mode_connectivity.findings import tables
 from gunlearn.connectivity import connect
 from gunlearn.core.devices import resolve_device
 from gunlearn.metrics.problem import evaluator
 
-Row = dict[str, Any]
 #: The basic attack needs classes; of links the rank of forgotten ones among others stands in its place.
 ATTACKS = {"links": ("relearn_steps",), "nodes": ("mia_acc", "relearn_steps"), "digits": ("mia_acc", "relearn_steps")}
 POINTS = 9
@@ -43,6 +45,7 @@ class Args(StudyArgs):
         backbones: which models.
         seeds: of the split, the request, the trainings and the runs.
         device: `cpu`, `cuda` or `auto`, of graphs; digits stay on the CPU.
+        parts: which rows: of models, of pairs, of means of weights.
     """
 
     problems: tuple[str, ...] = ("nodes", "links", "digits")
@@ -50,6 +53,7 @@ class Args(StudyArgs):
     backbones: tuple[str, ...] = ("gcn", "sage")
     seeds: tuple[int, ...] = (0, 1, 2)
     device: str = "cpu"
+    parts: tuple[Literal["models", "pairs", "means"], ...] = ("models", "pairs", "means")
 
 
 def model_rows(case: Case, attacks: Sequence[str]) -> Iterator[Row]:
@@ -57,7 +61,7 @@ def model_rows(case: Case, attacks: Sequence[str]) -> Iterator[Row]:
     judge = evaluator(case.task, case.partition, case.references, case.seed, attacks)
     judge.original = case.base
     for name, model in case.models.items():
-        if name in ("same start", "retrain"):
+        if name in RETRAINED:
             continue
         found = judge.row(model)
         kept = {key: value for key, value in found.items() if key.startswith(("js_", "forget_", "retain_", "test_"))}
@@ -92,7 +96,7 @@ def pair_rows(case: Case, smoke: bool) -> Iterator[Row]:
         for second in names[k + 1 :]:
             yield line(case, first, second)
     for name in names:
-        if name not in ("retrain", "same start"):
+        if name not in RETRAINED:
             yield line(case, name, "retrain", "aligned", align="weights")
     curve = {"path": "bezier", "steps": 20 if smoke else 200, **case.curve}
     for name in ("original", "scrub"):
@@ -104,14 +108,21 @@ def pair_rows(case: Case, smoke: bool) -> Iterator[Row]:
 
 
 def mean_rows(case: Case, smoke: bool) -> Iterator[Row]:
-    """How fast means of weights learn again what was forgotten: of a line's ends, and along a curve between them."""
+    """How fast means of weights learn again what was forgotten: of a line's ends, and along a curve between them.
+
+    The control of the curve are its ends after as many plain steps on what stays, by the same optimiser and rate.
+    """
+    training = {"steps": 10 if smoke else 100, **case.curve}
     for first, second in (("npo", "npo, seed 1"), ("npo", "scrub")):
         ends = case.models[first], case.models[second]
         given = {"seed": case.seed, "original": case.base, "points": 3}
         line = connect(*ends, case.data, case.partition, case.task, **given).dial
-        curve = {"path": "bezier", "start": "original", "steps": 10 if smoke else 100, **case.curve}
+        curve = {"path": "bezier", "start": "original", **training}
         along = connect(*ends, case.data, case.partition, case.task, **given, **curve).dial
         made = {"first": line.at(0), "second": line.at(1), "middle": line.at(0.5), "mean": along.mean()}
+        for name, end in zip(("first_trained", "second_trained"), ends, strict=True):
+            plain = gu.unlearn(end, case.data, case.request, "finetune", case.task, seed=case.seed, **training)
+            made[name] = plain.model
         found = {name: line.figures(model, ["relearn_steps"], case.references) for name, model in made.items()}
         keys = ("relearn_steps", "js_forget", "loss_retain", "loss_forget")
         yield {
@@ -126,8 +137,13 @@ def measured(problem: str, graph: str, backbone: str, seed: int, args: Args) -> 
     """All rows of a case."""
     case = PROBLEMS[problem](graph, backbone, seed, args.root, args.smoke, resolve_device(args.device))
     about = {"problem": problem, "graph": graph, "backbone": backbone, "seed": seed}
-    rows = [*model_rows(case, ATTACKS[problem]), *pair_rows(case, args.smoke), *mean_rows(case, args.smoke)]
-    if problem == "nodes" and seed == 0 and backbone == "gcn":
+    parts = {
+        "models": partial(model_rows, case, ATTACKS[problem]),
+        "pairs": partial(pair_rows, case, args.smoke),
+        "means": partial(mean_rows, case, args.smoke),
+    }
+    rows = [row for name in args.parts for row in parts[name]()]
+    if "pairs" in args.parts and problem == "nodes" and seed == 0 and backbone == "gcn":
         rows.append({"kind": "graph", **graph_figures(case.data)})
     print(*about.values(), flush=True)
     return [{**about, **row} for row in rows]

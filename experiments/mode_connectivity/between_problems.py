@@ -29,7 +29,8 @@ class Case:
 
     Attributes:
         data: what the original was trained on.
-        partition: the resolved request.
+        request: what is forgotten.
+        partition: the same, resolved.
         task: what the models predict.
         seed: of everything.
         base: the original model.
@@ -41,6 +42,7 @@ class Case:
     """
 
     data: Any
+    request: Any
     partition: Any
     task: Any
     seed: int
@@ -97,6 +99,7 @@ def case_of(
     names = [name for name in methods if ", seed" not in name and name not in ("gnndelete", "plain", *_CHANGED)]
     return Case(
         data=data,
+        request=request,
         partition=partition,
         task=task,
         seed=seed,

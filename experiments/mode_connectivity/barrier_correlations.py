@@ -1,0 +1,99 @@
+"""Does the barrier to retraining foretell anything of an unlearned model? Rank correlations, and their intervals."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+from statistics import mean
+from typing import Any
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from experiments.common import markdown
+from experiments.mode_connectivity.between_rows import Row, of
+
+#: What the barrier to retraining may predict of an unlearned model, and in which words.
+PREDICTED = {
+    "far": "distance to retraining (JS forget, floors)",
+    "relearn_steps": "steps of relearning",
+    "attack": "attack (MIA accuracy; of links AUC), distance from one half",
+}
+
+
+def joined(rows: list[Row]) -> list[Row]:
+    """For each unlearned model its barriers to retraining and what they may predict."""
+    found = []
+    for row in of(rows, kind="model"):
+        where = {key: row[key] for key in ("problem", "graph", "backbone", "seed")}
+        pairs = of(rows, **where, first=row["model"])
+        barriers = {
+            "same start": of(pairs, kind="line", second="same start"),
+            "other start": of(pairs, kind="line", second="retrain"),
+            "aligned": of(pairs, kind="aligned", second="retrain"),
+        }
+        if not all(barriers.values()) or row["model"] == "original":
+            continue
+        attack = row.get("mia_auc") if row["mia_acc"] is None else row["mia_acc"]
+        floor, distance = row.get("js_floor_forget"), row.get("js_forget")
+        found.append(
+            {
+                **where,
+                "model": row["model"],
+                **{name: pair[0]["barrier_retain"] for name, pair in barriers.items()},
+                "far": distance / floor if floor and distance is not None else None,
+                "relearn_steps": row["relearn_steps"],
+                "attack": None if attack is None else abs(attack - 0.5),
+            }
+        )
+    return found
+
+
+def by_graph(rows: list[Row], x: str, y: str) -> dict[tuple[str, str], list[float]]:
+    """Rank correlations by problem and graph, one of each case (model, seed) that can tell.
+
+    Between cases barriers differ for other reasons.
+    """
+    cases: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
+    for row in rows:
+        if row[y] is not None and row[x] is not None:
+            cases[(row["problem"], row["graph"], row["backbone"], row["seed"])].append(row)
+    found: dict[tuple[str, str], list[float]] = {(row["problem"], row["graph"]): [] for row in rows}
+    for (problem, graph, *_), members in cases.items():
+        a, b = ([row[name] for row in members] for name in (x, y))
+        if len(members) >= 4 and len(set(a)) > 1 and len(set(b)) > 1:
+            found[problem, graph].append(float(spearmanr(a, b).statistic))
+    return found
+
+
+def mean_of(found: Iterable[list[float]]) -> float | None:
+    """Mean over all cases of all graphs; `None` without any."""
+    values = [value for of_graph in found for value in of_graph]
+    return mean(values) if values else None
+
+
+def bootstrap(found: dict[tuple[str, str], list[float]], draws: int = 500) -> tuple[float, float]:
+    """A 95 % interval of `mean_of` over graphs, drawn with replacement: cases of one graph are not independent."""
+    graphs, random, means = sorted(found), np.random.default_rng(0), []
+    for _ in range(draws):
+        value = mean_of(found[graphs[k]] for k in random.integers(len(graphs), size=len(graphs)))
+        if value is not None:
+            means.append(value)
+    low, high = np.quantile(means, (0.025, 0.975)) if means else (math.nan, math.nan)
+    return float(low), float(high)
+
+
+def correlations(rows: list[Row]) -> str:
+    """Rank correlation of barriers to retraining with what they may predict, and its interval."""
+    found, body = joined(rows), []
+    for name, words in PREDICTED.items():
+        line = [words]
+        for barrier in ("same start", "other start", "aligned"):
+            of_graphs = by_graph(found, barrier, name)
+            value = mean_of(of_graphs.values())
+            if value is None:
+                line.append("")
+                continue
+            low, high = bootstrap(of_graphs)
+            line.append(f"{value:.2f} ({low:.2f}, {high:.2f})")
+        body.append(line)
+    return markdown(["", "line, same start", "line, other start", "aligned"], body)
