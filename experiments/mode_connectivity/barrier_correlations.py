@@ -71,14 +71,14 @@ def mean_of(found: Iterable[list[float]]) -> float | None:
     return mean(values) if values else None
 
 
-def bootstrap(found: dict[tuple[str, str], list[float]], draws: int = 500) -> tuple[float, float]:
+def bootstrap(found: dict[tuple[str, str], list[float]], draws: int = 10_000) -> tuple[float, float]:
     """A 95 % interval of `mean_of` over graphs, drawn with replacement: cases of one graph are not independent."""
-    graphs, random, means = sorted(found), np.random.default_rng(0), []
-    for _ in range(draws):
-        value = mean_of(found[graphs[k]] for k in random.integers(len(graphs), size=len(graphs)))
-        if value is not None:
-            means.append(value)
-    low, high = np.quantile(means, (0.025, 0.975)) if means else (math.nan, math.nan)
+    known = [found[graph] for graph in sorted(found) if found[graph]]
+    if not known:
+        return math.nan, math.nan
+    sums, counts = np.array([sum(values) for values in known]), np.array([len(values) for values in known])
+    chosen = np.random.default_rng(0).integers(len(known), size=(draws, len(known)))
+    low, high = np.quantile(sums[chosen].sum(1) / counts[chosen].sum(1), (0.025, 0.975))
     return float(low), float(high)
 
 

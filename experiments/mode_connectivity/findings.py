@@ -1,17 +1,28 @@
 """What `between.py` found, as tables."""
 
 import math
+from collections import defaultdict
+from statistics import median
 
 from experiments.common import markdown
 from experiments.mode_connectivity.barrier_correlations import correlations
 from experiments.mode_connectivity.between_picture import heat
-from experiments.mode_connectivity.between_rows import TOLERANCE, Row, of, spread
+from experiments.mode_connectivity.between_rows import RETRAINED, TOLERANCE, Row, of, spread
 from experiments.mode_connectivity.over_graphs import graph_table, predictions
 
 
 def to_retraining(rows: list[Row]) -> str:
     """Barriers from each model to retrained ones, by problem: medians over graphs, models and seeds."""
-    head = ["problem", "model", "line, same start", "line, other start", "aligned", "curve", "of lines within .1", "n"]
+    head = [
+        "problem",
+        "model",
+        "line, same start",
+        "line, other start",
+        "aligned",
+        "curve",
+        "within .1 (same, other)",
+        "n",
+    ]
     body = []
     for problem in dict.fromkeys(row["problem"] for row in rows):
         own = of(rows, problem=problem)
@@ -24,7 +35,7 @@ def to_retraining(rows: list[Row]) -> str:
             ]
             near = f"{sum(v <= TOLERANCE for v in same)}, {sum(v <= TOLERANCE for v in other)}"
             body.append([problem, name, spread(same), spread(other), *map(spread, more), near, str(len(same))])
-    return markdown(head, body, 2)
+    return markdown([*head, "n"], body, 2)
 
 
 def heat_table(rows: list[Row], problem: str) -> str:
@@ -34,6 +45,32 @@ def heat_table(rows: list[Row], problem: str) -> str:
         [name, *("" if math.isnan(v) else f"{v:.2f}" for v in line)] for name, line in zip(names, found, strict=True)
     ]
     return markdown(["", *names], body)
+
+
+def group_of(row: Row) -> str | None:
+    """Which models a line of the map joins; `None` of two retrained ones."""
+    if row["first"] in RETRAINED:
+        return None
+    which = "original" if row["first"] == "original" else "unlearned"
+    if row["second"] in RETRAINED:
+        return f"{which}, {row['second']}"
+    return "original, unlearned" if which == "original" else "two methods"
+
+
+def group_table(rows: list[Row]) -> str:
+    """How many lines of the map are within the tolerance, by the models that they join."""
+    body = []
+    for problem in dict.fromkeys(row["problem"] for row in rows):
+        groups: dict[str | None, list[tuple[float, float]]] = defaultdict(list)
+        for row in of(rows, kind="line", problem=problem):
+            groups[group_of(row)].append((row["barrier_retain"], row["barrier_forget"]))
+        for name, pairs in groups.items():
+            if name:
+                retain, forget = zip(*pairs, strict=True)
+                counts = [sum(v <= TOLERANCE for v in values) for values in (retain, forget, map(max, pairs))]
+                body.append([problem, name, spread(retain), spread(forget), *map(str, counts), str(len(pairs))])
+    head = ["problem", "lines between", "barrier, retained", "barrier, forgotten"]
+    return markdown([*head, "retained within .1", "forgotten within .1", "connected", "n"], body, 2)
 
 
 def condition_table(rows: list[Row]) -> str:
@@ -49,25 +86,48 @@ def condition_table(rows: list[Row]) -> str:
     return markdown(["problem", "condition", "pair", "barrier, retained", "barrier, forgotten", "connected"], body, 3)
 
 
+def slower(row: Row, than: str) -> bool:
+    """Whether the mean along the curve takes more steps to learn again than both ends, or both trained ends."""
+    return row["mean_relearn_steps"] > max(row[f"{end}{than}_relearn_steps"] for end in ("first", "second"))
+
+
 def mean_table(rows: list[Row]) -> str:
-    """Relearning of the mean along a line, beside the line's ends and middle."""
+    """Relearning of the mean along a curve, beside the ends and the middle of the line between them."""
     body = []
-    for problem in dict.fromkeys(row["problem"] for row in rows):
-        own = of(rows, kind="mean", problem=problem)
-        for first, second in dict.fromkeys((row["first"], row["second"]) for row in own):
-            found = of(own, first=first, second=second)
-            columns = {n: [row[f"{n}_relearn_steps"] for row in found] for n in ("first", "second", "middle", "mean")}
-            steps = [spread(values, 0) for values in columns.values()]
-            ends = zip(columns["first"], columns["second"], columns["mean"], strict=True)
-            more = sum(mean > max(first, second) for first, second, mean in ends)
-            body.append([problem, f"{first}, {second}", *steps, f"{more} of {len(found)}"])
+    for problem, first, second in pairs_of_means(rows):
+        found = of(rows, kind="mean", problem=problem, first=first, second=second)
+        steps = [spread([row[f"{n}_relearn_steps"] for row in found], 0) for n in ("first", "second", "middle", "mean")]
+        more = sum(slower(row, "") for row in found)
+        body.append([problem, f"{first}, {second}", *steps, f"{more} of {len(found)}"])
     head = ["problem", "pair", "first", "second", "middle of the line", "mean along the curve", "slower than both"]
     return markdown(head, body, 2)
 
 
+def control_table(rows: list[Row]) -> str:
+    """The mean along a curve beside the ends after as many plain steps, where these were measured."""
+    rows, body = [row for row in rows if row.get("first_trained_relearn_steps") is not None], []
+    names = ("mean", "first_trained", "second_trained")
+    for problem, first, second in pairs_of_means(rows):
+        found = of(rows, kind="mean", problem=problem, first=first, second=second)
+        steps = [spread([row[f"{n}_relearn_steps"] for row in found], 0) for n in names]
+        losses = [
+            " / ".join(f"{median(row[f'{n}_loss_{part}'] for row in found):.2f}" for n in names)
+            for part in ("retain", "forget")
+        ]
+        more = sum(slower(row, "_trained") for row in found)
+        body.append([problem, f"{first}, {second}", *steps, *losses, f"{more} of {len(found)}"])
+    head = ["problem", "pair", "mean along the curve", "first, trained on", "second, trained on"]
+    return markdown([*head, "retained loss of the three", "forgotten loss", "mean slower than both"], body, 2)
+
+
+def pairs_of_means(rows: list[Row]) -> list[tuple[str, str, str]]:
+    """Problems, and the models between which means were taken."""
+    return list(dict.fromkeys((row["problem"], row["first"], row["second"]) for row in of(rows, kind="mean")))
+
+
 def tables(rows: list[Row]) -> dict[str, str]:
     """Every table by name."""
-    found = {"to_retraining": to_retraining(rows), "conditions": condition_table(rows)}
+    found = {"to_retraining": to_retraining(rows), "groups": group_table(rows), "conditions": condition_table(rows)}
     found |= {f"map_{problem}": heat_table(rows, problem) for problem in dict.fromkeys(row["problem"] for row in rows)}
     found |= {"correlations": correlations(rows), "graphs": graph_table(rows), "predictions": predictions(rows)}
-    return {**found, "means": mean_table(rows)}
+    return {**found, "means": mean_table(rows), "control": control_table(rows)}

@@ -1,7 +1,7 @@
 """Barriers over graphs, and statements of arXiv 2502.12608 beside them."""
 
 import math
-from statistics import median
+from statistics import mean, median
 
 import numpy as np
 from scipy.stats import spearmanr
@@ -71,8 +71,10 @@ def predictions(rows: list[Row]) -> str:
     if cs and citation:
         told = f"curve: largest barrier {max(citation):.3f} on citation graphs, {max(cs):.3f} on CS"
         body.append(["citation graphs are smooth, Coauthor-CS is not", told])
+    barriers = {graph: mean(median(g["line"]) for g in of(graphs, graph=graph)) for graph in whole}
+    about = {g["graph"]: g for g in graphs}
     for name, words in (("spectral_gap", "a larger spectral gap, a lower barrier"), ("homophily", "homophily matters")):
         if len(whole) > 3:
-            value = spearmanr([g[name] for g in graphs], [median(g["line"]) for g in graphs]).statistic
-            body.append([words, f"rank correlation with the line's barrier {value:.2f} over {len(graphs)} points"])
+            value = spearmanr([about[graph][name] for graph in barriers], list(barriers.values())).statistic
+            body.append([words, f"rank correlation with the line's barrier {value:.2f} over {len(whole)} graphs"])
     return markdown(["statement", "measured"], body, 2)
