@@ -1,5 +1,6 @@
 """Correlations, shares and maps of barriers between unlearned models against other ways to compute them."""
 
+import json
 import math
 from typing import Any
 
@@ -9,7 +10,8 @@ from scipy.stats import spearmanr
 
 from experiments.mode_connectivity import between_picture, over_graphs
 from experiments.mode_connectivity.barrier_correlations import bootstrap, by_graph, joined, mean_of
-from experiments.mode_connectivity.findings import control_table, group_table, mean_table
+from experiments.mode_connectivity.findings import control_table, group_table, mean_table, tables
+from tests.conftest import REPOSITORY
 
 WHERE = ("problem", "graph", "backbone", "seed")
 
@@ -128,3 +130,10 @@ def test_the_map_holds_medians_both_ways() -> None:
     assert found[0, 1] == found[1, 0] == 0.2
     assert found[0, 2] == 0.4
     assert np.isnan(found[1, 2])
+
+
+def test_every_row_of_a_table_has_a_cell_for_each_heading() -> None:
+    rows = json.loads((REPOSITORY / "experiments" / "mode_connectivity" / "between.json").read_text(encoding="utf-8"))
+    for name, table in tables(rows).items():
+        head, _, *body = (line.count(" |") for line in table.splitlines())
+        assert set(body) == {head}, name

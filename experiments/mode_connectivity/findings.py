@@ -13,16 +13,7 @@ from experiments.mode_connectivity.over_graphs import graph_table, predictions
 
 def to_retraining(rows: list[Row]) -> str:
     """Barriers from each model to retrained ones, by problem: medians over graphs, models and seeds."""
-    head = [
-        "problem",
-        "model",
-        "line, same start",
-        "line, other start",
-        "aligned",
-        "curve",
-        "within .1 (same, other)",
-        "n",
-    ]
+    head = ["problem", "model", "line, same start", "line, other start", "aligned", "curve", "within .1: same, other"]
     body = []
     for problem in dict.fromkeys(row["problem"] for row in rows):
         own = of(rows, problem=problem)
