@@ -2,6 +2,7 @@
 
 python -m experiments.mode_connectivity.between --root DATA --out runs/between [--smoke] [--problems nodes links digits]
     [--graphs Cora ...] [--backbones gcn sage] [--seeds 0 1 2] [--device cuda]
+    [--parts models pairs means]
 """
 
 import time
@@ -26,6 +27,7 @@ from gunlearn.metrics.problem import evaluator
 #: The basic attack needs classes; of links the rank of forgotten ones among others stands in its place.
 ATTACKS = {"links": ("relearn_steps",), "nodes": ("mia_acc", "relearn_steps"), "digits": ("mia_acc", "relearn_steps")}
 POINTS = 9
+PARTS: tuple[Literal["models", "pairs", "means"], ...] = ("models", "pairs", "means")
 #: Pairs of one method under the conditions of arXiv 2504.06407.
 CONDITIONS = {
     "seeds": (("npo", "npo, seed 1"), ("scrub", "scrub, seed 1"), ("gnndelete", "gnndelete, seed 1")),
@@ -53,7 +55,7 @@ class Args(StudyArgs):
     backbones: tuple[str, ...] = ("gcn", "sage")
     seeds: tuple[int, ...] = (0, 1, 2)
     device: str = "cpu"
-    parts: tuple[Literal["models", "pairs", "means"], ...] = ("models", "pairs", "means")
+    parts: tuple[Literal["models", "pairs", "means"], ...] = PARTS
 
 
 def model_rows(case: Case, attacks: Sequence[str]) -> Iterator[Row]:
@@ -172,7 +174,8 @@ def cells(args: Args) -> Iterator[tuple[str, str, str, int]]:
 def main(args: Args) -> None:
     """Run what is not there yet, and write `results.json` and `tables.md`."""
     torch.set_num_threads(1)
-    runs = ((" ".join(map(str, cell)), partial(measured, *cell, args)) for cell in cells(args))
+    some = () if args.parts == PARTS else args.parts  # whose rows stand under a key of their own
+    runs = ((" ".join(map(str, (*cell, *some))), partial(measured, *cell, args)) for cell in cells(args))
     found = [kept_fields(row) for row in resumed(args.out, runs)]
     text = "\n\n".join(tables(found).values())
     write_results(args.out, found, text)
