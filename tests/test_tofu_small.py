@@ -1,6 +1,7 @@
 """The study on TOFU's authors: it runs small, and what is committed of it holds what its README says."""
 
 import json
+from collections import Counter
 from statistics import median
 
 import pytest
@@ -13,7 +14,7 @@ from experiments.tofu_small.methods import SETTINGS
 from experiments.tofu_small.problem import Problem, Recipe
 from experiments.tofu_small.table import continued, markdown, reference
 from gunlearn.bench.llm import arm_settings
-from gunlearn.report.frontier_table import at_equal_retention
+from gunlearn.report.frontier_table import at_equal_retention, compared_models
 from tests.conftest import REPOSITORY, committed
 
 
@@ -119,16 +120,15 @@ def test_the_frontiers_are_what_the_readme_says_of_them():
     assert npo["gain_low"] > 0  # it looks forgotten and is nearer
     low = [(name, f) for (name, _, _), f in found.items() if f["forget_prob"] < 0.1]
     nearer, further = (
-        {name for name, f in low if f[key] * sign > 0} for key, sign in (("gain_low", 1), ("gain_high", -1))
+        Counter(name for name, f in low if f[key] * sign > 0) for key, sign in (("gain_low", 1), ("gain_high", -1))
     )
-    assert len(found) == 117
-    assert [len(low), *(sum(f[k] * s > 0 for _, f in low) for k, s in (("gain_high", -1), ("gain_low", 1)))] == [
-        54,
-        30,
-        12,
-    ]
-    assert {"graddiff", "gradient_ascent", "influence_ascent", "ihl", "ce_unlearning", "wga", "pdu"} <= further - nearer
-    assert nearer == {"shrunk", "npo", "npo lora", "npo bounded", "kto", "rmu", "dto"}
+    of = Counter(name for name, _ in low)
+    assert (len(found), of.total(), further.total(), nearer.total()) == (117, 54, 30, 12)
+    for name in ("graddiff", "gradient_ascent", "influence_ascent", "ihl", "ce_unlearning"):
+        assert further[name] == of[name], name
+    assert [(further[name], of[name]) for name in ("wga", "pdu")] == [(4, 5), (4, 6)]
+    assert set(nearer) == {"shrunk", "npo", "npo lora", "npo bounded", "kto", "rmu", "dto"}
+    assert all(f["mia_min_k"] > 0.85 for f in found.values() if f["gain_low"] > 0)
     kept = {name: setting for name, setting in at_equal_retention(rows).items() if setting is not None}
     assert set(found_names(rows)) - kept.keys() == {"npo", "graddiff", "wga", "ihl", "pdu"}
     assert max(kept.values(), key=lambda s: s.reported["gain"]).method == "shrunk"
@@ -136,6 +136,14 @@ def test_the_frontiers_are_what_the_readme_says_of_them():
     assert rmu["forget_prob"] < 1e-3
     assert abs(rmu["mia_min_k"] - 0.5) < 0.05
     assert rmu["gain_low"] < 0 < rmu["gain_high"]
+    ends = compared_models(rows, 0)
+    first, second = (found["shrunk", rate, 8] for rate in (3e-3, 6e-3))
+    untouched, other = ends["original"], ends["retrained 0"]
+    assert all(other["gain_low"] <= f["gain"] <= other["gain_high"] for f in (first, second))
+    assert all(f["mia_min_k"] > other["mia_min_k"] + 0.1 for f in (first, second))
+    assert second["forget_prob"] < first["forget_prob"] / 2
+    assert 10 * other["forget_prob"] < second["forget_prob"] < 12 * other["forget_prob"]
+    assert second["retain_prob"] < untouched["retain_prob"] - 0.05
 
 
 def found_names(rows):
