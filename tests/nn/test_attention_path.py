@@ -101,6 +101,26 @@ def test_what_is_attached_still_counts(model: torch.nn.Module) -> None:
     assert path_of(model) == "CSR products in 2 of 2 layers"
 
 
+@pytest.mark.parametrize("loops", [True, False])
+def test_calls_that_the_layer_refuses_are_still_refused(loops: bool) -> None:
+    """Control: the pass with self-loops hands on the features and the graph alone."""
+    (x, index), layer = graph(), pyg.GATConv(DIM, 4, add_self_loops=loops)
+    wrong = (((x, index), {"foo": 1}), ((x, index), {"foo": None}), ((x, index), {"x": x}))
+    for args, kwargs in (*wrong, ((x, index, None, None, None, 1), {})):
+        with fast_path(layer), pytest.raises(TypeError):
+            layer(*args, **kwargs)
+
+
+def test_a_pass_in_inference_mode_can_be_followed_by_training(model: torch.nn.Module) -> None:
+    """Control: what such a pass keeps of the graph would be tensors that autograd refuses to save."""
+    x, index = graph(dtype=torch.float64)
+    expected = outputs(model, x, index)
+    with fast_path(model):
+        with torch.inference_mode():
+            model(x, index)
+        assert_same(outputs(model, x, index), expected)
+
+
 def test_an_error_leaves_the_layer_as_it_was(model: torch.nn.Module) -> None:
     x, index = graph(dtype=torch.float64)
     before = dict(model.first.__dict__)

@@ -11,12 +11,11 @@ from torch import Tensor
 from torch_geometric.nn import MessagePassing
 from torch_geometric.utils import add_self_loops, remove_self_loops
 
-from gunlearn.core.sorting import lexsort
 from gunlearn.nn.attach.overrides import AfterLayer, attached_scales
 from gunlearn.nn.kernels.fused import is_plain, reason_to_gather
 from gunlearn.nn.kernels.memo import memo
 from gunlearn.nn.kernels.paths import Paths, Recorded
-from gunlearn.nn.kernels.sparse import SparseMatrix, csr_tensor, multiply, sddmm, sparse_matrix
+from gunlearn.nn.kernels.sparse import SparseMatrix, csr_tensor, multiply, pattern_of, sddmm
 from gunlearn.nn.kernels.switch import KERNEL_DTYPES
 
 #: Layers whose messages are the senders' rows times one coefficient per head, which `edge_update` computes before.
@@ -40,7 +39,9 @@ class AttentionForward(Recorded):
         while isinstance(below, AfterLayer):
             below = below.previous
         # Overrides below this one may change the graph from call to call; whoever gets the coefficients may edit them.
-        others = any(bound.get(name) is not None for name in self.names if name not in ("x", "edge_index"))
+        others = any(value is not None for name, value in bound.items() if name not in ("x", "edge_index"))
+        # Unknown, too many, or one given twice: the layer itself raises.
+        others |= not bound.keys() <= {*self.names} or len(args) + len(kwargs) > len(bound)
         known = below is None and not others and isinstance(bound.get("x"), Tensor) and is_plain(edge_index)
         self.propagate.graph = None
         if not known or self.propagate.why_not() is not None:
@@ -99,8 +100,7 @@ def _with_loops(edge_index: Tensor, number: int) -> Tensor:
 def _places(edge_index: Tensor, number: int, flow: str) -> tuple[SparseMatrix, Tensor]:
     """The places of a matrix `[targets, senders]`, and the edges in their order."""
     col, row = edge_index if flow == "source_to_target" else edge_index.flip(0)
-    ones = torch.ones(row.numel(), device=row.device)
-    return sparse_matrix(row, col, ones, (number, number)), lexsort(row, col)
+    return pattern_of(row, col, (number, number))
 
 
 class _WeightedSum(torch.autograd.Function):

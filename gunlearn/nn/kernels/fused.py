@@ -12,13 +12,12 @@ from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
-from gunlearn.core.sorting import lexsort
 from gunlearn.errors import UnsupportedModelError
 from gunlearn.nn.attach.overrides import AfterLayer, attached_scales
 from gunlearn.nn.kernels.bag_of_words import known_sparse
 from gunlearn.nn.kernels.memo import memo
 from gunlearn.nn.kernels.paths import Paths, Recorded
-from gunlearn.nn.kernels.sparse import SparseMatrix, sparse_matrix
+from gunlearn.nn.kernels.sparse import SparseMatrix, pattern_of, sparse_matrix
 from gunlearn.nn.kernels.sparse_linear import Propagated, first_linear, is_replaced
 from gunlearn.nn.kernels.switch import KERNEL_DTYPES, kernels_enabled
 from gunlearn.nn.layers.influence_conv import needs_messages
@@ -181,7 +180,7 @@ class FusedPropagate(Recorded):
         settings = tuple(getattr(layer, k, None) for k in ("improved", "add_self_loops", "normalize", "flow"))
         tag = ("fast", type(layer).__name__, settings, mean, shape, dtype, anchor is edge_index)
         if learned:
-            places, order = memo(anchor, (*tag, "places"), lambda: _places(row, col, dtype, shape))
+            places, order = memo(anchor, (*tag, "places"), lambda: pattern_of(row, col, shape, dtype))
             return places.with_values(values()[order])
         if len(scales) > 1:
             return sparse_matrix(row, col, values(), shape)
@@ -206,10 +205,6 @@ def reason_to_gather(layer: MessagePassing, known_dim: bool, attached: bool) -> 
     if torch.is_autocast_enabled() or torch.compiler.is_compiling() or not kernels_enabled():
         return "autocast, compiler or function transform"
     return None
-
-
-def _places(row: Tensor, col: Tensor, dtype: torch.dtype, shape: tuple[int, int]) -> tuple[SparseMatrix, Tensor]:
-    return sparse_matrix(row, col, torch.ones(row.numel(), dtype=dtype, device=row.device), shape), lexsort(row, col)
 
 
 def is_plain(edge_index: Any) -> bool:

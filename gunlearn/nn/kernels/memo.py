@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -68,8 +69,16 @@ def memo(
         values = {}
         store[tensor] = (tensor._version, values)
     if tag not in values:
-        values[tag] = build()
+        values[tag] = _for_autograd(build)
     return values[tag]
+
+
+def _for_autograd(build: Callable[[], _T]) -> _T:
+    """Return `build()`; inside `torch.inference_mode` too as tensors that a later training step may save."""
+    if not torch.is_inference_mode_enabled():
+        return build()
+    with torch.inference_mode(False), torch.no_grad():
+        return build()
 
 
 def remembered(tensor: Tensor, tag: Any) -> Any | None:

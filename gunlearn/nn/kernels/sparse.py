@@ -221,6 +221,24 @@ def sparse_matrix(row: Tensor, col: Tensor, value: Tensor, size: tuple[int, int]
     return built.with_values(value[lexsort(row, col)]) if value.requires_grad else built
 
 
+def pattern_of(
+    row: Tensor, col: Tensor, size: tuple[int, int], dtype: torch.dtype = torch.float32
+) -> tuple[SparseMatrix, Tensor]:
+    """Return a matrix of ones for `SparseMatrix.with_values`, and the order of the entries in it, `[num_entries]`.
+
+    Two sorts in all, that of the transpose included. Ids outside the matrix raise `InvalidInputError`.
+    """
+    for name, index, limit in (("row", row, size[0]), ("col", col, size[1])):
+        check_indices(name, index, limit)
+    order = lexsort(row, col)
+    row, col = row[order], col[order]
+    back, ones = lexsort(col, row), torch.ones(row.numel(), dtype=dtype, device=row.device)
+    matrix = csr_tensor(*csr_places(row, col, size), ones, size)
+    built = SparseMatrix(matrix, csr_tensor(*csr_places(col[back], row[back], size[::-1]), ones, size[::-1]))
+    built.__dict__.update(rows=row, transposed_order=back)
+    return built, order
+
+
 def check_indices(name: str, index: Tensor, limit: int) -> None:
     """Refuse ids outside `[0, limit)`."""
     if index.numel():
