@@ -163,9 +163,10 @@ class LLM:
         found = training_arguments(self.training_arg, own, "llm")
         if self.epochs is not None and "max_steps" in found:
             raise InvalidInputError(f"Expected --epochs or --training-arg max_steps (got both, {self.epochs:g})")
+        found |= {"use_cpu": True} if self.device == "cpu" else {}
         if found:
             checked_arguments({"output_dir": tempfile.gettempdir(), **found})
-        return found | ({"use_cpu": True} if self.device == "cpu" else {})
+        return found
 
 
 class LLMMethods(Listing):

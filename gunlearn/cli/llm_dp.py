@@ -114,7 +114,7 @@ class LLMDP:
             )
         from gunlearn.llm.training.settings import checked_arguments  # loads torch
 
-        checked_arguments({"output_dir": tempfile.gettempdir(), **training})
+        checked_arguments({"output_dir": tempfile.gettempdir(), "use_cpu": self.device == "cpu", **training})
         gunlearn.llm.record.check_folder(self._folder)
         check_writable(self._folder)
 

@@ -106,7 +106,7 @@ def unlearn(
     epochs, lr, batch_size, figure_rows = map(training.pop, named)
     for name, value, other in (("lr", lr, "learning_rate"), ("epochs", epochs, "num_train_epochs")):
         if value is not None and other in training:
-            raise InvalidInputError(f"Expected {name!r} or {other!r} (got both, {value:g} and {training[other]:g})")
+            raise InvalidInputError(f"Expected {name!r} or {other!r} (got both, {value} and {training[other]})")
     _check_inputs(model, tokenizer, seed, peft)
     how = {"max_length": max_length or context_of(model)} | dict(encoding or {})
     asked = {} if epochs is None else {"num_train_epochs": epochs}  # a Trainer also takes fractions of an epoch

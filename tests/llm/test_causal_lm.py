@@ -4,12 +4,13 @@ import copy
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from torch import Tensor, nn
 
 from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedModelError
 from gunlearn.llm import CausalLM, PartCollator
 from gunlearn.llm.data.text_items import answer_tokens
-from gunlearn.llm.model.token_prediction import model_inputs
+from gunlearn.llm.model.token_prediction import model_inputs, token_loss
 from gunlearn.llm.training.views import answer_mask
 from gunlearn.losses import NLL, NPO, UNDIAL, CrossEntropyUnlearning, FlatLogits, KLToReference, Loss, Prediction
 from tests.llm import facts
@@ -125,6 +126,15 @@ def test_rows_go_where_the_model_is() -> None:
     assert set(inputs) == {"input_ids", "attention_mask", "position_ids"}
     assert elsewhere.model.embed_tokens(inputs["input_ids"]).device.type == "meta"
     assert {value.device.type for value in rows.values()} == {"cpu"}
+
+
+def test_offloaded_weights_are_read_where_they_run() -> None:
+    """Control: the first parameter of such a model is on `meta`, where rows would lose their values."""
+    rows = PartCollator()([{"input_ids": list(range(n)), "labels": list(range(n))} for n in (3, 5)])
+    expected = token_loss(facts.full(), rows)
+    offloaded = cpu_offload(copy.deepcopy(facts.full()), execution_device=torch.device("cpu"))
+    assert next(offloaded.parameters()).is_meta
+    assert float(token_loss(offloaded, rows)) == pytest.approx(float(expected), rel=1e-6)
 
 
 def test_embeddings_of_a_layer() -> None:

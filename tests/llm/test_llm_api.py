@@ -163,6 +163,7 @@ def test_a_retrained_model_is_a_third_column():
         ({"figure_rows": -1}, "'figure_rows'"),
         ({"learning_rate": -1.0}, "'learning_rate'"),
         ({"learning_rate": 1e-3, "lr": 1e-3}, "'lr' or 'learning_rate' .got both"),
+        ({"learning_rate": None, "lr": 1e-3}, "'lr' or 'learning_rate' .got both, 0.001 and None"),
         ({"num_train_epochs": 1, "epochs": 2}, "'epochs' or 'num_train_epochs' .got both"),
         ({"max_grad_norm": ""}, "'max_grad_norm' of 'TrainingArguments' to be a number"),
         ({"forget": FORGET[0]}, "got dict of 'forget'"),

@@ -151,6 +151,7 @@ def test_errors_are_one_line_and_exit_code_2(tmp_path, files, monkeypatch, capsy
             [*nobody, "--training-arg", "max_grad_norm=a"],
             "'max_grad_norm' of 'TrainingArguments' to be a number",
         ),
+        ([*nobody, "--device", "cpu", "--training-arg", "bf16=true"], "got none: no such folder"),  # these fit
         ([*nobody, "--training-arg", "lr_scheduler_type=cosin"], "cosin is not a valid"),
         ([*nobody, "--method", "npoo"], "did you mean 'npo'"),
         ([*nobody, "--method", "gnndelete"], "for 'causal_lm' (got 'gnndelete', which is for link_prediction"),

@@ -209,6 +209,7 @@ def test_a_private_base_is_trained_once_and_unlearning_starts_from_it(files, cap
         ([*whole, "--steps", "2"], "--steps or --epochs (got both, 2 and 1)"),
         ([*whole, "--training-arg", "learning_rate=1"], "--lr, an option of 'gunlearn llm-dp'"),
         ([*whole, "--training-arg", "max_steps=1"], "--steps, an option"),
+        ([*whole, "--training-arg", "bf16=true", "--model", "none"], "got none: no such folder"),  # these fit
         ([*whole, "--training-arg", "warmup_steps=a"], "'warmup_steps' of 'TrainingArguments'"),
         ([*whole, "--model", other], f"Expected the model that {base} was trained from (got {other}"),
         ([*whole[:1], "deploy", *whole[2:], "--model", str(files / "deployed")], "whose weights are others"),

@@ -100,8 +100,13 @@ def context_of(model: nn.Module) -> int | None:
 
 
 def model_device(model: nn.Module) -> torch.device:
-    """Return the device of the model's first parameter."""
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
+    """Return the device of the model's first parameter; of offloaded ones, where accelerate runs their module."""
+    first = next(model.parameters(), None)
+    if first is not None and first.is_meta:
+        hooks = (getattr(module, "_hf_hook", None) for module in model.modules())
+        places = (getattr(hook, "execution_device", None) for hook in hooks)
+        return next((torch.device(place) for place in places if place is not None), first.device)
+    return torch.device("cpu") if first is None else first.device
 
 
 def output_head(model: nn.Module) -> nn.Module | None:
