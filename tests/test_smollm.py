@@ -11,9 +11,9 @@ import torch
 pytest.importorskip("transformers")
 from peft import get_peft_model
 
-from experiments.smollm.__main__ import Args, main
+from experiments.smollm.__main__ import Args, main, make_study
 from experiments.smollm.base import tiny
-from experiments.smollm.going_on import FRESH, LONGER, SHARES, SHRUNK, new_adapter
+from experiments.smollm.going_on import FACTORS, FRESH, LONGER, SHARES, SHRUNK, new_adapter
 from experiments.smollm.learned import learned
 from experiments.smollm.methods import NAMES, SETTINGS, halved
 from experiments.smollm.pieces import FIRST, UNTOUCHED, Piece, Plan, share
@@ -61,6 +61,15 @@ def test_each_seed_has_models_and_results_of_its_own(tofu_root, tmp_path, capsys
     assert files[0]["recipe"]["nll"] != files[1]["recipe"]["nll"]
     low, high = sorted(row[FRESH]["others_before"] for row in (first, second))
     assert f"({three_digits(low)} to {three_digits(high)})" in capsys.readouterr().out
+
+
+def test_other_factors_of_a_method_make_another_row(tofu_root, tmp_path, monkeypatch):
+    """Control: a row found by budget and problem alone would be read as that of the new factors."""
+    study = make_study(Args(tofu_root, tmp_path, requests=(1,), methods=(FRESH, "npo"), smoke=True))
+    pieces = [Piece(0, 1, name) for name in (FRESH, "npo")]
+    before = [study.file(piece) for piece in pieces]
+    monkeypatch.setitem(FACTORS, FRESH, (0.5,))
+    assert [study.file(piece) == file for piece, file in zip(pieces, before, strict=True)] == [False, True]
 
 
 def test_new_factors_begin_at_the_pretrained_model(tofu_root, tmp_path):

@@ -14,9 +14,10 @@ from typing import Any
 from filelock import FileLock
 from torch import nn
 
+from experiments.smollm.going_on import FACTORS, SHARES
 from experiments.smollm.learned import learned, record_of
 from experiments.smollm.measured import Measure, Measured, with_forget_quality
-from experiments.smollm.methods import NAMES, Budget, Request, run
+from experiments.smollm.methods import NAMES, SETTINGS, Budget, Request, run
 from experiments.smollm.pieces import LEARNED, UNTOUCHED, Piece, Plan
 from experiments.smollm.problem import Problem
 from gunlearn.bench.store import atomic_write
@@ -79,7 +80,8 @@ class Study:
             rows = problem.full if piece.name == LEARNED else problem.retain(piece.request)
             return record_of(problem, rows, number)
         about = [asdict(problem.recipe), problem.bf16, asdict(self.budget), asdict(self.how), self.asked]
-        told = json.dumps([*about, self.plan.retrained, 1 in self.plan.requests])
+        tried = repr([of.get(piece.name) for of in (SETTINGS, FACTORS, SHARES)])
+        told = json.dumps([*about, self.plan.retrained, 1 in self.plan.requests, tried])
         return problem.own / "rows" / hashlib.sha256(told.encode()).hexdigest()[:12] / f"{piece.file}.json"
 
     def done(self, piece: Piece) -> bool:
