@@ -37,7 +37,7 @@ def resumed(out: Path, runs: Iterable[tuple[str, Callable[[], list[dict[str, Any
     kept = out / "rows.jsonl"
     rows: dict[str, list[dict[str, Any]]] = {}
     if kept.exists():
-        rows = {line["key"]: line["rows"] for line in map(json.loads, kept.read_text().splitlines())}
+        rows = {line["key"]: line["rows"] for line in _whole_lines(kept.read_text())}
     for key, run in runs:
         if key in rows:
             continue
@@ -45,8 +45,17 @@ def resumed(out: Path, runs: Iterable[tuple[str, Callable[[], list[dict[str, Any
             warnings.simplefilter("ignore")
             rows[key] = run()
         with kept.open("a") as file:
-            file.write(json.dumps({"key": key, "rows": rows[key]}) + "\n")
+            file.write("\n" + json.dumps({"key": key, "rows": rows[key]}) + "\n")  # ends a line that was torn
     return [row for of in rows.values() for row in of]
+
+
+def _whole_lines(text: str) -> Iterable[Any]:
+    """The values of all lines but those that a killed run left torn."""
+    for line in filter(None, text.splitlines()):
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            continue
 
 
 def write_results(out: Path, results: Any, tables: str) -> None:

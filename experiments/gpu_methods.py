@@ -3,6 +3,7 @@
 A method that refuses the problem on both, in the same words, is no failure; one that the GPU alone fails is.
 """
 
+import math
 import sys
 import tempfile
 import traceback
@@ -35,7 +36,7 @@ def beside(what: str, runs: Mapping[str, Run], device: str) -> Row:
     for name, run in runs.items():
         on_cpu, there = (outcome(run, place) for place in ("cpu", device))
         if isinstance(there, Exception):
-            if type(on_cpu) is type(there):
+            if type(on_cpu) is type(there) and str(on_cpu) == str(there):
                 refused += 1
                 continue
             failed.append(f"{name} ({type(there).__name__})")
@@ -58,13 +59,25 @@ def outcome(run: Run, place: str) -> Any:
 
 
 def alike(one: Any, other: Any) -> bool:
-    """Are two tensors, or two models' weights, equal to 1e-3?"""
+    """Are two tensors, two models' weights, or figures by name, equal to 1e-3?"""
     if isinstance(one, nn.Module):
         pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
         return all(alike(a, b) for a, b in pairs)
     if isinstance(one, torch.Tensor):
         return torch.allclose(one.detach().cpu().double(), other.detach().cpu().double(), rtol=1e-3, atol=1e-3)
-    return True
+    if isinstance(one, Mapping):
+        values = [figures_as_tensor(found) for found in (one, other)]
+        return one.keys() == other.keys() and torch.allclose(*values, rtol=1e-3, atol=1e-3, equal_nan=True)
+    raise TypeError(f"Expected a model, a tensor or figures by name (got {type(one).__name__})")
+
+
+def figures_as_tensor(found: Mapping[str, Any]) -> torch.Tensor:
+    """The figures that are numbers, without seconds and memory; NaN for the others."""
+    numbers = (
+        math.nan if name.startswith(("seconds", "peak")) or not isinstance(value, int | float) else value
+        for name, value in found.items()
+    )
+    return torch.tensor([*numbers], dtype=torch.float64)
 
 
 def graph_rows(device: str, smoke: bool) -> list[Row]:
@@ -111,9 +124,11 @@ class GraphRuns:
     def unlearned(self, name: str, place: str) -> nn.Module:
         return self.result(name, place).model
 
-    def measured(self, metrics: tuple[str, ...], place: str) -> None:
-        gu.evaluate(
-            self.result("npo", place), lambda data, seed: self.trained(data, seed, place).model, metrics=metrics
+    def measured(self, metrics: tuple[str, ...], place: str) -> dict[str, Any]:
+        return dict(
+            gu.evaluate(
+                self.result("npo", place), lambda data, seed: self.trained(data, seed, place).model, metrics=metrics
+            )
         )
 
     def scores(self, name: str, target: str, place: str) -> torch.Tensor:
@@ -161,7 +176,7 @@ class TextRuns:
             except InvalidInputError:  # a method of the package's own loop takes no `TrainingArguments`
                 return unlearn_texts(self.model(place), self.tokenizer, *given, name, **how).model
 
-    def measured(self, place: str) -> None:
+    def measured(self, place: str) -> dict[str, Any]:
         parts = {"forget": self.texts[:8], "retain": self.texts[8:]}
         sets = {part: encode(texts, self.tokenizer) for part, texts in parts.items()}
-        evaluate_one(self.model(place), self.tokenizer, sets)
+        return evaluate_one(self.model(place), self.tokenizer, sets).figures

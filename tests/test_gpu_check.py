@@ -1,11 +1,14 @@
 """The script that checks a GPU: without one it says so, and what a processor can run runs small."""
 
+from functools import partial
+
 import pytest
 import torch
 
 pytest.importorskip("transformers")
 pytest.importorskip("diffusers")
 from experiments import gpu_check
+from experiments.gpu_methods import beside
 
 
 def test_without_a_gpu_it_says_so(monkeypatch, capsys) -> None:
@@ -24,3 +27,19 @@ def test_the_parts_that_a_processor_can_run(capsys) -> None:
     assert float(cells["INPO", "largest difference of a weight"][0]) == 0  # the CPU beside the CPU
     assert cells["diffusion", "seconds per step of NPO"][1] == "finite: True"
     assert ("FSDP", "not run: needs two GPUs") in cells
+
+
+def test_figures_are_compared_and_another_error_is_no_refusal() -> None:
+    """Control: figures that nobody compares are alike, and two bugs of one type look like one refusal."""
+
+    other = {"there": lambda place: {"loss": 1.0 if place == "cpu" else 2.0, "seconds": float(place == "cpu")}}
+    assert beside("figures", other, "elsewhere")[2:4] == ("1 ran, 0 refused", "0 alike to 1e-3")
+    same = {"there": lambda place: {"loss": 1.0, "seconds": float(place == "cpu")}}
+    assert beside("figures", same, "elsewhere")[3] == "1 alike to 1e-3"
+    assert beside("methods", {"m": partial(refused, False)}, "elsewhere")[2] == "0 ran, 1 refused"
+    failed = beside("methods", {"m": partial(refused, True)}, "elsewhere")[2]
+    assert failed == "0 ran, 0 refused, failed: m (RuntimeError)"
+
+
+def refused(by_place: bool, place: str) -> None:
+    raise RuntimeError(f"Expected something else (got {place if by_place else 'this'})")
