@@ -39,6 +39,8 @@ from experiments.retain_samples.__main__ import tables as retain_samples
 from experiments.smollm.table import tables as smollm
 from experiments.speed.attention import table as attention
 from experiments.speed.per_step import table as per_step
+from experiments.tofu_small.frontier_seeds import by_rate
+from experiments.tofu_small.frontier_seeds import table as frontier_seeds
 from gunlearn.report import frontier_markdown, markdown_table
 from gunlearn.report.frontier_picture import save_frontier
 
@@ -72,6 +74,13 @@ def nearest() -> dict[str, str]:
     return {**found, "own_models": own_models(read("nearest", "own_models"))}
 
 
+def tofu_small() -> dict[str, str]:
+    others = sorted((HERE / "tofu_small").glob("frontier-seed*.json"))
+    every = [read("tofu_small", name) for name in ("frontier", *(file.stem for file in others))]
+    found = {"frontier": frontier_markdown(every[0]), "frontier_seeds": frontier_seeds(every)}
+    return found | {f"{name}_rates": by_rate(every, name) for name in ("shrunk", "npo")}
+
+
 def tables() -> dict[Path, dict[str, str]]:
     """Every table by the file that shows it and its name there."""
     speed, quality = removal(read("removal_influence")).split("\n\n")
@@ -96,7 +105,7 @@ def tables() -> dict[Path, dict[str, str]]:
         "removal_influence": {"speed": speed, "quality": quality},
         "retain_samples": dict(zip(("gradients", "results"), retain_samples(read("retain_samples")), strict=True)),
     }
-    found["tofu_small"] = {"frontier": frontier_markdown(read("tofu_small", "frontier"))}
+    found["tofu_small"] = tofu_small()
     found["smollm"] = smollm(*(read("smollm", file.stem) for file in sorted((HERE / "smollm").glob("results*.json"))))
     found["speed"] = {
         "attention": attention(read("speed", "attention")),
