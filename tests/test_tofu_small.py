@@ -10,6 +10,7 @@ pytest.importorskip("transformers")
 from experiments.tofu_small import frontier
 from experiments.tofu_small.__main__ import Args, main
 from experiments.tofu_small.continued import CONTINUED
+from experiments.tofu_small.frontier_seeds import by_rate, table
 from experiments.tofu_small.methods import SETTINGS
 from experiments.tofu_small.problem import Problem, Recipe
 from experiments.tofu_small.table import continued, markdown, reference
@@ -144,6 +145,23 @@ def test_the_frontiers_are_what_the_readme_says_of_them():
     assert second["forget_prob"] < first["forget_prob"] / 2
     assert 10 * other["forget_prob"] < second["forget_prob"] < 12 * other["forget_prob"]
     assert second["retain_prob"] < untouched["retain_prob"] - 0.05
+
+
+def test_what_seeds_say_of_the_frontiers():
+    folder = REPOSITORY / "experiments" / "tofu_small"
+    seeds = [
+        json.loads((folder / f"{name}.json").read_text()) for name in ("frontier", "frontier-seed1", "frontier-seed2")
+    ]
+    shared = set.intersection(*(set(found_names(rows)) for rows in seeds))
+    gains = []
+    for rows in seeds:
+        kept = {n: s.reported["gain"] for n, s in at_equal_retention(rows).items() if n in shared and s is not None}
+        assert max(kept, key=kept.get) == "shrunk"
+        assert min(kept[name] for name in ("dpo", "simnpo", "npo lora")) > 0
+        gains.append({(s.method, s.rate, s.epoch): s.reported["gain"] for s in arm_settings(rows)}["npo", 3e-3, 10])
+    assert min(gains) < 0 < max(gains)
+    assert "| `shrunk` |" in table(seeds)
+    assert by_rate(seeds, "npo").count("\n") == 7
 
 
 def found_names(rows):
