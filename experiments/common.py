@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gunlearn.bench.store import atomic_write
+from gunlearn.bench.store import ROWS_FILE, RowStore, atomic_write
 
 
 @dataclass
@@ -34,10 +34,8 @@ def markdown(head: Sequence[str], body: Iterable[Sequence[str]], left: int = 1) 
 def resumed(out: Path, runs: Iterable[tuple[str, Callable[[], list[dict[str, Any]]]]]) -> list[dict[str, Any]]:
     """Rows of all runs, of those too that `rows.jsonl` in `out` has from before: a run that was killed goes on."""
     out.mkdir(parents=True, exist_ok=True)
-    kept = out / "rows.jsonl"
-    rows: dict[str, list[dict[str, Any]]] = {}
-    if kept.exists():
-        rows = {line["key"]: line["rows"] for line in _whole_lines(kept.read_text())}
+    kept = out / ROWS_FILE
+    rows = {key: line["rows"] for key, line in RowStore(kept).read().items()}
     for key, run in runs:
         if key in rows:
             continue
@@ -47,15 +45,6 @@ def resumed(out: Path, runs: Iterable[tuple[str, Callable[[], list[dict[str, Any
         with kept.open("a") as file:
             file.write("\n" + json.dumps({"key": key, "rows": rows[key]}) + "\n")  # ends a line that was torn
     return [row for of in rows.values() for row in of]
-
-
-def _whole_lines(text: str) -> Iterable[Any]:
-    """The values of all lines but those that a killed run left torn."""
-    for line in filter(None, text.splitlines()):
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
-            continue
 
 
 def write_results(out: Path, results: Any, tables: str) -> None:

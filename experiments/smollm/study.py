@@ -47,6 +47,7 @@ class Study:
     _problems: dict[int, Problem] = field(default_factory=dict)
     _origins: dict[int, tuple[nn.Module, nn.Module]] = field(default_factory=dict)
     _requests: dict[tuple[int, int], OneRequest] = field(default_factory=dict)
+    _files: dict[Piece, Path] = field(default_factory=dict)
 
     def of(self, seed: int) -> Problem:
         """The problem of a seed."""
@@ -89,10 +90,6 @@ class Study:
         if piece not in self._files:
             self._files[piece] = self.file(piece)
         return self._files[piece].exists()
-
-    @cached_property
-    def _files(self) -> dict[Piece, Path]:
-        return {}
 
     def work(self, piece: Piece) -> None:
         """Do a piece; a row is put into the results at once."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import torch
@@ -11,8 +10,8 @@ from torch import Tensor
 from torch_geometric.nn import MessagePassing
 from torch_geometric.utils import add_self_loops, remove_self_loops
 
-from gunlearn.nn.attach.overrides import AfterLayer, attached_scales
-from gunlearn.nn.kernels.fused import is_plain, reason_to_gather
+from gunlearn.nn.attach.overrides import attached_scales
+from gunlearn.nn.kernels.fused import OnGraph, is_plain, reason_to_gather
 from gunlearn.nn.kernels.memo import memo
 from gunlearn.nn.kernels.paths import Paths, Recorded
 from gunlearn.nn.kernels.sparse import SparseMatrix, csr_tensor, multiply, pattern_of, sddmm
@@ -22,27 +21,19 @@ from gunlearn.nn.kernels.switch import KERNEL_DTYPES
 ATTENTION = (pyg.GATConv, pyg.GATv2Conv)
 
 
-class AttentionForward(Recorded):
+class AttentionForward(OnGraph):
     """`forward` of an attention layer: keeps the graph with self-loops, so that `propagate` knows it again."""
 
-    layer: MessagePassing
-
-    def __init__(self, layer: MessagePassing, name: str, paths: Paths, propagate: AttentionPropagate) -> None:
-        super().__init__(layer, name, paths)
-        self.propagate = propagate
-        self.names = tuple(inspect.signature(type(layer).forward).parameters)[1:]
+    propagate: AttentionPropagate
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         bound = {"edge_index": None} | dict(zip(self.names, args, strict=False)) | kwargs
         layer, edge_index = self.layer, bound["edge_index"]
-        below = self.previous
-        while isinstance(below, AfterLayer):
-            below = below.previous
-        # Overrides below this one may change the graph from call to call; whoever gets the coefficients may edit them.
+        # Whoever gets the coefficients may edit them.
         others = any(value is not None for name, value in bound.items() if name not in ("x", "edge_index"))
         # Unknown, too many, or one given twice: the layer itself raises.
         others |= not bound.keys() <= {*self.names} or len(args) + len(kwargs) > len(bound)
-        known = below is None and not others and isinstance(bound.get("x"), Tensor) and is_plain(edge_index)
+        known = not self.may_be_changed and not others and isinstance(bound.get("x"), Tensor) and is_plain(edge_index)
         self.propagate.graph = None
         if not known or self.propagate.why_not() is not None:
             return self.original(*args, **kwargs)

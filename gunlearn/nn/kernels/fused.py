@@ -29,29 +29,40 @@ LINEAR: dict[type, str] = {
 }  # fmt: skip
 
 
-class FusedForward(Recorded):
-    """`forward` of a layer: remembers the graph it was called on, and its normalisation."""
+class OnGraph(Recorded):
+    """`forward` of a layer, which tells the layer's `propagate` what graph it was called on."""
 
     layer: MessagePassing
 
-    def __init__(self, layer: MessagePassing, name: str, paths: Paths, propagate: FusedPropagate) -> None:
+    def __init__(self, layer: MessagePassing, name: str, paths: Paths, propagate: Recorded) -> None:
         super().__init__(layer, name, paths)
         self.propagate = propagate
         self.names = tuple(inspect.signature(type(layer).forward).parameters)[1:]
+
+    @property
+    def may_be_changed(self) -> bool:
+        """Whether an override below this one may change the graph from call to call (removed edges)."""
+        below = self.previous
+        while isinstance(below, AfterLayer):
+            below = below.previous
+        return below is not None
+
+
+class FusedForward(OnGraph):
+    """`forward` of a layer: remembers the graph it was called on, and its normalisation."""
+
+    propagate: FusedPropagate
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         bound = dict(zip(self.names, args, strict=False)) | kwargs
         x: Any
         edge_index: Any
         x, edge_index, edge_weight = (bound.get(k) for k in ("x", "edge_index", "edge_weight"))
-        top = self.previous
-        while isinstance(top, AfterLayer):
-            top = top.previous
-        # Overrides below this one may change the graph from call to call (removed edges), and so may edge dropout.
+        # Overrides may change the graph from call to call, and so may edge dropout.
         layer, self.propagate.anchor = self.layer, None
         dropout = type(layer) is pyg.APPNP and layer.dropout > 0 and layer.training
         # A layer with a cache may work on another graph than this one.
-        changing = top is not None or dropout or getattr(layer, "cached", False)
+        changing = self.may_be_changed or dropout or getattr(layer, "cached", False)
         if not changing and is_plain(edge_index) and self.propagate.why_not() is None:
             self.propagate.anchor = edge_index, edge_weight
             features = known_sparse(x) if type(layer) is pyg.GINConv and self.previous is None else None
