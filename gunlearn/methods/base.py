@@ -89,6 +89,7 @@ class Method(ABC):
       forgotten items did to it; `"own"` for one that makes it anew, or must not be changed afterwards; `"chosen"`
       for one that runs another method;
     - `rewrites`: the model that it returns has modules that the given one lacks, so that no path of weights joins them;
+    - `one_label`: it reads one label of each item, which sequences of tokens do not have;
     - `runs_model`: it calls the model; without, a prepared graph (`gunlearn.prepare`) saves the trial pass too;
     - `certified`: it can give a guarantee; `notes["certificate"]` of the result says whether it does;
     - `cost`: passes over the data, in words;
@@ -104,6 +105,7 @@ class Method(ABC):
     needs: ClassVar[str] = ""
     state: ClassVar[str] = "first"
     certified: ClassVar[bool] = False
+    one_label: ClassVar[bool] = False
     runs_model: ClassVar[bool] = True
     rewrites: ClassVar[bool] = False
     cost: ClassVar[str] = ""
@@ -114,6 +116,11 @@ class Method(ABC):
         """Raise `UnsupportedMethodError` with the reason if the method cannot do this."""
         if self.tasks and task.name not in self.tasks:
             raise UnsupportedMethodError(f"Expected a task among {self.tasks} for '{self.name}' (got '{task.name}')")
+        if self.one_label and not task.one_label:
+            raise UnsupportedMethodError(
+                f"Expected a method that works on labels per token for task '{task.name}' (got '{self.name}', which "
+                "reads one label of each item)"
+            )
         for kinds, whose in ((getattr(task, "requests", ()), f"task '{task.name}'"), (self.requests, f"'{self.name}'")):
             if kinds and not set(partition.forgets) <= set(kinds):
                 got = " and ".join(f"'{kind}'" for kind in partition.forgets)

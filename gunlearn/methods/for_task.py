@@ -31,6 +31,8 @@ def why_not(cls: Any, task: Task) -> str:
     """Return what a method is for, where that is not this task; empty where it is."""
     if cls.tasks and task.name not in cls.tasks:
         return f"which is for {', '.join(cls.tasks)}"
+    if cls.one_label and not task.one_label:
+        return "which reads one label of each item"
     kinds = getattr(task, "requests", ())
     if kinds and cls.requests and not set(kinds) & set(cls.requests):
         return f"which forgets {', '.join(cls.requests)}"

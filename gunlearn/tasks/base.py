@@ -220,6 +220,9 @@ class Task(ABC):
     def warn_of_derived(self, data: Any, edges: bool, features: bool) -> None:  # noqa: B027 - most have none
         """Warn of parts of the data that were computed from what is taken out: edges, or features and nodes."""
 
+    #: An item has one label (or one value), not one for each of its tokens.
+    one_label: ClassVar[bool] = True
+
     #: The task says itself what a forgotten item is learned as, see `relabelled`.
     relabels: ClassVar[bool] = False
 

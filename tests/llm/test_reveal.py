@@ -1,5 +1,6 @@
 """Reveal and release on the facts: what is revealed, what is released, and what it costs."""
 
+import warnings
 from functools import cache
 from itertools import pairwise
 
@@ -55,6 +56,14 @@ def test_the_facts_go_round_by_round_and_the_rest_stays():
     assert prob[0] > 0.9
     assert prob[4] < 0.25
     assert history[4].metrics["retain"] >= 0.8
+
+
+def test_without_retained_rows_it_is_said_that_nothing_shows_the_damage():
+    with pytest.warns(UserWarning, match="Expected retain rows"):
+        told(steps=1)
+    with warnings.catch_warnings():  # control: with them, not
+        warnings.filterwarnings("error", "Expected retain rows")
+        told(retain=RETAIN, steps=1)
 
 
 def test_adding_what_was_revealed_forgets_nothing():

@@ -13,6 +13,8 @@ import gunlearn as gu
 from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedMethodError, UnsupportedModelError
 from gunlearn.llm import CausalLM, PartCollator
 from gunlearn.llm.model.token_prediction import rows as rows_at
+from gunlearn.methods.for_task import find_method, names_for
+from gunlearn.tasks import as_task
 from tests.llm import facts
 from tests.llm.training import FORGET, RETAIN, adapted
 
@@ -86,9 +88,20 @@ def test_fewer_fields_are_enough() -> None:
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8)
 
 
-def test_labels_per_item_are_refused() -> None:
+@pytest.mark.parametrize("name", ["random_label", "salun", "scrub_r"])
+def test_labels_per_item_are_refused_and_not_offered(name: str) -> None:
+    """Control: on one label per item the same methods are offered."""
     with pytest.raises(UnsupportedMethodError, match="labels per token"):
-        unlearn("random_label", epochs=1)
+        unlearn(name, epochs=1)
+    with pytest.raises(UnsupportedMethodError, match="one label of each item"):
+        find_method(name, CausalLM())
+    assert name not in names_for(CausalLM())
+    assert name in names_for(as_task("node_classification"))
+
+
+def test_a_method_that_looks_for_words_asks_for_the_tokenizer() -> None:
+    with pytest.raises(InvalidInputError, match="tokenizer for 'obliviate'"):
+        unlearn("obliviate", epochs=1)
 
 
 def test_a_retrained_model_starts_from_new_weights() -> None:

@@ -63,6 +63,7 @@ class TokenPrediction(Task):
     name = "causal_lm"
     summary = "which token comes next?"
     requests = ("items",)
+    one_label = False
 
     reads: Collection[str] = ("log_prob", "logits", "label")
     layer: int = -1

@@ -189,6 +189,11 @@ class ObliviateMethod(TokenMethod):
                 raise InvalidInputError(
                     f"Expected rows to retain for '{self.name}' (got none): words are common or not"
                 )
+            if given.tokenizer is None:
+                raise InvalidInputError(
+                    f"Expected a tokenizer for '{self.name}', which looks for words (got none); "
+                    "gunlearn.llm.unlearn takes one"
+                )
             forget, retain = (
                 [given.tokenizer.decode(row["input_ids"], skip_special_tokens=True) for row in rows]
                 for rows in (given.forget, given.retain)

@@ -81,12 +81,19 @@ def reveal_and_release(
         DivergenceError: an adapter's loss, a released weight or the loss of the retain rows became NaN or infinite.
 
     Warns:
-        UserWarning: no round is better than the model before.
+        UserWarning: no round is better than the model before; or there are no retain rows, so that nothing shows what
+            else a round destroys.
     """
     check_language_model(model)
     options = options or ReleaseOptions()
     if options.tolerance is not None and not retain_rows:
         raise InvalidInputError("Expected 'retain_rows' to hold to a tolerance (got none)")
+    if not retain_rows:
+        warnings.warn(
+            "Expected retain rows (got none): the best round is the one with the fewest texts about the concept, also "
+            "where the model has lost everything else; nothing here would show that",
+            stacklevel=2,
+        )
     revealer = Revealer(tokenizer, score, instructions, **reveal)
     model = merged(copy.deepcopy(model)).eval()
     trainable = {name for name, p in model.named_parameters() if p.requires_grad}

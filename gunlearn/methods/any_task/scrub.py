@@ -196,6 +196,7 @@ class ScrubR(Scrub):
     tie_break: str = "latest"
 
     name = "scrub_r"
+    one_label = True
     summary = "SCRUB, rewound to where the forget set is predicted as badly as unseen items of its classes"
     cost = "`epochs` passes, and as many to look at the forget set"
     variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "mia": {"mode": "mia"}}

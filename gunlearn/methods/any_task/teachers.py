@@ -38,6 +38,7 @@ class RandomLabel(GradientMethod):
     retain_weight: float = 5.0
 
     name = "random_label"
+    one_label = True
     summary = "learn the forget set with random other labels, the retained data with its own"
     paper = "arXiv 2010.10981"
     needs = "retained data"
