@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gunlearn.errors import EmptyForgetSetError, InvalidRequestError
 from gunlearn.requests.partition import Partition
+from gunlearn.requests.reverses import warn_of_reverses
 from gunlearn.requests.selection import Selection
 from gunlearn.requests.training_graph import TrainingGraph
 
@@ -55,6 +56,9 @@ class Request(ABC):
             EmptyForgetSetError: nothing to forget.
             InvalidRequestError: the request does not fit the data, or would leave no edge.
             InvalidTypeError: `data` is no `Data`.
+
+        Warns:
+            UserWarning: forgotten edges have a reverse that stays, in a graph that is symmetric but for some edges.
         """
         graph = TrainingGraph(data)
         named = self.selection(graph, scores)
@@ -66,6 +70,8 @@ class Request(ABC):
                 f"Expected {type(self).__name__} to leave something to retain (got all {graph.num_edges} training "
                 "edges)"
             )
+        if named.columns.numel():
+            warn_of_reverses(graph, selection.columns)
         return Partition.of(self.kind, graph, selection, named.forgets)
 
     def __add__(self, other: Request) -> RequestSum:

@@ -188,7 +188,17 @@ def _columns(graph: TrainingGraph, named: Tensor, edges: Tensor, edge_type: int 
 
 
 def _refuse_held_out(graph: TrainingGraph, missing: Tensor) -> None:
-    """Refuse named edges that are held out."""
+    """Refuse named edges that are held out, or listed as positives apart from the graph."""
+    listed = getattr(graph.data, "edge_label_index", None)
+    if isinstance(listed, Tensor) and listed.dim() == 2 and listed.size(0) == 2:
+        pairs = {tuple(pair) for pair in listed.t().tolist()}
+        found = missing[:, [tuple(pair) in pairs for pair in missing.t().tolist()]]
+        if found.numel():
+            raise InvalidRequestError(
+                f"Expected edges of 'edge_index' (got {found.size(1)} pairs that 'edge_label_index' alone holds: "
+                f"{show_columns(found)}); what is only a positive of the training, as RandomLinkSplit("
+                "disjoint_train_ratio=...) makes it, cannot be forgotten here: train with it in 'edge_index'"
+            )
     for name in ("val_pos_edge_index", "test_pos_edge_index"):
         held_out = getattr(graph.data, name, None)
         pairs = {tuple(pair) for pair in held_out.t().tolist()} if isinstance(held_out, Tensor) else set()

@@ -14,7 +14,7 @@ from gunlearn.tasks.graph.node_kinds import node_kinds
 
 
 def check_link_lists(data: Data) -> None:
-    """Refuse held-out edges that the model reads, and pairs that a list of negatives shares with that of positives.
+    """Refuse held-out edges that the model reads, positives apart from the graph, and pairs listed as both signs.
 
     Lists are those of a graph that passed `check_graph`. Where edges have relations (`edge_type`) the same pair may be
     an edge of another one, or between nodes of two types of the reverse relation: that is warned of alone, as lists do
@@ -26,6 +26,7 @@ def check_link_lists(data: Data) -> None:
     lists, facts = {name: data[name] for name in SPLIT_PAIRS if data.get(name) is not None}, facts_of(data)
     if facts is not None and facts.get("link lists"):  # fewer edges and fewer pairs share no more
         return
+    _refuse_positives_apart(data)
     keys = comparable_keys({"edge_index": data.edge_index, "turned": _turned(data), **lists}, int(data.num_nodes))
     inside = _number_inside(keys)
     for part in ("val", "test"):
@@ -56,6 +57,28 @@ def check_link_lists(data: Data) -> None:
             warnings.warn(f"{both} pairs are both in 'val_pos_edge_index' and in 'test_pos_edge_index'", stacklevel=4)
     if facts is not None:
         facts["link lists"] = True
+
+
+def _refuse_positives_apart(data: Data) -> None:
+    """Refuse a graph whose listed positives are mostly no edges of it: what the model learned is not what it reads."""
+    pairs, label = data.get("edge_label_index"), data.get("edge_label")
+    if not isinstance(pairs, Tensor) or pairs.dim() != 2 or pairs.size(0) != 2:
+        return
+    if isinstance(label, Tensor) and label.dim() == 1 and label.numel() == pairs.size(1):
+        pairs = pairs[:, label > 0]
+    size = int(data.num_nodes)
+    if not pairs.numel() or int(pairs.min()) < 0 or int(pairs.max()) >= size:
+        return
+    keys = comparable_keys({"edges": data.edge_index, "pairs": pairs, "turned": pairs.flip(0)}, size)
+    inside = is_among(keys["pairs"], keys["edges"]) | is_among(keys["turned"], keys["edges"])
+    apart = int((~inside).sum())
+    if 2 * apart > inside.numel():
+        raise InvalidInputError(
+            f"Expected the positive pairs of 'edge_label_index' among the edges of 'edge_index', which are trained on "
+            f"and forgotten (got {apart} of {inside.numel()} outside, as RandomLinkSplit(disjoint_train_ratio=...) "
+            "makes them): a training whose positives are no messages cannot go on here. Train with all of them in "
+            "'edge_index', or take 'edge_label_index' out of the data where it is held out"
+        )
 
 
 def _turned(data: Data) -> Tensor:
