@@ -28,6 +28,7 @@ from gunlearn.tasks.graph.feature_copies import add_feature_copies, warn_of_feat
 from gunlearn.tasks.graph.fresh_values import FreshValues
 from gunlearn.tasks.graph.kept_outside import warn_of_kept_outside
 from gunlearn.tasks.graph.node_state import forgotten_state
+from gunlearn.tasks.graph.own_caches import check_own_caches
 from gunlearn.tasks.graph.reading import APART, GraphReader, parts_apart
 from gunlearn.tasks.graph.stored_graphs import check_stored_graphs, check_weights_by_edge
 from gunlearn.tasks.graph.what_is_read import check_edges_are_read, unread
@@ -165,9 +166,13 @@ class GraphTask(Task):
         return words, lambda: entry(data.x, data.edge_index, **optional)
 
     def check_trial(self, model: nn.Module, data: Data, outputs: Tensor) -> None:
-        """Refuse a `call` that reads another graph than its argument; see `what_is_read` and `enclosed`."""
+        """Refuse a `call` that reads another graph than its argument, and a model with a cache of its own.
+
+        See `what_is_read`, `enclosed` and `own_caches`.
+        """
         check_edges_are_read(self, model, data, outputs)
         check_own_argument(self, model, data)
+        check_own_caches(self, model, data, outputs)
 
     def warn_of_derived(self, data: Data, edges: bool, features: bool) -> None:
         """Warn of positional encodings, degrees, normalised weights and the like; see `derived`."""
