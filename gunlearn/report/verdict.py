@@ -131,7 +131,7 @@ def _beside(best: Line, counted: Sequence[Line], retrain: Line | None) -> list[s
     said = ["Its lead over utu is within the noise between seeds."] if best.unsure else []
     price = price_of(best)
     cheaper = [line for line in counted[1:] if price and (price_of(line) or price) < price]
-    alike = [line for line in cheaper if within_noise(gaps(line, [best], DISTANCE))]
+    alike = [line for line in cheaper if not line.unsure and within_noise(gaps(line, [best], DISTANCE))]
     if alike:
         other = min(alike, key=lambda line: price_of(line) or 0.0)
         said.append(

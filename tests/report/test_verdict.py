@@ -96,6 +96,17 @@ def test_a_lead_within_noise():
     ]
 
 
+def test_a_cheaper_method_that_seeds_do_not_tell_from_utu_is_not_offered():
+    """scrub is 17 floors nearer than utu and 16 farther, so that its distance is not told from npo's either."""
+    seeds = range(2)
+    utu = [made("utu", 20, 0.01, s) for s in seeds]
+    npo = [made("npo", 2 + s, 1.0, s) for s in seeds]
+    scrub = [made("scrub", d, 0.1, s) for s, d in enumerate((3, 36))]
+    assert judged(RETRAIN, *utu, *npo, *scrub).more == []
+    near = [made("scrub", d, 0.1, s) for s, d in enumerate((3.2, 2.2))]  # control: told from utu, not from npo
+    assert [said.split()[0] for said in judged(RETRAIN, *utu, *npo, *near).more] == ["scrub"]
+
+
 def test_without_references_there_is_no_verdict():
     found = judged(made("npo", None, 1.0, references=0), made("utu", None, 0.01, references=0))
     assert found.answer.startswith("No verdict: no model was retrained without the data")
