@@ -35,14 +35,14 @@ def lone() -> Any:
 NOBODY = gu.ForgetNodes([34])
 
 
-def net() -> nn.Module:
+def net(dropout: float = 0.0) -> nn.Module:
     torch.manual_seed(0)
-    return gu.GCN(20, 8, 4)
+    return gu.GCN(20, 8, 4, dropout=dropout)
 
 
-def trained(data: Any, epochs: int = 60, **more: Any) -> gu.Result:
+def trained(data: Any, epochs: int = 60, dropout: float = 0.0, **more: Any) -> gu.Result:
     return gu.train(
-        net(), data, TASK, **{"epochs": epochs, "lr": 1e-2, "weight_decay": 1e-3, "eval_every": epochs} | more
+        net(dropout), data, TASK, **{"epochs": epochs, "lr": 1e-2, "weight_decay": 1e-3, "eval_every": epochs} | more
     )
 
 
@@ -99,8 +99,13 @@ def distance(one: nn.Module, other: nn.Module) -> float:
 
 
 def test_replay_without_anything_to_forget_gives_the_original_bit_for_bit() -> None:
+    """With dropout, too, which is drawn as in the training."""
     data = lone()
-    for more in ({}, {"scheduler": lambda optimizer: LambdaLR(optimizer, lambda step: 1 / (1 + step))}):
+    for more in (
+        {},
+        {"scheduler": lambda optimizer: LambdaLR(optimizer, lambda step: 1 / (1 + step))},
+        {"dropout": 0.5},
+    ):
         base = trained(data, **more)
         result = gu.unlearn(base.model, data, NOBODY, "replay", TASK, training=base, budget=0.2)
         assert same_weights(result.model, base.model)

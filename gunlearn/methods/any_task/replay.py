@@ -32,7 +32,8 @@ class Replay(Method):
 
     The result has as many steps behind it as the original, so it does not drift where training ended before it settled,
     as continued training does; what was learned by heart before the checkpoint stays. With nothing forgotten it gives
-    the original's weights, bit for bit. It is what slices of SISA (arXiv 1912.03817) do with data that came last.
+    the original's weights, bit for bit, on a CPU and where a step reads all items: batches, and what a GPU draws, are
+    drawn anew. It is what slices of SISA (arXiv 1912.03817) do with data that came last.
 
     Args:
         training: the state of the training, see `ContinuedTraining`.
