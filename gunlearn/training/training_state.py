@@ -18,6 +18,7 @@ from gunlearn.core.digest import content_hash, state_hash
 from gunlearn.errors import CheckpointError, InvalidInputError
 
 _FORMAT = "gunlearn training state 1"
+_ROUNDED = 1e-6  # of a step
 FILE = "training.pt"  # in the folder of a saved result
 
 
@@ -141,6 +142,7 @@ class TrainingState:
         return max(self._last(steps), key=lambda moment: moment.step, default=None)
 
     def _last(self, steps: float) -> list[Moment]:
+        steps += _ROUNDED  # a share of the steps times the steps may be a little less than it was
         return [moment for moment in self.moments if self.steps - steps <= moment.step < self.steps]
 
     def to_bytes(self) -> bytes:
