@@ -53,8 +53,9 @@ class Auto(Method):
     A twentieth of the training's steps is spent on up to 10 items (nodes: that touch at most a tenth of the graph),
     an eighth on more nodes, a fifth on more edges and with a teacher, all of the budget with one under batch
     normalisation; more while the predictions of forgotten items move; and never more than the budget (but for a pass
-    that checks the loss of a training of your own before `replay`). The rules come from the tables of
-    `experiments/nearest`.
+    that checks the loss of a training of your own before `replay`). `replay` goes back to the earliest checkpoint
+    within that share, or to the nearest within the budget where none is. Validation items are read under link
+    prediction and with a teacher. The rules come from the tables of `experiments/nearest`.
 
     A trace of a large graph takes 12 steps at most, all passes counted, where rule 6 applies, the `training` is known
     to have settled and nobody gave a `budget`: up to 10 nodes, or their features, that are at most a ten-thousandth of
