@@ -13,7 +13,8 @@ from tests.conftest import REPOSITORY, committed
 #: Studies with a short form of at most a minute; graph_methods' takes ten, and llm_speed has none.
 STUDIES = "edge_training_influence fuzz influence_in_inpo inpo_edges removal_influence retain_samples speed tofu_small"
 STUDIES += " image_memory digits_text fade_graphs front_page paper_modes nearest.hard"
-STUDIES += " nearest.one_after_another nearest.own_models nearest.push_then_settle digits_scrub fashion_scrub mode_connectivity.basins"
+STUDIES += " nearest.one_after_another nearest.own_models nearest.push_then_settle digits_scrub fashion_scrub"
+STUDIES += " mode_connectivity.basins"
 STUDIES += " digits_diffusion fashion_diffusion mode_connectivity.alignment"
 STUDIES += " mode_connectivity.between mode_connectivity.adapters"
 

@@ -1,10 +1,9 @@
 """A short push away from what was forgotten, and continued training after it: both, and each alone. See README.md here.
 
-python -m experiments.nearest.push_then_settle --root DATA --out runs/push [--smoke] [--datasets Cora ...] [--seeds 0 1 2]
+python -m experiments.nearest.push_then_settle --root DATA --out runs/push [--smoke] [--kinds classes ...] [--seeds 0]
 """
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
@@ -16,7 +15,7 @@ from torch import nn
 import gunlearn as gu
 from experiments.common import StudyArgs, markdown, resumed, write_results
 from experiments.nearest.__main__ import PARTS
-from experiments.nearest.hard import recipe, spread
+from experiments.nearest.hard import recipe
 from experiments.nearest.one_after_another import distances
 from gunlearn.bench.cell import Cell
 from gunlearn.bench.models import ModelStore
@@ -38,7 +37,12 @@ PUSHES: dict[str, tuple[float, ...]] = {
 #: The strongest push is taken whose losses on retained and on validation items, once settled, are within this factor of
 #: those of settling alone: both can be measured without retraining.
 WITHIN = 1.05
-_KINDS = {"flipped_labels": "node_classification", "planted_edges": "link_prediction"}
+#: What is forgotten -> the task, and how many.
+_KINDS = {
+    "flipped_labels": ("node_classification", 30),
+    "classes": ("node_classification", 1),
+    "planted_edges": ("link_prediction", 30),
+}
 
 
 @dataclass
@@ -48,17 +52,15 @@ class Args(StudyArgs):
     Attributes:
         datasets: names.
         backbones: names.
-        kinds: what is forgotten, "flipped_labels" of nodes or "planted_edges".
+        kinds: what is forgotten: 30 "flipped_labels" of nodes, one of the "classes", or 30 "planted_edges".
         decays: weight decays of the training of nodes; that of links has none.
-        count: labels or edges to forget.
         seeds: of split, draw and base model.
     """
 
     datasets: tuple[str, ...] = ("Cora", "CiteSeer")
     backbones: tuple[str, ...] = ("gcn", "sage")
-    kinds: tuple[str, ...] = ("flipped_labels", "planted_edges")
+    kinds: tuple[str, ...] = tuple(_KINDS)
     decays: tuple[float, ...] = (5e-4, 0.0)
-    count: int = 30
     seeds: tuple[int, ...] = (0, 1, 2)
 
 
@@ -72,9 +74,10 @@ def pushed(run: Any, base: gu.Result, push: str, strength: float) -> tuple[nn.Mo
 
 def measured(args: Args, kind: str, dataset: str, backbone: str, decay: float, seed: int) -> list[dict[str, Any]]:
     """Return the rows of a problem."""
-    trained = recipe(_KINDS[kind], backbone, decay, args.smoke)
-    task, name = as_task(_KINDS[kind]), "digits" if args.smoke else dataset
-    cell = Cell(name, "random", None, args.count, "any", "random", seed, task.name, kind)
+    named, count = _KINDS[kind]
+    trained = recipe(named, backbone, decay, args.smoke)
+    task, name = as_task(named), "digits" if args.smoke else dataset
+    cell = Cell(name, "random", None, 5 if args.smoke else count, "any", "random", seed, task.name, kind)
     data, request = cell.prepare(load(name, args.root, sparse=backbone not in ("sage", "gin")))
     held, partition = ModelStore(args.out / "models", trained, task), request.resolve(data)
     base = held.base(data, seed)
@@ -84,7 +87,8 @@ def measured(args: Args, kind: str, dataset: str, backbone: str, decay: float, s
     def run(model: nn.Module, method: str, **options: Any) -> gu.Result:
         return gu.unlearn(model, data, request, method, task, seed=seed, **options)
 
-    room = int(SHARE * trained.epochs)
+    share = 0.9 if args.smoke else SHARE
+    room = int(share * trained.epochs)
     problem = {"kind": kind, "dataset": dataset, "backbone": backbone, "decay": decay, "seed": seed}
 
     def row(push: str, strength: float, settled: bool, model: nn.Module, passes: float) -> dict[str, Any]:
@@ -102,12 +106,13 @@ def measured(args: Args, kind: str, dataset: str, backbone: str, decay: float, s
     for push, strengths in PUSHES.items():
         for strength in strengths if push != "inpo" or kind == "planted_edges" else ():
             if push == "shrink":
-                both = run(base.model, "continued_training", training=base, budget=SHARE, shrink=strength)
+                both = run(base.model, "continued_training", training=base, budget=share, shrink=strength)
                 rows.append(row(push, strength, True, both.model, room))
                 continue
             moved, passes = pushed(run, base, push, strength)
             rows.append(row(push, strength, False, moved, passes))
-            rows.append(row(push, strength, True, settle(moved, room - passes), room))
+            if passes < room:
+                rows.append(row(push, strength, True, settle(moved, room - passes), room))
     return rows
 
 
@@ -133,41 +138,44 @@ def by_problem(rows: list[dict[str, Any]]) -> dict[tuple[Any, ...], dict[int, li
     return groups
 
 
-def ways(rows: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the ways of a problem under one seed by their names in the table: controls, pushes alone, both."""
-    for push, name in (("utu", "nothing"), ("none", "settled alone"), ("auto", "`auto`")):
-        yield name, next(row for row in rows if row["push"] == push)
-    for push in PUSHES:
+def cell(problem: list[list[dict[str, Any]]], push: str) -> str:
+    """Return the farthest part of a push alone (the strongest), settled with the chosen strength, and with the nearest.
+
+    Each is the median over seeds; a seed in which none is chosen counts as settling alone.
+    """
+    alone, taken, nearest = [], [], []
+    for rows in problem:
         own = [row for row in rows if row["push"] == push]
-        alone = [row for row in own if not row["settled"]]
-        if alone:
-            yield f"{push} alone, strongest", alone[-1]
-        both = [row for row in own if row["settled"]]
-        if both:
-            yield f"{push}, settled: chosen", chosen(rows, push) or next(row for row in rows if row["push"] == "none")
-            yield f"{push}, settled: nearest", min(both, key=lambda row: max(row[part] for part in PARTS))
+        pushes, both = ([row for row in own if row["settled"] == settled] for settled in (False, True))
+        if not both:
+            return ""
+        alone += [pushes[-1]] if pushes else []
+        taken.append(chosen(rows, push) or next(row for row in rows if row["push"] == "none"))
+        nearest.append(min(both, key=lambda row: max(row[part] for part in PARTS)))
+    return " / ".join(f"{farthest(of):.1f}" if of else "-" for of in (alone, taken, nearest))
+
+
+def farthest(rows: list[dict[str, Any]]) -> float:
+    """Return the largest of the medians of the three parts, in floors."""
+    return max(median(row[part] for row in rows) for part in PARTS)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Medians over seeds with the smallest and the largest; a push that none is chosen of counts as settling alone."""
+    """One line per problem: the farthest part, in floors, of the controls and of each push; see `cell`."""
     lines = []
     for (kind, dataset, backbone, decay), seeds in by_problem(rows).items():
-        found: dict[str, list[dict[str, Any]]] = {}
-        for of in seeds.values():
-            for name, row in ways(of):
-                found.setdefault(name, []).append(row)
-        for name, of in found.items():
-            cells = [spread((row[part] for row in of), ".1f") for part in PARTS]
-            price = f"{median(row['price'] for row in of):.2f}"
-            lines.append([kind.replace("_", " "), dataset, backbone, f"{decay:g}", name, *cells, price])
-    head = ["forget", "graph", "model", "decay", "way", *(f"{part}, floors" for part in PARTS), "price"]
-    return markdown(head, lines, 5)
+        of = list(seeds.values())
+        controls = [[row for one in of for row in one if row["push"] == way] for way in ("utu", "none", "auto")]
+        told = [kind.replace("_", " "), dataset, backbone, f"{decay:g}", *(f"{farthest(way):.1f}" for way in controls)]
+        lines.append([*told, *(cell(of, push) for push in PUSHES), str(len(of))])
+    head = ["forget", "graph", "model", "decay", "nothing", "settled alone", "`auto`", *PUSHES, "seeds"]
+    return markdown(head, lines, 4)
 
 
 def main(args: Args) -> None:
     """Measure every problem, and write `results.json` and `tables.md`."""
     if args.smoke:
-        args = Args(args.out, args.root, True, ("digits",), ("gcn",), ("flipped_labels",), (0.0,), 5, (0,))
+        args = Args(args.out, args.root, True, ("digits",), ("gcn",), ("flipped_labels",), (0.0,), (0,))
     every = itertools.product(args.kinds, args.datasets, args.backbones, args.decays, args.seeds)
     runs = [
         ("-".join(map(str, one)), partial(measured, args, *one))
