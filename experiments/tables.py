@@ -58,7 +58,7 @@ def compared(results: dict[str, Any]) -> dict[str, str]:
 
 
 def inpo_edges() -> dict[str, str]:
-    results = {name: rows for name, rows in read("inpo_edges").items() if not name.startswith(("controls", "first"))}
+    results = {name: rows for name, rows in read("inpo_edges").items() if not name.startswith("controls")}
     return {**compared(results), "ablation": ablation_table(results["ablation"])}
 
 

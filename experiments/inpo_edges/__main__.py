@@ -12,14 +12,7 @@ from typing import Any
 import tyro
 
 from experiments.common import StudyArgs, markdown, write_results
-from experiments.inpo_edges.controls import (
-    Setting,
-    control_table,
-    first_step_table,
-    gradient_table,
-    run_controls,
-    run_first_steps,
-)
+from experiments.inpo_edges.controls import Setting, control_table, gradient_table, run_controls
 from gunlearn.bench import GridConfig, ModelStore, Recipe, run_grid
 from gunlearn.datasets import load
 from gunlearn.methods import INPO, Callback, run_method
@@ -48,7 +41,6 @@ CONTROLS: dict[str, Setting] = {
     "controls_cora_sage": Setting("Cora", 0.025, backbone="sage"),
     "controls_cora_gat": Setting("Cora", 0.025, backbone="gat"),
 }
-FIRST_STEPS = ("cora", "dblp", "cs")
 #: Graphs that stand for the real ones in a smoke run.
 SMALL = {"dblp": "karate", "cs": "lesmis", "cora": "digits"}
 PROTOCOL: dict[str, tuple[int, ...]] = {"DBLP": (42, 0, 1), "CS": (42,)}
@@ -71,7 +63,7 @@ class Args(StudyArgs):
     """
 
     models: Path | None = None
-    only: tuple[str, ...] = (*GRIDS, "protocol", "ablation", *CONTROLS, "first_steps")
+    only: tuple[str, ...] = (*GRIDS, "protocol", "ablation", *CONTROLS)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
 
 
@@ -146,11 +138,6 @@ def main(args: Args) -> None:
     for name in (name for name in CONTROLS if name in args.only):
         results[name] = rows = run_controls(settings[name], args.seeds[:1] if args.smoke else args.seeds, *shared)
         tables += [f"## {name}", control_table(rows), gradient_table(rows)]
-    if "first_steps" in args.only:
-        graphs = [settings[f"controls_{name}"] for name in FIRST_STEPS]
-        results["first_steps"] = run_first_steps(graphs[:1] if args.smoke else graphs, args.seeds[0], *shared)
-        tables += ["## norm of the forgotten edges' gradient over the retained ones', and their cosine"]
-        tables += [first_step_table(results["first_steps"])]
     there = args.out / "results.json"  # parts that were run before stay
     before = json.loads(there.read_text(encoding="utf-8")) if there.is_file() else {}
     write_results(args.out, before | results, "\n\n".join(tables))

@@ -158,35 +158,6 @@ def methods_of(names: Sequence[str], problem: Problem) -> dict[str, Method]:
     return found
 
 
-def run_first_steps(
-    settings: Sequence[Setting], seed: int, recipe: Recipe, out: Path, models: Path, root: Path | None
-) -> list[dict[str, Any]]:
-    """Return a row per graph and kind of messages: gradients at the trained weights, which need no retraining."""
-    store, rows = RowStore(out / "first_steps.jsonl"), []
-    for setting in settings:
-        keys = {name: repr((setting, seed, recipe, *METHODS_OF_ROWS[name])) for name in MESSAGES}
-        finished = store.read()
-        missing = [name for name, key in keys.items() if key not in finished]
-        if missing:
-            problem = problem_of(setting, ModelStore(models, recipe, LinkPrediction()), root, seed)
-        for name, method in methods_of(missing, problem).items() if missing else ():
-            ratio, cosine = first_step(method, problem)
-            row = {"dataset": setting.dataset, "seed": seed, "case": name, "ratio": ratio, "cosine": cosine}
-            finished[keys[name]] = store.add({"key": keys[name], **row})
-        rows += [{k: v for k, v in finished[key].items() if k != "key"} for key in keys.values()]
-    return rows
-
-
-def first_step_table(rows: list[dict[str, Any]]) -> str:
-    """A line per kind of messages, a pair of columns per graph."""
-    graphs = list(dict.fromkeys(row["dataset"] for row in rows))
-    lines = [
-        [name, *(f"{row[figure]:.3f}" for row in rows if row["case"] == name for figure in ("ratio", "cosine"))]
-        for name in MESSAGES
-    ]
-    return markdown(["messages", *(f"{graph}, {figure}" for graph in graphs for figure in ("ratio", "cosine"))], lines)
-
-
 def control_table(rows: list[dict[str, Any]]) -> str:
     """Means over seeds; the difference to INPO's own row is paired by seed, with a 95 % t interval."""
     lines = []
