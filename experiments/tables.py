@@ -27,6 +27,7 @@ from experiments.image_memory.__main__ import table as image_memory
 from experiments.inpo_edges.__main__ import ablation_table
 from experiments.llm_speed.__main__ import table as llm_speed
 from experiments.mode_connectivity import adapters, alignment, basins, findings
+from experiments.nearest import misses, settled
 from experiments.nearest.__main__ import counts
 from experiments.nearest.__main__ import table as nearest_table
 from experiments.nearest.hard import table as hard
@@ -71,6 +72,7 @@ def nearest() -> dict[str, str]:
     rows = read("nearest")
     found = {"counts": counts(rows), "nearest": nearest_table(rows), "hard": hard(read("nearest", "hard"))}
     found |= {"targets": targets(read("nearest", "targets")), "large": large(read("nearest", "large"))}
+    found |= {"misses": misses.table(rows), "settled": settled.table(rows, read("nearest", "settled"))}
     return {**found, "own_models": own_models(read("nearest", "own_models"))}
 
 

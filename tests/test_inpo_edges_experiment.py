@@ -1,6 +1,7 @@
 """The study of INPO's controls: amplified messages, injected edges, intervals, and what is committed of it."""
 
 import copy
+import re
 
 import numpy as np
 import pytest
@@ -126,3 +127,36 @@ def test_inpos_ideas_add_nothing_to_its_stop_rule_on_cora() -> None:
         "fine-tuning, INPO's steps and rate",
     ):
         assert np.mean(of[name]) < np.mean(of[OURS]) + 0.2
+
+
+def said_of_gradients(results: dict) -> list[str]:
+    """What the README says in words of the first step: ratios by the factor on forgotten edges, and scaling alone."""
+
+    def mean(graph: str, case: str, figure: str, digits: int = 2) -> str:
+        rows = [row for row in results[f"controls_{graph}"] if row["case"] == case]
+        return f"{np.mean([row[figure] for row in rows]):.{digits}f}".replace("0.", ".", 1)
+
+    damped = "INPO, whole graph, retained damped"
+    cases = (damped, f"{damped}, forgotten x 2", f"{damped}, forgotten x 4")
+    ratio = {g: [mean(g, case, "ratio") for case in cases] for g in ("cora", "citeseer", "dblp", "cs", "photo")}
+    scaled = [mean(g, case, "ratio") for g in ("cora", "cora_hubs") for case in (PLAIN, OURS)]
+    return [
+        "Cora {} to {}; on the hubs up, {} to {}".format(*scaled),
+        "from {} to {} and {} on Cora".format(*ratio["cora"]),
+        "from {} to {} and {} on CiteSeer".format(*ratio["citeseer"]),
+        "from {} to {} and {} on DBLP".format(*ratio["dblp"]),
+        "from {} to {} and {} on CS; not on Photo ({}, {}, {})".format(*ratio["cs"], *ratio["photo"]),
+        "(cosine {}, {} and {})".format(*(mean(g, cases[2], "cosine") for g in ("cora", "citeseer", "cs"))),
+    ]
+
+
+def test_the_answers_on_gradients_say_what_the_rows_say() -> None:
+    """Control: with other ratios and cosines no sentence stands."""
+    results, text = committed("inpo_edges"), re.sub(r"[\s*]+", " ", README.read_text(encoding="utf-8"))
+    assert [sentence for sentence in said_of_gradients(results) if sentence not in text] == []
+    changed = {
+        name: [{**row, **{k: 1.5 * row[k] + 0.1 for k in ("ratio", "cosine") if row[k] is not None}} for row in rows]
+        for name, rows in results.items()
+        if name.startswith("controls")
+    }
+    assert [sentence for sentence in said_of_gradients(changed) if sentence in text] == []

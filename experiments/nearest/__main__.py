@@ -18,7 +18,7 @@ PARTS = ("forget", "retain", "test")
 #: Fields of the rows that are written.
 KEPT = (
     *("dataset", "task", "forget", "ratio", "count", "num_forget", "seed", "backbone", "method", "mode", "notes"),
-    *("epochs", "price", "seconds", "device", "error", "unchanged", "retain_acc", "test_acc", "retain_auc", "test_auc"),
+    *("epochs", "price", "seconds", "device", "error", "unchanged", "retain_acc", "test_acc", "retain_auc"),
     *("js_forget", "js_retain", "js_test", "js_floor_forget", "js_floor_retain", "js_floor_test"),
 )
 METHODS = ("continued_training:default", "continued_training:estimated", "replay", "finetune", "auto")

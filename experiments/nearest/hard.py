@@ -14,6 +14,7 @@ import tyro
 from experiments.common import StudyArgs, markdown, write_results
 from experiments.nearest.__main__ import METHODS, PARTS, floors, given
 from gunlearn.bench import GridConfig, Recipe, run_grid, suite
+from gunlearn.errors import InvalidInputError
 
 #: What outputs hide is looked for in the weights.
 ATTACKS = ("mia_item_auc", "relearn_steps")
@@ -118,7 +119,11 @@ def spread(values: Iterable[float], spec: str) -> str:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Medians over seeds with the extremes, one line per problem and method; retraining is a method."""
+    """Medians over seeds with the extremes, one line per problem and method; retraining is a method.
+
+    Raises:
+        InvalidInputError: two rows of one problem, method and seed, as where runs of two versions were put together.
+    """
     groups: dict[tuple[str, ...], dict[int, dict[str, Any]]] = {}
     for row in rows:
         if row["method"] == "original":
@@ -127,7 +132,13 @@ def table(rows: list[dict[str, Any]]) -> str:
         mode = row["mode"] if shrink == 1 else f"weights x {shrink:g}"
         if row["method"] == "continued_training" and row["options"].get("budget") is not None:
             mode += f", budget {row['options']['budget']:g}"
-        groups.setdefault((*problem(row), row["method"], mode), {})[row["seed"]] = row  # utu and retrain come twice
+        members = groups.setdefault((*problem(row), row["method"], mode), {})
+        if row["seed"] in members and row["method"] not in ("utu", "retrain"):  # which every suite of a problem has
+            raise InvalidInputError(
+                f"Expected one row per problem, method and seed (got two of {(*problem(row), row['method'], mode)}, "
+                f"seed {row['seed']})"
+            )
+        members[row["seed"]] = row
     lines, order = [], list(dict.fromkeys(key[:5] for key in groups))
     for key, members in sorted(groups.items(), key=lambda item: order.index(item[0][:5])):
         good = [row for row in members.values() if not row["error"]]

@@ -1,13 +1,12 @@
 """How many steps one node of a large graph is worth; see README.md in this folder.
 
-python -m experiments.nearest.large --out runs/nearest [--edges 5e5] [--smoke]
+python -m experiments.nearest.large --out runs/large [--edges 2e5] [--smoke]
 """
 
-import json
 import statistics
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 from itertools import combinations
 from typing import Any
 
@@ -18,20 +17,19 @@ from torch_geometric.data import Data
 from torch_geometric.nn import GCN
 
 import gunlearn as gu
-from experiments.common import StudyArgs, markdown
+from experiments.common import StudyArgs, markdown, resumed, write_results
 from experiments.speed.synthetic import power_law_graph
 from gunlearn.losses.divergences import js_to_reference
 from gunlearn.seed import isolated_rng
 
-TASK, CLASSES, HIDDEN, RATE = "node_classification", 40, 64, 1e-2
-DECAYS = (5e-4, 0.0)
+TASK, CLASSES, HIDDEN, RATE, DECAY = "node_classification", 40, 64, 1e-2, 5e-4
 STEPS = (4, 8, 10, 16, 25)
 PARTS = ("forgotten", "neighbours", "test")
 
 
 @dataclass
 class Args(StudyArgs):
-    """The graph and the trainings.
+    """The graph and the trainings; a killed run goes on with the node where it stopped.
 
     Attributes:
         edges: undirected ones, a tenth as many nodes.
@@ -39,7 +37,7 @@ class Args(StudyArgs):
         references: models retrained without the node.
     """
 
-    edges: float = 5e5
+    edges: float = 2e5
     steps: int = 200
     references: int = 3
 
@@ -62,10 +60,10 @@ def graph(edges: int) -> tuple[Data, Tensor]:
     return data, flipped
 
 
-def trained(data: Data, seed: int, decay: float, steps: int) -> gu.Result:
+def trained(data: Data, seed: int, steps: int) -> gu.Result:
     with isolated_rng(seed):
         model = GCN(data.num_features, HIDDEN, 2, CLASSES)
-    return gu.train(model, data, TASK, steps=steps, lr=RATE, weight_decay=decay, seed=seed, eval_every=steps)
+    return gu.train(model, data, TASK, steps=steps, lr=RATE, weight_decay=DECAY, seed=seed, eval_every=steps)
 
 
 class Distance:
@@ -91,52 +89,54 @@ def mean(found: list[dict[str, float]]) -> dict[str, float]:
     return {part: statistics.mean(each[part] for each in found) for part in PARTS}
 
 
-def rows(args: Args) -> Iterator[dict[str, Any]]:
-    data, flipped = graph(int(args.edges))
-    degree = torch.bincount(data.edge_index[0], minlength=data.num_nodes)
-    nodes = {"a wrong label": int((data.train_mask & flipped).nonzero().view(-1)[3])}
-    nodes["most neighbours"] = int((degree * data.train_mask).argmax())
-    for decay in DECAYS:
-        base = trained(data, 0, decay, args.steps)
-        for kind, node in list(nodes.items())[: 2 if decay else 1]:
-            request = gu.ForgetNodes([node])
-            retain = request.resolve(data).retain_data
-            distance = Distance(data, retain, node)
-            references = [
-                distance.outputs(trained(retain, s + 1, decay, args.steps).model) for s in range(args.references)
-            ]
-            floor = mean([distance(one, other) for one, other in combinations(references, 2)])
-            models = {"utu": (base.model, 0)}
-            for steps in STEPS:
-                result = gu.unlearn(base.model, data, request, "continued_training", TASK, training=base, steps=steps)
-                models[f"continued_training, {steps} steps"] = result.model, steps + result.notes["passes"]
-            result = gu.unlearn(base.model, data, request, "auto", TASK, training=base)
-            models["auto"] = result.model, round(result.notes["price"] * args.steps)
-            for name, (model, passes) in models.items():
-                own = distance.outputs(model)
-                far = mean([distance(own, other) for other in references])
-                floors = {part: far[part] / floor[part] for part in PARTS}
-                yield {"node": kind, "neighbours_of_it": int(degree[node]), "decay": decay, "method": name,
-                       "passes": passes, **floors}  # fmt: skip
+def measured(args: Args, data: Data, base: Callable[[], gu.Result], kind: str, node: int) -> list[dict[str, Any]]:
+    """Return a row for each way to forget one node."""
+    request, trained_on_all = gu.ForgetNodes([node]), base()
+    retain = request.resolve(data).retain_data
+    distance = Distance(data, retain, node)
+    references = [distance.outputs(trained(retain, s + 1, args.steps).model) for s in range(args.references)]
+    floor = mean([distance(one, other) for one, other in combinations(references, 2)])
+
+    def unlearned(method: str, **options: Any) -> gu.Result:
+        return gu.unlearn(trained_on_all.model, data, request, method, TASK, training=trained_on_all, **options)
+
+    models = {"utu": (trained_on_all.model, 0)}
+    for steps in STEPS:
+        result = unlearned("continued_training", steps=steps)
+        models[f"continued_training, {steps} steps"] = result.model, steps + result.notes["passes"]
+    result = unlearned("auto")
+    models["auto"] = result.model, round(result.notes["price"] * args.steps)
+    degree, found = int((data.edge_index[0] == node).sum()), []
+    for name, (model, passes) in models.items():
+        own = distance.outputs(model)
+        far = mean([distance(own, other) for other in references])
+        row = {"node": kind, "neighbours_of_it": degree, "decay": DECAY, "method": name, "passes": passes}
+        found.append({**row, **{part: far[part] / floor[part] for part in PARTS}})
+    return found
 
 
 def table(found: list[dict[str, Any]]) -> str:
     """Distances in floors."""
-    names = ("node", "neighbours_of_it", "decay", "method", "passes", *PARTS)
+    names = ("node", "neighbours_of_it", "method", "passes", *PARTS)
     shown = ([f"{row[name]:.2f}" if name in PARTS else str(row[name]) for name in names] for row in found)
-    return markdown(["node", "degree", "weight decay", "method", "passes", *PARTS], shown)
+    return markdown(["node", "degree", "method", "passes", *PARTS], shown)
 
 
 def main(args: Args) -> None:
-    warnings.simplefilter("ignore")
+    """Run both nodes; write `results.json` and `tables.md`."""
     torch.set_num_threads(1)
-    args.out.mkdir(parents=True, exist_ok=True)
-    found = []
-    for row in rows(args):  # written after each: a run that is cut off keeps what it has
-        found.append(row)
-        (args.out / "large.json").write_text(json.dumps(found, indent=1) + "\n")
-        print(row, flush=True)
-    print(table(found))
+    data, flipped = graph(int(args.edges))
+    degree = torch.bincount(data.edge_index[0], minlength=data.num_nodes)
+    nodes = {"a wrong label": int((data.train_mask & flipped).nonzero().view(-1)[3])}
+    nodes["most neighbours"] = int((degree * data.train_mask).argmax())
+    base = cache(partial(trained, data, 0, args.steps))
+    runs = [
+        (repr((kind, args.edges, args.steps, args.references)), partial(measured, args, data, base, kind, node))
+        for kind, node in nodes.items()
+    ]
+    rows = resumed(args.out, runs)
+    write_results(args.out, rows, table(rows))
+    print(table(rows))
 
 
 if __name__ == "__main__":

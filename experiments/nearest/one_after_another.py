@@ -6,13 +6,14 @@ python -m experiments.nearest.one_after_another --root DATA --out runs/chain [--
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 import tyro
 
 import gunlearn as gu
-from experiments.common import StudyArgs, markdown, write_results
+from experiments.common import StudyArgs, markdown, resumed, write_results
 from experiments.nearest.__main__ import PARTS, recipe
 from experiments.nearest.hard import spread
 from gunlearn.bench.cell import Cell
@@ -27,7 +28,7 @@ WAYS = ("utu", "each from estimates", "each from the last one's state", "all at 
 
 @dataclass
 class Args(StudyArgs):
-    """What to run; trained models are kept.
+    """What to run; a killed run goes on where it stopped.
 
     Attributes:
         datasets: names.
@@ -72,8 +73,8 @@ def distances(judge: Evaluator, model: torch.nn.Module) -> list[float]:
     return [a / b for a, b in zip(far, floor, strict=True)]
 
 
-def measured(args: Args, dataset: str, backbone: str, kind: str, size: int, seed: int) -> dict[str, list[float]]:
-    """Return the distances of each way."""
+def measured(args: Args, kind: str, dataset: str, backbone: str, size: int, seed: int) -> list[dict[str, Any]]:
+    """Return a row for each way, with its distances."""
     name = "node_classification" if kind == "nodes" else "link_prediction"
     task, trained = as_task(name), recipe(kind, backbone, args.smoke)
     cell = Cell(dataset, "random", None, size, "any", "random", seed, name, "nodes" if kind == "nodes" else "edges")
@@ -91,27 +92,32 @@ def measured(args: Args, dataset: str, backbone: str, kind: str, size: int, seed
     for budget in (0.1, 0.2):
         once = gu.unlearn(base.model, data, gone(data, handed.data, kind), "auto", task, training=base, budget=budget)
         models.append(once.model)
-    return {way: distances(judge, model) for way, model in zip(WAYS, models, strict=True)}
+    problem = {"forget": kind, "dataset": dataset, "backbone": backbone, "count": size, "requests": args.requests}
+    return [
+        {**problem, "way": way, "seed": seed, "floors": distances(judge, model)}
+        for way, model in zip(WAYS, models, strict=True)
+    ]
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Medians over seeds, with the smallest and the largest."""
+    groups: dict[tuple[str, ...], list[list[float]]] = {}
+    for row in rows:
+        many = f"{row['requests']} x {row['count']}"
+        groups.setdefault((row["forget"], row["dataset"], row["backbone"], many, row["way"]), []).append(row["floors"])
+    lines = [[*key, *(spread(part, ".2f") for part in zip(*of, strict=True))] for key, of in groups.items()]
+    return markdown(["forget", "graph", "model", "requests", "way", *(f"{part}, floors" for part in PARTS)], lines, 5)
 
 
 def main(args: Args) -> None:
-    """Print the table: medians over seeds, with the smallest and the largest."""
+    """Run the problems; write `results.json` and `tables.md`."""
     if args.smoke:
         args = Args(args.out, args.root, True, ("digits",), ("gcn",), ("nodes",), (2,), 2, (0,))
-    rows, lines = [], []
-    for kind, dataset, backbone, size in itertools.product(args.kinds, args.datasets, args.backbones, args.sizes):
-        problem = {"forget": kind, "dataset": dataset, "backbone": backbone, "count": size, "requests": args.requests}
-        found = [measured(args, dataset, backbone, kind, size, seed) for seed in args.seeds]
-        for way in WAYS:
-            rows += [
-                {**problem, "way": way, "seed": s, "floors": of[way]} for s, of in zip(args.seeds, found, strict=True)
-            ]
-            columns = zip(*(of[way] for of in found), strict=True)
-            cells = [spread(of, ".2f") for of in columns]
-            lines.append([kind, dataset, backbone, f"{args.requests} x {size}", way, *cells])
-            print(" | ".join(lines[-1]), flush=True)
-    head = ["forget", "graph", "model", "requests", "way", *(f"{part}, floors" for part in PARTS)]
-    write_results(args.out, rows, markdown(head, lines, 5))
+    problems = itertools.product(args.kinds, args.datasets, args.backbones, args.sizes, args.seeds)
+    runs = [(repr((problem, args.requests, args.smoke)), partial(measured, args, *problem)) for problem in problems]
+    rows = resumed(args.out, runs)
+    write_results(args.out, rows, table(rows))
+    print(table(rows))
 
 
 if __name__ == "__main__":

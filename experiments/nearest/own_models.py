@@ -5,6 +5,7 @@ python -m experiments.nearest.own_models --root DATA --out runs/own_models [--sm
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch_geometric.nn import GATConv, GCNConv, SAGEConv
 
 import gunlearn as gu
-from experiments.common import StudyArgs, markdown, write_results
+from experiments.common import StudyArgs, markdown, resumed, write_results
 from experiments.nearest.__main__ import PARTS
 from experiments.nearest.hard import spread
 from experiments.nearest.one_after_another import distances
@@ -66,7 +67,7 @@ CASES = (
 
 @dataclass
 class Args(StudyArgs):
-    """What to run.
+    """What to run; a killed run goes on where it stopped.
 
     Attributes:
         seeds: of split, draw and base model.
@@ -100,8 +101,8 @@ def trained(case: Case, data: Any, seed: int, steps: int) -> gu.Result:
     return gu.train(model, data, TASK, scheduler=falls, **options)
 
 
-def measured(args: Args, case: Case, seed: int) -> dict[str, tuple[list[float], float]]:
-    """Return distances and price of each way."""
+def measured(args: Args, case: Case, seed: int) -> list[dict[str, Any]]:
+    """Return a row for each way, with distances and price."""
     data, steps = load("digits" if args.smoke else case.dataset, args.root), 40 if args.smoke else case.steps
     if case.labels == "random" or args.smoke:
         data = gu.node_split(data, seed=seed)
@@ -113,7 +114,8 @@ def measured(args: Args, case: Case, seed: int) -> dict[str, tuple[list[float], 
     for way, (method, options) in WAYS.items():
         result = gu.unlearn(base.model, data, request, method, TASK, seed=seed, training=base, **options)
         found[way] = distances(judge, result.model), result.notes["price"]
-    return found
+    shared = {**vars(case), "seed": seed}
+    return [{**shared, "way": way, "floors": far, "price": price} for way, (far, price) in found.items()]
 
 
 def named(case: Case) -> Sequence[str]:
@@ -137,16 +139,16 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main(args: Args) -> None:
-    """Run the cases, print the lines of the table as they come, and write it."""
+    """Run the cases; write `results.json` and `tables.md`."""
     cases, seeds = (CASES[:1], args.seeds[:1]) if args.smoke else (CASES, args.seeds)
-    rows: list[dict[str, Any]] = []
-    for case in cases:
-        found = [measured(args, case, seed) for seed in seeds]
-        for way in ("utu", *WAYS):
-            for seed, of in zip(seeds, found, strict=True):
-                rows.append({**vars(case), "way": way, "seed": seed, "floors": of[way][0], "price": of[way][1]})
-        print(table(rows[-len(seeds) * (1 + len(WAYS)) :]).split("\n", 2)[2], flush=True)
+    runs = [
+        (repr((case, seed, args.count, args.smoke)), partial(measured, args, case, seed))
+        for case in cases
+        for seed in seeds
+    ]
+    rows = resumed(args.out, runs)
     write_results(args.out, rows, table(rows))
+    print(table(rows))
 
 
 if __name__ == "__main__":

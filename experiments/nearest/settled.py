@@ -1,86 +1,100 @@
-"""Had a training settled, and does a gradient tell how near to retraining a result is? See README.md in this folder.
+"""How fast weights still grew when a training ended, and whether going on or going back ended nearer; see README.md.
 
-python -m experiments.nearest.settled --root DATA --out runs/nearest [--smoke] [--datasets Cora ...] [--seeds 0 1 2]
+python -m experiments.nearest.settled --root DATA --out runs/settled [--smoke] [--datasets Cora ...] [--seeds 0]
 """
 
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
+from statistics import median
 from typing import Any
 
-import torch
 import tyro
-from scipy.stats import spearmanr
-from torch import Tensor, nn
 
-import gunlearn as gu
-from experiments.common import markdown
-from experiments.nearest.__main__ import Args, floors, grids
-from gunlearn.bench import GridConfig, run_grid
+from experiments.common import markdown, resumed, write_results
+from experiments.nearest.__main__ import PARTS, Args, floors, grids
+from gunlearn.bench import GridConfig
 from gunlearn.bench.cell import Cell
 from gunlearn.bench.models import ModelStore
 from gunlearn.datasets.catalogue import load
-from gunlearn.seed import isolated_rng
 from gunlearn.tasks import as_task
-from gunlearn.tasks.sampling import BatchOptions
-from gunlearn.training.from_scratch import training_step
 from gunlearn.training.settled import growth_rate
 
-_DRAWS = 3
+Row = dict[str, Any]
+_SAID = re.compile(r"the norm of the weights changed by ([\d.]+)% per training")
+WAYS = {"going on": ("continued_training", "default"), "going back": ("replay", "default")}
 
 
-def scaled_gradient(model: nn.Module, data: Any, task: Any, decay: float, squares: list[Tensor]) -> float:
-    """Root mean square of the training loss's gradient, each entry over the root of Adam's second moment."""
-    model.train().requires_grad_(True)
-    total = [torch.zeros_like(parameter) for parameter in model.parameters()]
-    for draw in range(_DRAWS):
-        with isolated_rng(draw):
-            step = training_step(model, data, task, BatchOptions(None, "k_hop", None))[1]
-            for one, gradient in zip(total, torch.autograd.grad(step().total, list(model.parameters())), strict=True):
-                one.add_(gradient / _DRAWS)
-    with torch.no_grad():
-        scaled = [
-            (g + decay * p) / (v.sqrt() + 1e-8) for g, p, v in zip(total, model.parameters(), squares, strict=True)
-        ]
-    return float(torch.cat([one.flatten() for one in scaled]).square().mean().sqrt())
+def measured(config: GridConfig, cell: Cell) -> list[Row]:
+    """Return the growth at the end of a base model's training, as a list of one row."""
+    data, _ = cell.prepare(load(cell.dataset, config.root, sparse=config.recipe.backbone not in ("sage", "gin")))
+    base = ModelStore(config.models, config.recipe, as_task(cell.task)).base(data, cell.seed)
+    growth = growth_rate(base.training, base.model)
+    problem = {"forget": cell.forget, "dataset": cell.dataset, "backbone": config.recipe.backbone, "seed": cell.seed}
+    return [{**problem, "growth": growth}]
 
 
-def measured(config: GridConfig, cell: Cell, row: dict[str, Any]) -> tuple[str, ...]:
-    """Return one line: growth at the end of the training, gradients before and after, and the distance."""
-    task, sparse = as_task(cell.task), config.recipe.backbone not in ("sage", "gin")
-    data, request = cell.prepare(load(cell.dataset, config.root, sparse=sparse))
-    base = ModelStore(config.models, config.recipe, task).base(data, cell.seed)
-    result = gu.unlearn(base.model, data, request, "continued_training", task, seed=cell.seed, training=base)
-    states = base.training.optimizer["state"]
-    squares = [states[k]["exp_avg_sq"] / (1 - 0.999 ** float(states[k]["step"])) for k in sorted(states)]
-    kept, decay = request.resolve(data).retain_data, config.recipe.weight_decay
-    at_end, before, after = (
-        scaled_gradient(model, seen, task, decay, squares)
-        for model, seen in ((base.model, data), (base.model, kept), (result.model, kept))
-    )
-    size = cell.ratio if cell.count is None else cell.count
-    return (
-        *(cell.forget, cell.dataset, config.recipe.backbone, f"{size:g}", str(cell.seed)),
-        f"{growth_rate(base.training, base.model):.3f}",
-        *(f"{before / at_end:.2f}", f"{after / at_end:.2f}", f"{max(floors(row).values()):.2f}"),
-    )
-
-
-def lines(args: Args) -> Iterable[tuple[str, ...]]:
-    """One line per problem."""
-    for config in grids(replace(args, methods=("continued_training:default",))):
-        rows = run_grid([config], args.out / "grid")
+def runs(args: Args) -> Iterable[tuple[str, Callable[[], list[Row]]]]:
+    """Yield every base model's training, one for all sizes of a request, under a name."""
+    for config in grids(replace(args, nodes=args.nodes[:1], links=args.links[:1])):
         for cell in config.cells():
-            row = next(r for r in rows if r["seed"] == cell.seed and r["method"] == "continued_training")
-            yield measured(config, cell, row)
+            name = repr((cell.forget, cell.dataset, cell.seed, config.recipe))
+            yield name, partial(measured, config, cell)
+
+
+def growths(rows: list[Row], trainings: list[Row]) -> dict[tuple[str, ...], set[float]]:
+    """Return the growths by request, graph and model: as measured, or as `auto` said them in its rows."""
+    found: dict[tuple[str, ...], set[float]] = {}
+    for row in [*rows, *trainings]:
+        said = _SAID.search(row.get("notes", {}).get("why", ""))
+        growth = float(said[1]) / 100 if said else row.get("growth")
+        if growth is not None:
+            found.setdefault((row["forget"], row["dataset"], row["backbone"]), set()).add(growth)
+    return found
+
+
+def farthest(rows: list[Row], way: str) -> dict[tuple[str, ...], dict[float, float]]:
+    """Return the farthest part, in the median over seeds, by request, graph and model, and by size."""
+    seeds: dict[tuple[str, ...], dict[float, list[dict[str, float]]]] = {}
+    for row in rows:
+        if (row["method"], row["mode"]) == WAYS[way] and not row.get("error"):
+            size = row["ratio"] if row.get("count") is None else row["count"]
+            sizes = seeds.setdefault((row["forget"], row["dataset"], row["backbone"]), {})
+            sizes.setdefault(size, []).append(floors(row))
+    return {
+        key: {size: max(median(one[part] for one in of) for part in PARTS) for size, of in sizes.items()}
+        for key, sizes in seeds.items()
+    }
+
+
+def table(rows: list[Row], trainings: list[Row]) -> str:
+    """Return one line per request, graph and model; of several sizes or seeds the smallest and the largest."""
+    known, far = growths(rows, trainings), [farthest(rows, way) for way in WAYS]
+
+    def between(values: Iterable[float], spec: str) -> str:
+        low, high = min(values), max(values)
+        return f"{low:{spec}}" if f"{low:{spec}}" == f"{high:{spec}}" else f"{low:{spec}} to {high:{spec}}"
+
+    lines = []
+    for key in far[0]:
+        growth = between(known[key], ".3f") if key in known else "not kept"
+        sizes = [", ".join(f"{value:.2f}" for _, value in sorted(of[key].items(), key=_by_number)) for of in far]
+        lines.append([*key, growth, *sizes])
+    return markdown(["forget", "graph", "model", "growth", *WAYS], lines, 3)
+
+
+def _by_number(item: tuple[float, float]) -> tuple[bool, float]:
+    """Sort sizes: numbers of items before shares."""
+    return item[0] < 1, item[0]
 
 
 def main(args: Args) -> None:
-    """Print the table, and the rank correlation of the gradient that is left with the distance."""
-    body = list(lines(args))
-    head = ("forget", "graph", "model", "size", "seed", "growth", "gradient before", "after", "floors, worst part")
-    print(markdown(head, body, 5))
-    rank, _ = spearmanr([float(line[7]) for line in body], [float(line[8]) for line in body])
-    print(f"\nRank correlation of the gradient after with the distance: {rank:.2f} over {len(body)} problems")
+    """Measure base models; write `results.json` and `tables.md`."""
+    rows = resumed(args.out, runs(args))
+    text = markdown(["forget", "graph", "model", "seed", "growth"], [[str(v) for v in row.values()] for row in rows], 4)
+    write_results(args.out, rows, text)
+    print(text)
 
 
 if __name__ == "__main__":
