@@ -141,7 +141,8 @@ def said(rows: list[Row], trainings: list[Row]) -> list[str]:
 
 
 def test_the_answers_say_what_the_rows_say() -> None:
-    assert [sentence for sentence in said(ROWS, TRAININGS) if sentence not in TEXT] == []
+    missing = [sentence for sentence in said(ROWS, TRAININGS) if sentence not in TEXT]
+    assert not missing, "\n".join(missing)
 
 
 def test_the_line_parts_the_trainings() -> None:

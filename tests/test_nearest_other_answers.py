@@ -107,7 +107,8 @@ def said(targets: list[Row], models: list[Row], large: list[Row]) -> list[str]:
 
 
 def test_the_answers_say_what_the_rows_say() -> None:
-    assert [sentence for sentence in said(TARGETS, OWN, LARGE) if sentence not in TEXT] == []
+    missing = [sentence for sentence in said(TARGETS, OWN, LARGE) if sentence not in TEXT]
+    assert not missing, "\n".join(missing)
 
 
 def test_no_share_brings_near_what_auto_misses() -> None:
