@@ -86,7 +86,9 @@ def said_of_own_models(rows: list[Row]) -> list[str]:
 
 
 def said_of_a_large_graph(rows: list[Row]) -> list[str]:
-    at = {(row["node"], row["method"].removeprefix("continued_training, ")): row for row in rows}
+    ways = [(row, row["method"].removeprefix("continued_training, ")) for row in rows]
+    at = {(row["node"], way): row for row, way in ways if row["decay"]}
+    without = {way: row["forgotten"] for row, way in ways if not row["decay"]}
     hub = {way: row["forgotten"] for (node, way), row in at.items() if node == "most neighbours"}
     wrong = {way: row["forgotten"] for (node, way), row in at.items() if node == "a wrong label"}
     rest = max(
@@ -99,6 +101,8 @@ def said_of_a_large_graph(rows: list[Row]) -> list[str]:
         f"(doing nothing {hub['utu']:.2f})",
         f"no number of steps moves it much ({ends(wrong.values(), 2)}; doing nothing {nothing:.2f})",
         f"doing nothing is within {rest:.2f} floors",
+        f"`auto` takes {at['a wrong label', 'auto']['passes']} passes for it and ends at {wrong['auto']:.2f}",
+        f"doing nothing ends at {short(without['utu'], 2)} and `auto`, which takes a teacher, at {without['auto']:.2f}",
     ]
 
 
