@@ -33,6 +33,7 @@ from experiments.nearest.__main__ import table as nearest_table
 from experiments.nearest.hard import table as hard
 from experiments.nearest.large import table as large
 from experiments.nearest.own_models import table as own_models
+from experiments.nearest.push_then_settle import table as push
 from experiments.nearest.targets import table as targets
 from experiments.paper_modes.__main__ import tables as paper_modes
 from experiments.removal_influence.tables import tables as removal
@@ -73,6 +74,7 @@ def nearest() -> dict[str, str]:
     found = {"counts": counts(rows), "nearest": nearest_table(rows), "hard": hard(read("nearest", "hard"))}
     found |= {"targets": targets(read("nearest", "targets")), "large": large(read("nearest", "large"))}
     found |= {"misses": misses.table(rows), "settled": settled.table(rows, read("nearest", "settled"))}
+    found |= {"push": push(read("nearest", "push"))}
     return {**found, "own_models": own_models(read("nearest", "own_models"))}
 
 
