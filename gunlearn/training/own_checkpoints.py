@@ -18,6 +18,7 @@ from torch import Tensor
 
 from gunlearn.errors import CheckpointError
 from gunlearn.training.checkpoint_weights import without_holder
+from gunlearn.training.one_training import check_one_training
 from gunlearn.training.optimizer_state import steps_counted
 from gunlearn.training.training_state import Moment, TrainingState
 
@@ -56,7 +57,8 @@ def read_checkpoints(source: str | Path) -> TrainingState:
             names what is no such checkpoint.
 
     Raises:
-        CheckpointError: no checkpoint, the last one cannot be read, or nothing tells their steps.
+        CheckpointError: no checkpoint, the last one cannot be read, nothing tells their steps, or they are of two
+            trainings.
     """
     source = Path(source)
     if not source.exists():
@@ -83,8 +85,9 @@ def read_checkpoints(source: str | Path) -> TrainingState:
                 f"{[step for step, _ in sorted(pairs)]} at {said}, as if it was made anew in between); keep the later "
                 "ones"
             )
-    last = max(moments)
-    return TrainingState(last, last, "", moments[last].optimizer, moments=tuple(moments[k] for k in sorted(moments)))
+    last, ordered = max(moments), tuple(moments[k] for k in sorted(moments))
+    check_one_training(ordered, source)
+    return TrainingState(last, last, "", moments[last].optimizer, moments=ordered)
 
 
 def _steps_of(one: _Read, counts: bool) -> int:
