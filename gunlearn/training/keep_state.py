@@ -12,7 +12,7 @@ from gunlearn.core.checks import check_integer
 from gunlearn.core.digest import state_hash
 from gunlearn.errors import InvalidInputError
 from gunlearn.training.callbacks import StatefulCallback, TrainState
-from gunlearn.training.optimizer_state import optimizer_kind
+from gunlearn.training.optimizer_state import optimizer_kind, steps_counted
 from gunlearn.training.training_state import Moment, TrainingState, on_cpu
 
 #: A checkpoint each twentieth of the steps; those of the last fifth are kept, at these distances from the end.
@@ -41,7 +41,8 @@ class KeepState(StatefulCallback):
     CPU; while training goes on there are up to five.
 
     Args:
-        steps: of the whole training; `None` where the loop says so itself.
+        steps: that are planned, which say when checkpoints are due; `None` where the loop says so itself. Budgets and
+            prices count those that were taken.
 
     Raises:
         InvalidInputError: no steps.
@@ -63,7 +64,7 @@ class KeepState(StatefulCallback):
         self._rate: list[float] | None = None
 
     def _plan(self, steps: int) -> None:
-        self.total, self.every = steps, max(1, steps // _PARTS)
+        self.every = max(1, steps // _PARTS)
 
     def step(self, model: nn.Module, optimizer: Any) -> None:
         """Note a step that was taken, and keep a checkpoint where one is due; call it before a scheduler's step."""
@@ -119,7 +120,7 @@ class KeepState(StatefulCallback):
         wanted = [steps - back * self.every for back in _KEPT]
         return TrainingState(
             steps=steps,
-            total=max(self.total, self.taken),
+            total=max(self.taken, steps_counted(optimizer) or 0),  # not those planned; a resumed one took some before
             kind=self.kind,
             optimizer=optimizer,
             names=() if "" in self.names else self.names,

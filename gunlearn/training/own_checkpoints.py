@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from gunlearn.errors import CheckpointError
+from gunlearn.training.checkpoint_weights import without_holder
+from gunlearn.training.one_training import check_one_training
 from gunlearn.training.optimizer_state import steps_counted
 from gunlearn.training.training_state import Moment, TrainingState
 
@@ -55,7 +57,8 @@ def read_checkpoints(source: str | Path) -> TrainingState:
             names what is no such checkpoint.
 
     Raises:
-        CheckpointError: no checkpoint, the last one cannot be read, or nothing tells their steps.
+        CheckpointError: no checkpoint, the last one cannot be read, nothing tells their steps, or they are of two
+            trainings.
     """
     source = Path(source)
     if not source.exists():
@@ -82,8 +85,9 @@ def read_checkpoints(source: str | Path) -> TrainingState:
                 f"{[step for step, _ in sorted(pairs)]} at {said}, as if it was made anew in between); keep the later "
                 "ones"
             )
-    last = max(moments)
-    return TrainingState(last, last, "", moments[last].optimizer, moments=tuple(moments[k] for k in sorted(moments)))
+    last, ordered = max(moments), tuple(moments[k] for k in sorted(moments))
+    check_one_training(ordered, source)
+    return TrainingState(last, last, "", moments[last].optimizer, moments=ordered)
 
 
 def _steps_of(one: _Read, counts: bool) -> int:
@@ -101,6 +105,7 @@ def _steps_of(one: _Read, counts: bool) -> int:
 
 
 def _same(weights: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> bool:
+    weights, others = without_holder(weights), without_holder(others)
     return weights.keys() == others.keys() and all(torch.equal(value, others[name]) for name, value in weights.items())
 
 
@@ -171,7 +176,7 @@ def _of_file(path: Path) -> _Read:
     by, said = _number_of(found, step, path.stem.lower())
     if said is None and steps_counted(state) is None:
         raise CheckpointError(f"Expected the step under one of {_STEPS}, or in the name of {path.name} (got neither)")
-    return _Read(path, _named(found[weights]), state, said, by)
+    return _Read(path, dict(found[weights]), state, said, by)
 
 
 def _number_of(found: Mapping[str, Any], step: str | None, name: str) -> tuple[str, int | None]:
@@ -193,12 +198,3 @@ def _of_trainer(path: Path) -> _Read:
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise CheckpointError(f"Expected a checkpoint of transformers' Trainer in {path} (got: {error})") from error
     return _Read(path, dict(weights), _load(path / "optimizer.pt"), int(step), "global_step")
-
-
-def _named(weights: Any) -> dict[str, Tensor]:
-    """Return weights by the model's own names: Lightning and DDP write the name of what holds the model before them."""
-    names = list(weights)
-    first = names[0].split(".")[0] if names else ""
-    if first in ("model", "module", "net", "_orig_mod") and all(name.startswith(f"{first}.") for name in names):
-        return {name.removeprefix(f"{first}."): value for name, value in weights.items()}
-    return dict(weights)

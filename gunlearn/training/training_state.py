@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from gunlearn.core.atomic import write_file
 from gunlearn.core.digest import content_hash, state_hash
 from gunlearn.errors import CheckpointError, InvalidInputError
+from gunlearn.training.checkpoint_weights import weights_for
 
 _FORMAT = "gunlearn training state 1"
 _ROUNDED = 1e-6  # of a step
@@ -87,7 +88,7 @@ class TrainingState:
         own = model.state_dict()
         shapes = {name: value.shape for name, value in own.items()}
         for moment in self.moments:
-            weights = with_tied(moment.weights, model)
+            weights = weights_for(moment.weights, model)
             differs = sorted(
                 name
                 for name in {*shapes, *weights}
@@ -181,14 +182,6 @@ class TrainingState:
         except OSError as error:
             raise CheckpointError(f"Expected a saved training state (got no readable {path})") from error
         return cls.from_bytes(content, str(path))
-
-
-def with_tied(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Return weights with the entries that a file left out because `model` ties them to others, as safetensors does."""
-    own = model.state_dict()
-    place = {name: (value.data_ptr(), value.shape, value.stride()) for name, value in own.items()}
-    known = {place[name]: weights[name] for name in own if name in weights and own[name].numel()}
-    return {**weights, **{name: known[at] for name, at in place.items() if name not in weights and at in known}}
 
 
 def on_cpu(value: Any, copied: bool = True) -> Any:

@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 
 import gunlearn as gu
 from gunlearn.errors import CheckpointError, InvalidInputError
+from gunlearn.training.checkpoint_weights import weights_for
 from gunlearn.training.own_checkpoints import read_checkpoints
 from gunlearn.training.state_sources import as_training_state
 from tests.methods.cases import same_weights
@@ -66,7 +67,7 @@ def test_they_are_read_and_replayed(form: str, tmp_path: Path) -> None:
     result = gu.unlearn(model, data, request, "replay", "node_classification", training=tmp_path, budget=0.25)
     assert (result.notes["from_step"], result.epochs) == (30, 10)
     kept, own = request.resolve(data).retain_data, copy.deepcopy(model)
-    own.load_state_dict(state.moments[1].weights)
+    own.load_state_dict(weights_for(state.moments[1].weights, own))
     optimizer = torch.optim.Adam(own.parameters(), lr=1e-2)
     optimizer.load_state_dict(state.moments[1].optimizer)
     index = kept.train_mask.nonzero().view(-1)
@@ -81,6 +82,47 @@ def test_they_are_read_and_replayed(form: str, tmp_path: Path) -> None:
     )
     assert further.notes["start"] == "the state of the training"
     assert not same_weights(further.model, model)
+
+
+class Held(nn.Module):
+    """A model whose layers all lie in `net`, a name that is also one of what holds a model in a file."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: torch.Tensor, edge_index: torch.Tensor) -> torch.Tensor:
+        return self.net(x, edge_index)
+
+
+@pytest.mark.parametrize("before", ["", "model.", "net.", "module._orig_mod."])
+@pytest.mark.parametrize("hold", [Held, nn.DataParallel, lambda net: net])
+def test_a_name_that_the_model_has_itself_is_none_of_what_holds_it(hold: Any, before: str, tmp_path: Path) -> None:
+    """The oracle is the run of the bare model from its own folder; names of another model are refused, as a control."""
+    bare, held = (tmp_path / name for name in ("bare", "held"))
+    bare.mkdir()
+    held.mkdir()
+    net = written(bare, "short")
+    model = hold(copy.deepcopy(net))
+    of = {id(own): name for name, own in model.state_dict(keep_vars=True).items()}
+    names = [of[id(own)] for own in model.parameters()]
+
+    def put(prefix: str) -> None:
+        for file in bare.iterdir():
+            content = torch.load(file)
+            weights = dict(zip(names, content["model"].values(), strict=True))
+            torch.save(content | {"model": {prefix + n: v for n, v in weights.items()}}, held / file.name)
+
+    def replayed(own: nn.Module, folder: Path) -> nn.Module:
+        task, request = "node_classification", gu.ForgetNodes(count=3, seed=1)
+        return gu.unlearn(own, graph(), request, "replay", task, training=folder, budget=0.25).model
+
+    put(before)
+    ours, theirs = replayed(model, held), replayed(net, bare)
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+    put("other.")
+    with pytest.raises(InvalidInputError, match="with other"):
+        replayed(model, held)
 
 
 def test_the_last_one_must_hold_the_model(tmp_path: Path) -> None:
@@ -169,7 +211,9 @@ def test_stray_damaged_and_copied_files_are_left_out_with_a_warning(tmp_path: Pa
     whole = read_checkpoints(tmp_path)
     torch.save(model.state_dict(), tmp_path / "best.pt")
     (tmp_path / "ckpt_30.pt").write_bytes((tmp_path / "ckpt_30.pt").read_bytes()[:500])
-    (tmp_path / "last.pt").write_bytes((tmp_path / "ckpt_40.pt").read_bytes())
+    found = torch.load(tmp_path / "ckpt_40.pt")  # a copy by the names of what held the model
+    held = {f"module.{name}": value for name, value in found["model_state_dict"].items()}
+    torch.save(found | {"model_state_dict": held}, tmp_path / "last.pt")
     with pytest.warns(UserWarning, match=r"best\.pt: .*ckpt_30\.pt: ") as warned:
         state = read_checkpoints(tmp_path)
     assert len(warned) == 1

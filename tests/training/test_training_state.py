@@ -148,12 +148,14 @@ class Tied(nn.Module):
         return self.second(self.norm(self.first(x)))
 
 
-def looped(model: nn.Module, keeping: gu.KeepState, best_at: int = 0, settle: bool = False, parts: int = 1) -> Any:
+def looped(
+    model: nn.Module, keeping: gu.KeepState, best_at: int = 0, settle: bool = False, parts: int = 1, steps: int = 20
+) -> Any:
     """Train by a loop of one's own; return the weights and the optimiser's state after `best_at` steps."""
     graph, best = data(), None
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     index = graph.train_mask.nonzero().view(-1)
-    for step in range(1, 21):
+    for step in range(1, steps + 1):
         optimizer.zero_grad()
         for part in index.chunk(parts):  # gradients add up
             cross_entropy(model(graph.x, graph.edge_index)[part], graph.y[part]).backward()
@@ -209,6 +211,44 @@ def test_usual_loops_need_not_settle(make: Any, parts: int, leave: Any) -> None:
     with torch.no_grad():
         model(torch.ones(3, 20, dtype=next(model.parameters()).dtype), torch.tensor([[0, 1], [1, 2]]))
     assert keeping.state(model).steps == 20
+
+
+@pytest.mark.parametrize("planned", [80, 500])
+@pytest.mark.parametrize("loop", ["train", "ones own"])
+def test_budgets_and_prices_count_the_steps_that_were_taken(loop: str, planned: int) -> None:
+    """A loop that planned 500 steps and stopped after 80; one that planned 80 is the control."""
+
+    class Stop(gu.Callback):
+        def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            control.should_training_stop |= state.epoch == 80
+
+    if loop == "train":
+        base = trained(epochs=planned, eval_every=80, callbacks=[Stop()])
+        model, state = base.model, base.training
+    else:
+        model, keeping = net(), gu.KeepState(steps=planned)
+        looped(model, keeping, steps=80)
+        state = keeping.state(model)
+    assert state.total == 80
+    request = gu.ForgetNodes(count=2)
+    spent = gu.unlearn(model, data(), request, "continued_training", TASK, training=state, budget=0.2)
+    assert spent.epochs + spent.notes["passes"] == 16
+    assert spent.notes["price"] == 0.2
+    back = gu.unlearn(model, data(), request, "replay", TASK, training=state, budget=0.2)
+    assert back.notes["price"] == pytest.approx((back.epochs + back.notes["passes"]) / 80, abs=1e-4)
+    assert back.epochs <= 16
+
+
+def test_steps_before_a_loop_was_resumed_count() -> None:
+    model, optimizer = net(), None
+    for part in range(2):
+        keeping, optimizer = gu.KeepState(steps=40), torch.optim.Adam(model.parameters()) if part == 0 else optimizer
+        for _ in range(20):
+            for parameter in model.parameters():
+                parameter.grad = torch.ones_like(parameter)
+            optimizer.step()
+            keeping.step(model, optimizer)
+    assert keeping.state(model).total == 40
 
 
 def test_a_callback_that_changes_weights_at_the_end_is_named() -> None:

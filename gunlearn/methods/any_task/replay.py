@@ -17,12 +17,12 @@ from gunlearn.methods.base import Method, Outcome, Problem, check_interval
 from gunlearn.tasks.sampling import BatchOptions
 from gunlearn.training.another_loss import CHECK, read_as, warn_of_another_loss
 from gunlearn.training.arguments import TrainArguments
+from gunlearn.training.checkpoint_weights import weights_for
 from gunlearn.training.from_scratch import train_from_scratch
 from gunlearn.training.optimizers import SchedulerSpec
 from gunlearn.training.resumed_optimizer import resumed_optimizer
 from gunlearn.training.settled import growth_rate
 from gunlearn.training.state_sources import as_training_state
-from gunlearn.training.training_state import with_tied
 from gunlearn.training.unseen import UNSEEN_WEIGHT, find_unseen, weight_of
 
 
@@ -83,7 +83,7 @@ class Replay(Method):
         if passes:
             as_trained = read_as(state, BatchOptions())
             warn_of_another_loss(lambda own: resumed_optimizer(state, own, list(learning)), problem, as_trained)
-        model.load_state_dict(with_tied(moment.weights, model))
+        model.load_state_dict(weights_for(moment.weights, model))
         if problem.fresh is not None:
             problem.fresh.put(model)
         args = TrainArguments(epochs=0, steps=steps, keep="last", **state.reading, **problem.loop_settings)

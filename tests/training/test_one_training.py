@@ -1,0 +1,81 @@
+"""A folder with checkpoints of two trainings is refused; one of a single training never is (the control)."""
+
+import re
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from gunlearn.errors import CheckpointError
+from gunlearn.training.own_checkpoints import read_checkpoints
+
+ADAM = torch.optim.Adam
+WITH_MEMORY: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
+    "Adam": lambda p: ADAM(p, lr=1e-2, weight_decay=5e-4),
+    "Adam, fused": lambda p: ADAM(p, lr=1e-2, fused=True),
+    "Adam, short memory": lambda p: ADAM(p, lr=1e-2, betas=(0.9, 0.9)),
+    "AdamW, amsgrad": lambda p: torch.optim.AdamW(p, lr=1e-2, amsgrad=True),
+    "NAdam": lambda p: torch.optim.NAdam(p, lr=1e-2),
+    "RAdam": lambda p: torch.optim.RAdam(p, lr=1e-2),
+    "Adamax": lambda p: torch.optim.Adamax(p, lr=1e-2),
+    "RMSprop": lambda p: torch.optim.RMSprop(p, lr=1e-3),
+    "Adadelta": lambda p: torch.optim.Adadelta(p, lr=1.0),
+    "Adagrad": lambda p: torch.optim.Adagrad(p, lr=1e-2),
+}
+WITHOUT: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
+    "SGD": lambda p: torch.optim.SGD(p, lr=0.2),
+    "SGD, momentum": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=1e-3),
+}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def trained(folder: Path, make: Callable[[Any], Any], seed: int, until: int = 100, dtype: Any = torch.float32) -> None:
+    """Write a checkpoint each ten steps; the rate runs up and down in between by hand, and some weights freeze."""
+    torch.manual_seed(0)
+    x, y = torch.randn(60, 30, dtype=dtype), torch.randint(3, (60,))
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(30, 32), nn.ReLU(), nn.Linear(32, 3)).to(dtype)
+    optimizer = make(model.parameters())
+    rate = optimizer.param_groups[0]["lr"]
+    for step in range(1, until + 1):
+        optimizer.param_groups[0]["lr"] = rate * (10.0 if step % 10 == 5 else 1.0)
+        model[0].requires_grad_(not 30 < step <= 50)
+        optimizer.zero_grad()
+        cross_entropy(model(x), y).backward()
+        optimizer.step()
+        if step % 10 == 0:
+            content = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+            torch.save(content, folder / f"{step}.pt")
+
+
+def read(folder: Path) -> list[int]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return [moment.step for moment in read_checkpoints(folder).moments]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", WITH_MEMORY)
+def test_two_trainings_are_refused_and_one_is_read(name: str, dtype: str, tmp_path: Path) -> None:
+    if "fused" in name and dtype == "bfloat16":
+        pytest.skip("one precision shows it")
+    make = WITH_MEMORY[name]
+    trained(tmp_path, make, seed=0, dtype=DTYPES[dtype])
+    assert read(tmp_path) == list(range(10, 101, 10))
+    trained(tmp_path, make, seed=1, until=70, dtype=DTYPES[dtype])
+    with pytest.raises(CheckpointError, match="of two, between steps 70 and 80"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("name", WITHOUT)
+def test_without_such_a_memory_weights_that_have_nothing_in_common_are_warned_of(name: str, tmp_path: Path) -> None:
+    trained(tmp_path, WITHOUT[name], seed=0)
+    assert read(tmp_path) == list(range(10, 101, 10))
+    trained(tmp_path, WITHOUT[name], seed=1, until=70)
+    with pytest.warns(UserWarning, match=re.escape("little in common between steps 70 and 80")):
+        assert len(read_checkpoints(tmp_path).moments) == 10
