@@ -23,6 +23,7 @@ from gunlearn.tasks.calling import Called, own_words, suggested
 from gunlearn.tasks.graph.beside import beside
 from gunlearn.tasks.graph.check_graph import check_graph
 from gunlearn.tasks.graph.derived import warn_of_derived
+from gunlearn.tasks.graph.edge_arguments import warn_of_edge_arguments
 from gunlearn.tasks.graph.enclosed import check_own_argument
 from gunlearn.tasks.graph.feature_copies import add_feature_copies, warn_of_feature_copies
 from gunlearn.tasks.graph.fresh_values import FreshValues
@@ -172,6 +173,10 @@ class GraphTask(Task):
     def warn_of_derived(self, data: Data, edges: bool, features: bool) -> None:
         """Warn of positional encodings, degrees, normalised weights and the like; see `derived`."""
         warn_of_derived(data, edges, features)
+
+    def warn_of_arguments(self, model: nn.Module, data: Data, outputs: Tensor, passed: bool = True) -> str:
+        """Warn of weights of edges; see `edge_arguments`."""
+        return warn_of_edge_arguments(self, model, data, outputs, passed)
 
     def check_parts(self, model: nn.Module, partition: Any) -> None:
         """Refuse a model with a weight per edge that cannot be called on fewer edges; see `stored_graphs`."""
