@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -94,7 +94,8 @@ def _unread(task: GraphTask, model: nn.Module, data: Data) -> list[str]:
         return []
     if outputs.grad_fn is None:
         return []
-    seen, left, read = set(), [outputs.grad_fn], set()
+    seen, read = set(), set()
+    left: list[Any] = [outputs.grad_fn]
     while left:
         node = left.pop()
         if node is None or node in seen:
