@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch_geometric.nn as pyg
 from torch import nn
+from torch_geometric.transforms import ToSparseTensor
 
 import gunlearn as gu
 from gunlearn.errors import (
@@ -295,6 +296,26 @@ def test_a_model_with_a_row_per_node_reads_two_graphs_one_after_the_other() -> N
     result = gu.unlearn(kind.model(data), data, gu.ForgetNodes([3]), "npo", call=kind.call, epochs=1)
     assert not result.unchanged
     assert "reset" in result.notes
+
+
+@pytest.mark.parametrize("method", ["npo", "continued_training", "auto"])
+def test_a_call_reads_a_matrix_that_the_data_keep_beside_their_edges(method) -> None:
+    """A joint graph has no matrix, so that the two are read one after the other; the control reads `edge_index`."""
+    data = ToSparseTensor(remove_edge_index=False)(classes())
+    some = gu.ForgetNodes(data.train_mask.nonzero().view(-1)[:2])
+    with isolated_rng(0):
+        model = pyg.GCN(8, 8, 2, 3)
+    options = {"epochs": 2} if method == "npo" else {"lr": 1e-2}
+    one, other = (
+        gu.unlearn(model, data, some, method, NODES, call=call, **options).model
+        for call in (
+            lambda model, data: model(data.x, data.adj_t),
+            lambda model, data: model(data.x, data.edge_index),
+        )
+    )
+    assert any(not torch.equal(a, b) for a, b in zip(one.parameters(), model.parameters(), strict=True))
+    for a, b in zip(one.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
 
 def test_a_model_that_mixes_two_graphs_is_warned_of() -> None:

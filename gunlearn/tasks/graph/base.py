@@ -222,7 +222,10 @@ class GraphTask(Task):
         A model does where it holds a row for each node of one graph, or by global attention or normalisation.
         """
         probe = private_copy(getattr(model, "_orig_mod", model), self).eval()
-        remedy = "pass message_graph='full', or take a method that reads retained items alone, such as 'finetune'"
+        remedy = (
+            "take a method that reads retained items alone, such as 'finetune', or one with an option "
+            "message_graph='full', which reads them on the original graph"
+        )
         with torch.no_grad(), isolated_rng():
             apart = self.encode(probe, alone)
             try:
