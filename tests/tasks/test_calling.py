@@ -91,6 +91,53 @@ def test_every_entry_point_says_what_to_pass(entry, make, task, words) -> None:
     assert all(word in str(found.value) for word in words), str(found.value)
 
 
+class Both(nn.Module):
+    """Returns logits among other things; its second argument has a name of its own."""
+
+    def __init__(self, packed) -> None:
+        super().__init__()
+        self.one, self.two, self.packed = pyg.GCNConv(8, 8), pyg.GCNConv(8, 3), packed
+
+    def forward(self, x, ei, edge_weight=None):
+        h = self.one(x, ei, edge_weight).relu()
+        return self.packed(self.two(h, ei, edge_weight), h)
+
+
+@pytest.mark.parametrize(
+    ("packed", "read"),
+    [
+        (lambda out, h: (out, h), "[0]"),
+        (lambda out, h: [h.mean(), out], "[1]"),
+        (lambda out, h: {"loss": None, "logits": out}, "['logits']"),
+    ],
+    ids=["tuple", "list", "dict"],
+)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_call_that_is_offered_for_several_outputs_is_code_that_works(packed, read, weighted) -> None:
+    data = classes(edge_weight=per_edge()) if weighted else classes()
+    with isolated_rng(0):
+        model = Both(packed)
+    with pytest.raises(UnsupportedModelError) as found:
+        gu.unlearn(model, data, gu.ForgetEdges(count=2), "finetune", NODES, epochs=1)
+    code = str(found.value).partition("; pass call=")[2]
+    more = ", edge_weight=data.edge_weight" if weighted else ""
+    assert code == f"lambda model, data: model(data.x, data.edge_index{more}){read}"
+    call = eval(code)  # as its reader would paste it
+    result = gu.unlearn(model, data, gu.ForgetEdges(count=2), "finetune", NODES, call=call, epochs=1)
+    assert torch.allclose(result.task.encode(model, data), call(model, data), atol=1e-6)
+    with pytest.raises(UnsupportedModelError, match=r"another 'call' that returns \["):
+        gu.unlearn(model, data, gu.ForgetEdges(count=2), "utu", NODES, call=lambda m, d: m(d.x, d.edge_index))
+
+
+def test_an_error_in_a_model_with_names_of_its_own_offers_no_placeholders() -> None:
+    """The control is `<edge_label_index>` above, an argument that the data lack."""
+    with pytest.raises(
+        UnsupportedModelError, match="pass a model and data that fit, or call=lambda model, data"
+    ) as found:
+        gu.unlearn(Both(lambda out, h: out[0, 9]), classes(), gu.ForgetEdges(count=2), "utu", NODES)
+    assert "<" not in str(found.value)
+
+
 def test_a_matrix_model_is_called_even_by_a_method_that_keeps_all_weights() -> None:
     with pytest.raises(UnsupportedModelError, match="adj_t"):
         gu.unlearn(Matrix(), classes(), gu.ForgetEdges(count=2), "utu", NODES)

@@ -19,7 +19,7 @@ from gunlearn.nn.kernels.paths import path_of
 from gunlearn.requests.graph_tensors import GONE
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Parts, Reader, Task, View
-from gunlearn.tasks.calling import Called, own_words, suggested
+from gunlearn.tasks.calling import Called, own_words, place_of_rows, suggested
 from gunlearn.tasks.graph.beside import beside
 from gunlearn.tasks.graph.check_graph import check_graph
 from gunlearn.tasks.graph.derived import warn_of_derived
@@ -140,7 +140,7 @@ class GraphTask(Task):
         out = self.shaped(out, number)
         if isinstance(out, Tensor) and out.dim() == 2 and out.size(0) == number and out.is_floating_point():
             return out
-        how, remedy = words()
+        how, remedy = words(place_of_rows(out, number))
         got = f"{tuple(out.shape)} of {out.dtype}" if isinstance(out, Tensor) else type(out).__name__
         raise UnsupportedModelError(
             f"Expected the model to return {name} of shape [{number}, {size}] (got {got} from {how}); pass {remedy}"
@@ -150,18 +150,26 @@ class GraphTask(Task):
         """Return the model's output for `number` items in the shape `[number, dim]`, where a task takes others."""
         return out
 
-    def _call(self, model: nn.Module, data: Data) -> tuple[Callable[[], tuple[str, str]], Callable[[], Any]]:
-        """Return a function to the call in words and what to pass if it fails, and the call itself."""
+    def _call(self, model: nn.Module, data: Data) -> tuple[Callable[..., tuple[str, str]], Callable[[], Any]]:
+        """Return a function to the call in words and what to pass if it fails, and the call itself.
+
+        The function takes code that reads the rows out of what the model returns; see `place_of_rows`.
+        """
         call = self.call
         if call is not None:
-            return lambda: (f"'call' ({call!r})", f"another 'call'{_lost_ids(data)}"), lambda: call(model, data)
+
+            def of_call(read: str = "") -> tuple[str, str]:
+                part = f" that returns {read} of it" if read else ""
+                return f"'call' ({call!r})", f"another 'call'{part}{_lost_ids(data)}"
+
+            return of_call, lambda: call(model, data)
         entry, accepted = self.entry(model), self.accepted(model)
         optional = {key: data[key] for key in accepted if key in data and data[key] is not None}
 
-        def words() -> tuple[str, str]:
+        def words(read: str = "") -> tuple[str, str]:
             name = "model" if entry is model else f"model.{getattr(entry, '__name__', 'encode')}"
             how = f"{name}(x, edge_index{''.join(f', {key}={key}' for key in optional)})"
-            return how, suggested(self.entry(getattr(model, "_orig_mod", model)), data)
+            return how, suggested(self.entry(getattr(model, "_orig_mod", model)), data, optional, read)
 
         return words, lambda: entry(data.x, data.edge_index, **optional)
 
@@ -231,9 +239,10 @@ class GraphTask(Task):
             try:
                 together = self.encode(probe, joint)[: apart.size(0)]
             except UnsupportedModelError as error:
+                said = error.__cause__ or str(error).partition("; pass ")[0]  # what it advises is not for this graph
                 raise UnsupportedModelError(
                     "Expected a model that can read two graphs side by side, since forgotten items are read on the "
-                    f"original graph beside the retained one (got {error.__cause__ or error}); {remedy}"
+                    f"original graph beside the retained one (got {said}); {remedy}"
                 ) from error
         if not torch.allclose(together, apart, rtol=1e-3, atol=1e-3 * float(apart.abs().max()), equal_nan=True):
             warnings.warn(
