@@ -190,7 +190,8 @@ def estimate(
     built = ESTIMATORS.build(estimator, options)
     task = as_task(task, call, decode)
     message_passing_layers(model)  # raises where there is none
-    trial_pass(model, data, task)
+    trial = trial_pass(model, data, task)
+    task.warn_of_arguments(model, data, trial.outputs)
     task.warn_of_derived(data, edges=of != "features", features=of != "edges")
     with isolated_rng(seed):
         distinct, place = resolve_items(data, of, items)

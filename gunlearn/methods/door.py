@@ -18,7 +18,14 @@ from gunlearn.methods.kept import check_kept, spares_retained
 from gunlearn.requests.content import note_content
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
-from gunlearn.tasks.known_models import is_known, one_key_each, share_key, take_note_of
+from gunlearn.tasks.known_models import (
+    is_known,
+    is_trained_here,
+    note_trained,
+    one_key_each,
+    share_key,
+    take_note_of,
+)
 from gunlearn.tasks.trial import private_copy, trial_pass
 from gunlearn.training.callbacks import Callback, TrainState, check_callbacks
 from gunlearn.training.result import Result
@@ -72,6 +79,8 @@ def _tried(method: Method, model: nn.Module, partition: Any, task: Task) -> _Tri
     tried = partition.forget_data if spared else partition.retain_data
     outputs = None if known else trial_pass(model, tried, task).outputs
     why = task.check_request(model, partition, outputs, anew=method.state == "own")
+    if outputs is not None:
+        why = " ".join(filter(None, [task.warn_of_arguments(model, tried, outputs), why]))
     if not known:
         given, task = task, task.fitted(outputs, tried)
         if task is given and not why:
@@ -130,6 +139,8 @@ def run_method(
         )
         outcome, settled = _outcome(method, problem)
         seconds = watch.seconds + (0.0 if outcome.state is None else outcome.state.seconds_before)
+    if is_trained_here(model):
+        note_trained(outcome.model, task)
     state = outcome.state
     return Result(
         model=outcome.model.eval(),

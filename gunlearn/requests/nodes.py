@@ -13,6 +13,7 @@ from gunlearn.requests.graph_tensors import GONE, num_graphs
 from gunlearn.requests.ids import RequestByIds, named_tensor, skipped, trainable_mask
 from gunlearn.requests.names import Names, check_numbering, rows_by_name
 from gunlearn.requests.selection import Selection, k_hop_mask
+from gunlearn.requests.split_masks import split_masks
 from gunlearn.requests.training_graph import TrainingGraph
 
 if TYPE_CHECKING:
@@ -195,9 +196,18 @@ class ForgetGraphs(_RequestByNodes):
 
 
 def training_ids(data: Data, size: int) -> Tensor:
-    """Return the ids that may be drawn, `[k]`: of `train_mask`; without one, all labelled ones in no other mask."""
-    free = trainable_mask(data, size)
+    """Return the ids that may be drawn, `[k]`: of `train_mask`; without one, all labelled ones in no other mask.
+
+    Lists of ids are read as masks where there are none, see `split_masks`.
+    """
+    free, listed = trainable_mask(data, size), {}
     if data.get("train_mask") is None:
+        listed = split_masks(data, size, strict=False)
+    if "train_mask" in listed:
+        return listed["train_mask"].nonzero().view(-1).cpu()
+    if data.get("train_mask") is None:
+        for mask in listed.values():
+            free &= ~mask.cpu()
         y, gone = data.get("y"), data.get(GONE)
         if isinstance(y, Tensor) and y.numel() == size and not y.is_floating_point() and y.dtype != torch.bool:
             free &= (y.view(-1) >= 0).cpu()  # unlabelled, or forgotten before

@@ -220,6 +220,14 @@ class Task(ABC):
     def warn_of_derived(self, data: Any, edges: bool, features: bool) -> None:  # noqa: B027 - most have none
         """Warn of parts of the data that were computed from what is taken out: edges, or features and nodes."""
 
+    def warn_of_arguments(self, model: nn.Module, data: Any, outputs: Any, passed: bool = True) -> str:
+        """Warn of values that the data hold and a model is, or is not, called with, where only its owner knows which.
+
+        `outputs` are those of the trial pass on `data`; without `passed` nothing is said of values that are passed.
+        Returns a sentence for the result's `why`, empty for none.
+        """
+        return ""
+
     #: An item has one label (or one value), not one for each of its tokens.
     one_label: ClassVar[bool] = True
 

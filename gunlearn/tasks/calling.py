@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,9 @@ from gunlearn.errors import GunlearnError, InvalidTypeError, UnsupportedModelErr
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
+
+
+_ALIASES = {"h": "x", "feat": "x", "feats": "x", "features": "x", "ei": "edge_index", "edges": "edge_index"}
 
 
 class Called:
@@ -81,8 +84,15 @@ def contents(data: Data) -> str:
     return ", ".join(parts) or "nothing"
 
 
-def suggested(function: Callable[..., Any], data: Data) -> str:
-    """Return a `call=` for a model, as far as its signature says it; `<name>` is an argument that the data lack."""
+def suggested(function: Callable[..., Any], data: Data, optional: Iterable[str] = (), read: str = "") -> str:
+    """Return a `call=` for a model, as far as its signature says it; `<name>` is an argument that the data lack.
+
+    Args:
+        function: the model, or a method of it.
+        data: a graph.
+        optional: attributes of the data that the model is called with by name.
+        read: code that reads the wanted part of what the model returns; see `place_of_rows`.
+    """
     forward = function.forward if isinstance(function, nn.Module) else function
     try:
         parameters = list(inspect.signature(forward).parameters.values())
@@ -90,11 +100,23 @@ def suggested(function: Callable[..., Any], data: Data) -> str:
         return "call=lambda model, data: ..."
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     required = [p.name for p in positional if p.default is p.empty]
-    if required == ["x", "edge_index"]:
+    if read:  # the usual call works
+        required = ["x", "edge_index", *required[2:]]
+    elif [_ALIASES.get(name, name) for name in required] == ["x", "edge_index"]:
         return "a model and data that fit, or call=lambda model, data: ..."
     if len(required) == 1 and required[0] not in data:
         given = "data"
     else:
-        given = ", ".join(f"data.{name}" if name in data else f"<{name}>" for name in required)
+        named = [f"{name}=data.{name}" for name in optional if name not in required]
+        given = ", ".join([*(f"data.{name}" if name in data else f"<{name}>" for name in required), *named])
     own = getattr(function, "__name__", "") if inspect.ismethod(function) else ""
-    return f"call=lambda model, data: model{f'.{own}' if own else ''}({given})"
+    return f"call=lambda model, data: model{f'.{own}' if own else ''}({given}){read}"
+
+
+def place_of_rows(out: Any, number: int) -> str:
+    """Return code that reads the first tensor of `number` rows out of a tuple, list or dict; empty where none is."""
+    pairs = out.items() if isinstance(out, Mapping) else enumerate(out) if isinstance(out, tuple | list) else ()
+    for key, value in pairs:
+        if isinstance(value, Tensor) and value.is_floating_point() and value.dim() and value.size(0) == number:
+            return f"[{key!r}]"
+    return ""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ from gunlearn.tasks.base import Task
 
 #: Keys of models by the number of the object, while nobody changes them; see `one_key_each`.
 _KEYS: ContextVar[dict[int, tuple[nn.Module, str]] | None] = ContextVar("keys of models", default=None)
+#: Models that `gunlearn.train` made, and what `gunlearn.unlearn` made of these, with the versions of their weights.
+_TRAINED: WeakKeyDictionary[nn.Module, tuple[int, ...]] = WeakKeyDictionary()
 _LIBRARIES = ("torch.nn.", "torch_geometric.", "gunlearn.nn.")
 _LINEAR = "gunlearn.nn.layers.linear_head.LinearHead"
 _OF_MODULES = {*vars(nn.Module()), "inspector"}  # weights and hooks are read otherwise; PyG's inspector has only names
@@ -64,6 +67,21 @@ def share_key(model: nn.Module, copy: nn.Module) -> None:
     model, kept = getattr(model, "_orig_mod", model), _KEYS.get()
     if kept is not None and id(model) in kept:
         kept[id(copy)] = copy, kept[id(model)][1]
+
+
+def note_trained(model: nn.Module, task: Task) -> None:
+    """Take note that a model was trained as the task calls it, unless that is a `call` of the caller's own."""
+    if getattr(task, "call", None) is None:
+        _TRAINED[model] = _versions(model)
+
+
+def is_trained_here(model: nn.Module) -> bool:
+    """Return whether a model was trained as a task calls models, and has not changed since (`note_trained`)."""
+    return _TRAINED.get(model) == _versions(model)
+
+
+def _versions(model: nn.Module) -> tuple[int, ...]:
+    return tuple(parameter._version for parameter in model.parameters())
 
 
 def is_known(model: nn.Module, task: Task, partition: Any) -> bool:

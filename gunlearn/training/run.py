@@ -15,6 +15,7 @@ from gunlearn.core.owner_key import keyed_hash
 from gunlearn.cost import PeakMemory
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
+from gunlearn.tasks.known_models import note_trained
 from gunlearn.tasks.trial import private_copy, trial_pass
 from gunlearn.training.callbacks import Callback, check_callbacks
 from gunlearn.training.from_scratch import train_from_scratch
@@ -41,7 +42,8 @@ def run_training(
     data = detached(data)
     check_seed(seed)
     check_callbacks(callbacks)
-    trial_pass(model, data, task)
+    trial = trial_pass(model, data, task)
+    task.warn_of_arguments(model, data, trial.outputs, passed=False)
     initial, model = model, private_copy(model, task)
     if args.checkpoint_dir is not None:
         settings = {**vars(args), "progress": None, "checkpoint_dir": None, "checkpoint_every": None}
@@ -53,6 +55,7 @@ def run_training(
         keeping = KeepState() if keep_state else None
         heard = [*callbacks, keeping] if keeping is not None else callbacks
         state = train_from_scratch(model, data, task, args, heard, optimizer, scheduler)
+    note_trained(model, task)
     notes = {"best_epoch": state.best_epoch, "best_val_loss": state.best_metric}
     config = {key: value for key, value in args.__dict__.items() if key not in ("checkpoint_dir", "fingerprint")}
     return Result(

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch_geometric.nn as pyg
 from torch import nn
+from torch_geometric.transforms import ToSparseTensor
 
 import gunlearn as gu
 from gunlearn.errors import (
@@ -88,6 +89,53 @@ def test_every_entry_point_says_what_to_pass(entry, make, task, words) -> None:
     with pytest.raises(UnsupportedModelError) as found:
         entries(model, data, task)[entry]()
     assert all(word in str(found.value) for word in words), str(found.value)
+
+
+class Both(nn.Module):
+    """Returns logits among other things; its second argument has a name of its own."""
+
+    def __init__(self, packed) -> None:
+        super().__init__()
+        self.one, self.two, self.packed = pyg.GCNConv(8, 8), pyg.GCNConv(8, 3), packed
+
+    def forward(self, x, ei, edge_weight=None):
+        h = self.one(x, ei, edge_weight).relu()
+        return self.packed(self.two(h, ei, edge_weight), h)
+
+
+@pytest.mark.parametrize(
+    ("packed", "read"),
+    [
+        (lambda out, h: (out, h), "[0]"),
+        (lambda out, h: [h.mean(), out], "[1]"),
+        (lambda out, h: {"loss": None, "logits": out}, "['logits']"),
+    ],
+    ids=["tuple", "list", "dict"],
+)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_call_that_is_offered_for_several_outputs_is_code_that_works(packed, read, weighted) -> None:
+    data = classes(edge_weight=per_edge()) if weighted else classes()
+    with isolated_rng(0):
+        model = Both(packed)
+    with pytest.raises(UnsupportedModelError) as found:
+        gu.unlearn(model, data, gu.ForgetEdges(count=2), "finetune", NODES, epochs=1)
+    code = str(found.value).partition("; pass call=")[2]
+    more = ", edge_weight=data.edge_weight" if weighted else ""
+    assert code == f"lambda model, data: model(data.x, data.edge_index{more}){read}"
+    call = eval(code)  # as its reader would paste it
+    result = gu.unlearn(model, data, gu.ForgetEdges(count=2), "finetune", NODES, call=call, epochs=1)
+    assert torch.allclose(result.task.encode(model, data), call(model, data), atol=1e-6)
+    with pytest.raises(UnsupportedModelError, match=r"another 'call' that returns \["):
+        gu.unlearn(model, data, gu.ForgetEdges(count=2), "utu", NODES, call=lambda m, d: m(d.x, d.edge_index))
+
+
+def test_an_error_in_a_model_with_names_of_its_own_offers_no_placeholders() -> None:
+    """The control is `<edge_label_index>` above, an argument that the data lack."""
+    with pytest.raises(
+        UnsupportedModelError, match="pass a model and data that fit, or call=lambda model, data"
+    ) as found:
+        gu.unlearn(Both(lambda out, h: out[0, 9]), classes(), gu.ForgetEdges(count=2), "utu", NODES)
+    assert "<" not in str(found.value)
 
 
 def test_a_matrix_model_is_called_even_by_a_method_that_keeps_all_weights() -> None:
@@ -295,6 +343,26 @@ def test_a_model_with_a_row_per_node_reads_two_graphs_one_after_the_other() -> N
     result = gu.unlearn(kind.model(data), data, gu.ForgetNodes([3]), "npo", call=kind.call, epochs=1)
     assert not result.unchanged
     assert "reset" in result.notes
+
+
+@pytest.mark.parametrize("method", ["npo", "continued_training", "auto"])
+def test_a_call_reads_a_matrix_that_the_data_keep_beside_their_edges(method) -> None:
+    """A joint graph has no matrix, so that the two are read one after the other; the control reads `edge_index`."""
+    data = ToSparseTensor(remove_edge_index=False)(classes())
+    some = gu.ForgetNodes(data.train_mask.nonzero().view(-1)[:2])
+    with isolated_rng(0):
+        model = pyg.GCN(8, 8, 2, 3)
+    options = {"epochs": 2} if method == "npo" else {"lr": 1e-2}
+    one, other = (
+        gu.unlearn(model, data, some, method, NODES, call=call, **options).model
+        for call in (
+            lambda model, data: model(data.x, data.adj_t),
+            lambda model, data: model(data.x, data.edge_index),
+        )
+    )
+    assert any(not torch.equal(a, b) for a, b in zip(one.parameters(), model.parameters(), strict=True))
+    for a, b in zip(one.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
 
 def test_a_model_that_mixes_two_graphs_is_warned_of() -> None:

@@ -19,10 +19,11 @@ from gunlearn.nn.kernels.paths import path_of
 from gunlearn.requests.graph_tensors import GONE
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Parts, Reader, Task, View
-from gunlearn.tasks.calling import Called, own_words, suggested
+from gunlearn.tasks.calling import Called, own_words, place_of_rows, suggested
 from gunlearn.tasks.graph.beside import beside
 from gunlearn.tasks.graph.check_graph import check_graph
 from gunlearn.tasks.graph.derived import warn_of_derived
+from gunlearn.tasks.graph.edge_arguments import warn_of_edge_arguments
 from gunlearn.tasks.graph.enclosed import check_own_argument
 from gunlearn.tasks.graph.feature_copies import add_feature_copies, warn_of_feature_copies
 from gunlearn.tasks.graph.fresh_values import FreshValues
@@ -140,7 +141,7 @@ class GraphTask(Task):
         out = self.shaped(out, number)
         if isinstance(out, Tensor) and out.dim() == 2 and out.size(0) == number and out.is_floating_point():
             return out
-        how, remedy = words()
+        how, remedy = words(place_of_rows(out, number))
         got = f"{tuple(out.shape)} of {out.dtype}" if isinstance(out, Tensor) else type(out).__name__
         raise UnsupportedModelError(
             f"Expected the model to return {name} of shape [{number}, {size}] (got {got} from {how}); pass {remedy}"
@@ -150,18 +151,26 @@ class GraphTask(Task):
         """Return the model's output for `number` items in the shape `[number, dim]`, where a task takes others."""
         return out
 
-    def _call(self, model: nn.Module, data: Data) -> tuple[Callable[[], tuple[str, str]], Callable[[], Any]]:
-        """Return a function to the call in words and what to pass if it fails, and the call itself."""
+    def _call(self, model: nn.Module, data: Data) -> tuple[Callable[..., tuple[str, str]], Callable[[], Any]]:
+        """Return a function to the call in words and what to pass if it fails, and the call itself.
+
+        The function takes code that reads the rows out of what the model returns; see `place_of_rows`.
+        """
         call = self.call
         if call is not None:
-            return lambda: (f"'call' ({call!r})", f"another 'call'{_lost_ids(data)}"), lambda: call(model, data)
+
+            def of_call(read: str = "") -> tuple[str, str]:
+                part = f" that returns {read} of it" if read else ""
+                return f"'call' ({call!r})", f"another 'call'{part}{_lost_ids(data)}"
+
+            return of_call, lambda: call(model, data)
         entry, accepted = self.entry(model), self.accepted(model)
         optional = {key: data[key] for key in accepted if key in data and data[key] is not None}
 
-        def words() -> tuple[str, str]:
+        def words(read: str = "") -> tuple[str, str]:
             name = "model" if entry is model else f"model.{getattr(entry, '__name__', 'encode')}"
             how = f"{name}(x, edge_index{''.join(f', {key}={key}' for key in optional)})"
-            return how, suggested(self.entry(getattr(model, "_orig_mod", model)), data)
+            return how, suggested(self.entry(getattr(model, "_orig_mod", model)), data, optional, read)
 
         return words, lambda: entry(data.x, data.edge_index, **optional)
 
@@ -177,6 +186,10 @@ class GraphTask(Task):
     def warn_of_derived(self, data: Data, edges: bool, features: bool) -> None:
         """Warn of positional encodings, degrees, normalised weights and the like; see `derived`."""
         warn_of_derived(data, edges, features)
+
+    def warn_of_arguments(self, model: nn.Module, data: Data, outputs: Tensor, passed: bool = True) -> str:
+        """Warn of weights of edges; see `edge_arguments`."""
+        return warn_of_edge_arguments(self, model, data, outputs, passed)
 
     def check_parts(self, model: nn.Module, partition: Any) -> None:
         """Refuse a model with a weight per edge that cannot be called on fewer edges; see `stored_graphs`."""
@@ -222,15 +235,19 @@ class GraphTask(Task):
         A model does where it holds a row for each node of one graph, or by global attention or normalisation.
         """
         probe = private_copy(getattr(model, "_orig_mod", model), self).eval()
-        remedy = "pass message_graph='full', or take a method that reads retained items alone, such as 'finetune'"
+        remedy = (
+            "take a method that reads retained items alone, such as 'finetune', or one with an option "
+            "message_graph='full', which reads them on the original graph"
+        )
         with torch.no_grad(), isolated_rng():
             apart = self.encode(probe, alone)
             try:
                 together = self.encode(probe, joint)[: apart.size(0)]
             except UnsupportedModelError as error:
+                said = error.__cause__ or str(error).partition("; pass ")[0]  # what it advises is not for this graph
                 raise UnsupportedModelError(
                     "Expected a model that can read two graphs side by side, since forgotten items are read on the "
-                    f"original graph beside the retained one (got {error.__cause__ or error}); {remedy}"
+                    f"original graph beside the retained one (got {said}); {remedy}"
                 ) from error
         if not torch.allclose(together, apart, rtol=1e-3, atol=1e-3 * float(apart.abs().max()), equal_nan=True):
             warnings.warn(

@@ -36,8 +36,8 @@ def beside(
         task: what the model predicts; without model and task all of the original is taken. Where it has a `call` of the
             caller's own, all attributes of nodes and edges are joined, else those that models are called with.
 
-    Without features, or where the model is made for the nodes of one graph (it has a table of them), the two graphs
-    are read one after the other: see `reading.parts_apart`.
+    Without features, or where the model is made for the nodes of one graph (it has a table of them, or reads its
+    matrix), the two graphs are read one after the other: see `reading.parts_apart`.
     """
     if retain.get("x") is None or (model is not None and looks_nodes_up(model, int(retain.num_nodes))):
         return _apart(retain, original)
@@ -48,7 +48,7 @@ def beside(
             part, place = found[0].data, found[0].relabel
     num_retain = int(retain.num_nodes)
     joint = join(retain, part, part.edge_index + num_retain, task)
-    if model is not None and task is not None and not _reads(model, task, joint):
+    if model is not None and task is not None and not _reads(model, task, joint, retain):
         return _apart(retain, original)
     return joint, lambda nodes: place(nodes) + num_retain
 
@@ -92,11 +92,15 @@ def _apart(retain: Data, original: Data) -> tuple[Data, Callable[[Tensor], Tenso
 
 
 @torch.no_grad()
-def _reads(model: nn.Module, task: Task, joint: Data) -> bool:
-    """Return whether a model that has something as long as the retained graph reads a joint one."""
+def _reads(model: nn.Module, task: Task, joint: Data, retain: Data) -> bool:
+    """Return whether a model reads a joint graph, where it has something as long as the retained one.
+
+    Or where its `call` may read what is not in the joint graph, such as an adjacency matrix.
+    """
     num_nodes = joint.num_nodes
     tables = [value for owner, value in named_tensors(model).values() if may_be_table(owner, value)]
-    if not tables:
+    lost = getattr(task, "call", None) is not None and set(retain.keys()) - set(joint.keys())
+    if not tables and not lost:
         return True
     try:
         with isolated_rng():

@@ -25,6 +25,7 @@ from gunlearn.tasks.graph.beside import is_joint
 from gunlearn.tasks.graph.edge_items import EdgeItems, EdgeParts
 from gunlearn.tasks.graph.link_lists import check_link_lists
 from gunlearn.tasks.graph.node_kinds import node_kinds
+from gunlearn.tasks.graph.own_decoder import check_inner_product
 from gunlearn.tasks.graph.random_nodes import RandomNodeReader
 from gunlearn.tasks.graph.reading import APART
 from gunlearn.tasks.graph.retrained_scores import retrained_scores
@@ -140,6 +141,12 @@ class LinkPrediction(GraphTask):
         if options.sampler == "random_node" and isinstance(parts, EdgeParts):
             return RandomNodeReader(model, self, parts, names, options, around)
         return super().reader(model, parts, names, options, around)
+
+    def check_trial(self, model: nn.Module, data: Data, outputs: Tensor) -> None:
+        """Refuse a model that scores pairs itself where inner products would be read; see `own_decoder`."""
+        super().check_trial(model, data, outputs)
+        if self.decoder(model) is None:
+            check_inner_product(self, model, data, outputs)
 
     def check_target(self, until: str, data: Data) -> None:
         if until == "unseen":

@@ -1,5 +1,6 @@
 """Node classification: an item is a node, its label one of several classes."""
 
+import copy
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -14,6 +15,7 @@ from gunlearn.losses import Prediction
 from gunlearn.nn.kernels.subgraph import Subgraph
 from gunlearn.requests.graph_tensors import MASKS
 from gunlearn.requests.ids import checked_masks
+from gunlearn.requests.split_masks import missing_masks
 from gunlearn.tasks.base import PartItems, Parts, View
 from gunlearn.tasks.graph.base import GraphTask
 from gunlearn.tasks.graph.beside import is_joint
@@ -77,6 +79,8 @@ class NodeClassification(GraphTask):
     """Each node is an item of class `data.y`; the model returns logits `[num_nodes, num_classes]`.
 
     Training reads the labels of `data.train_mask`; without one, those of all nodes outside `val_mask` and `test_mask`.
+    Ids in `data.split_idx` (`{"train": ..., "valid": ..., "test": ...}`) or `data.train_idx`, `val_idx` and `test_idx`
+    are read as these masks.
     Negative labels mean "unlabelled". To forget an edge means that messages no longer pass along it: it has no label of
     its own, so methods that raise the loss of the forgotten items do not apply. To forget a node, or features of one,
     means that the model must not know its label from what the original graph shows of it.
@@ -99,8 +103,15 @@ class NodeClassification(GraphTask):
         set_outputs(self, outputs)
 
     def check_data(self, data: Any) -> Data:
-        """Return the graph; see `check_graph`. Labels, where there are any, and masks must fit its items."""
-        data = super().check_data(data)
+        """Return the graph; see `check_graph`. Labels, where there are any, and masks must fit its items.
+
+        Where it has no `train_mask`, and lists of ids in its place (`split_idx`, `train_idx`), it is a copy with masks.
+        """
+        data, given = super().check_data(data), data
+        masks = missing_masks(data, self.num_rows(data))
+        data = copy.copy(data) if masks and data is given else data
+        for name, mask in masks.items():
+            data[name] = mask
         checked_masks(data, self.num_rows(data))
         if data.get("y") is not None:
             self.read_labels(data)
