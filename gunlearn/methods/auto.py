@@ -11,7 +11,7 @@ from gunlearn.errors import InvalidInputError
 from gunlearn.methods import METHODS
 from gunlearn.methods.any_task.brief_teacher import can_teach
 from gunlearn.methods.any_task.training_budget import is_trace, share_of, steps_of, training_items_around
-from gunlearn.methods.any_task.whole_classes import classes_that_go
+from gunlearn.methods.any_task.whole_classes import classes_that_go, node_classes_that_go
 from gunlearn.methods.base import Method, Outcome, Problem, check_interval
 from gunlearn.methods.published import build_method, published
 from gunlearn.nn.layers.linear_head import LinearHead
@@ -28,6 +28,11 @@ CHEAP = 0.01  # share of retraining's time below which only free methods fit
 MANY_EDGES = 1_000_000
 TEACHER = {"teacher_share": 0.62, "unseen_weight": 0.01}  # the best of a few on `experiments/nearest`'s flipped labels
 USUAL_BUDGET = 0.33
+#: Said of nodes of which a whole class goes; `experiments/nearest` shows how far that ends.
+WHOLE_CLASS = (
+    "A class goes as a whole, and no node that stays says that those of it are of another one: they may keep its label "
+    "for longer than after retraining; look at what the model predicts of them, and raise 'budget' (or retrain)."
+)
 TAUGHT_SHARE = 0.2  # of a training's steps: what a teacher takes to know its data, and the model to learn from it
 
 
@@ -214,6 +219,8 @@ class Auto(Method):
         method.supports(problem.task, problem.partition)
         outcome = method.run_with_fresh_state(problem)
         chosen = f"'auto' chose '{name}', because {why}."
+        if name in ("continued_training", "replay") and node_classes_that_go(problem.task, problem.partition):
+            chosen += f" {WHOLE_CLASS}"
         written = {key: str(value) for key, value in method.config().items() if key in options}
         outcome.notes |= {"chosen": name, "options": written, "why": chosen}
         lacks = self._lacks(name, options, outcome)

@@ -1,5 +1,6 @@
 """Each rule of `auto`, and that it does what the method it names does."""
 
+import copy
 import functools
 
 import pytest
@@ -55,6 +56,20 @@ def test_with_a_training_it_replays_what_the_budget_allows():
     assert ";" not in lacks  # nothing else
     assert "weight decay" in result.notes["lacks"]
     assert "learning rate" not in result.notes["lacks"]
+
+
+def test_a_class_of_nodes_that_goes_as_a_whole_is_told():
+    """Control: with one node of it left, and for edges, nothing is said."""
+    model, data = classifier()
+    data = copy.copy(data)
+    whole = data.train_mask.nonzero().view(-1)[:3]
+    data.y = data.y.index_fill(0, whole, 3)
+    requests = (gu.ForgetNodes(whole), gu.ForgetNodes(whole[1:]), gu.ForgetEdges(count=3))
+    said = [
+        gu.unlearn(model, data, request, "auto", "node_classification", lr=1e-2, training_steps=40).notes["why"]
+        for request in requests
+    ]
+    assert [why.endswith("(or retrain).") for why in said] == [True, False, False]
 
 
 @pytest.mark.parametrize("form", ["optimiser", "state_dict"])
