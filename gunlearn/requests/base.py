@@ -66,9 +66,11 @@ class Request(ABC):
             raise EmptyForgetSetError(f"Expected {type(self).__name__} to forget something (got nothing)")
         selection = named.closed(graph)
         if selection.columns.numel() == graph.num_columns:
+            things = {"nodes": selection.nodes.numel(), "graphs": selection.graphs.numel()}
+            held = "".join(f"{number} {kind} with " for kind, number in things.items() if number)
             raise InvalidRequestError(
-                f"Expected {type(self).__name__} to leave something to retain (got all {graph.num_edges} training "
-                "edges)"
+                f"Expected {type(self).__name__} to leave something to retain (got {held}all {graph.num_edges} "
+                "training edges)"
             )
         if named.columns.numel():
             warn_of_reverses(graph, selection.columns)

@@ -10,7 +10,14 @@ from torch import Tensor
 from gunlearn.core.sorting import places
 from gunlearn.errors import EmptyForgetSetError, InvalidRequestError
 from gunlearn.requests.draw import REGIONS, draw_edges
-from gunlearn.requests.ids import RequestByArguments, check_in_range, check_unique, show_columns, skipped
+from gunlearn.requests.ids import (
+    RequestByArguments,
+    check_in_range,
+    check_unique,
+    show_columns,
+    skipped,
+    with_known_arguments,
+)
 from gunlearn.requests.names import Names, check_numbering, rows_by_name
 from gunlearn.requests.selection import Selection
 from gunlearn.requests.training_graph import TrainingGraph
@@ -18,6 +25,7 @@ from gunlearn.requests.training_graph import TrainingGraph
 _OF_DRAWS = ("region", "protocol", "by")
 
 
+@with_known_arguments
 @dataclass(frozen=True, eq=False, repr=False)
 class ForgetEdges(RequestByArguments):
     """Forget edges of the training graph.

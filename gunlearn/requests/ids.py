@@ -1,22 +1,50 @@
 """Requests for things with numbers: named one by one, by a mask, or drawn among the training ones."""
 
+import functools
 import warnings
 from collections.abc import Hashable, Iterator, Set, ValuesView
 from dataclasses import KW_ONLY, dataclass, field, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gunlearn.core.checks import check_choice, check_seed, check_size, the_one_given
-from gunlearn.errors import EmptyForgetSetError, InvalidRequestError
+from gunlearn.errors import EmptyForgetSetError, InvalidRequestError, InvalidTypeError
 from gunlearn.requests.base import Request
 from gunlearn.requests.graph_tensors import MASKS
 from gunlearn.requests.names import Names, read_names
 
+_INSTEAD = {
+    **dict.fromkeys(("label", "labels", "classes", "y"), "mask=data.y == ... for the nodes of a class"),
+    "mask": "edge_ids=mask.nonzero().view(-1) for the columns of edge_index where a mask is True",
+    "edges": "edge_index=...",
+    **dict.fromkeys(("nodes", "ids", "idx", "node_ids"), "index=..."),
+}
 #: What to do about named things that are named twice, or are no longer there.
 MISSING = ("error", "ignore")
+
+
+_Class = TypeVar("_Class", bound=type)
+
+
+def with_known_arguments(cls: _Class) -> _Class:
+    """Return a dataclass that refuses arguments that it does not have in words: `InvalidTypeError`, a `TypeError`."""
+    made: Any = cls
+    init, known = made.__init__, [entry.name for entry in fields(cls)]
+
+    @functools.wraps(init)
+    def checked(self: Any, *args: Any, **arguments: Any) -> None:
+        for name in arguments:
+            if name not in known:
+                instead = _INSTEAD.get(name, "")
+                hint = f"; pass {instead}" if instead.partition("=")[0] in known else ""
+                raise InvalidTypeError(f"Expected arguments of {cls.__name__} among {known} (got '{name}'){hint}")
+        init(self, *args, **arguments)
+
+    made.__init__ = checked
+    return cls
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -190,9 +218,12 @@ def check_unique(ids: Tensor, noun: str) -> None:
     """Refuse ids that are named twice."""
     distinct, counts = ids.unique(return_counts=True)
     if distinct.numel() != ids.numel():
+        ones = int((ids == 1).sum())
+        mask = f"; if these {ids.numel()} zeros and ones are a mask, of {ones} {noun}s, pass mask=....bool()"
+        is_mask = ids.numel() > 2 and int(distinct.min()) >= 0 and int(distinct.max()) <= 1
         raise InvalidRequestError(
             f"Expected each {noun} once (got {ids.numel() - distinct.numel()} repeated, of "
-            f"{distinct[counts > 1][:5].tolist()}); missing='ignore' skips them"
+            f"{distinct[counts > 1][:5].tolist()}){mask if is_mask else ''}; missing='ignore' skips them"
         )
 
 
@@ -242,7 +273,9 @@ def _named_mask(value: Any, name: str, noun: str) -> Tensor:
             f"Expected '{name}' to be boolean of shape [num_{noun}s] (got {mask.dtype} {tuple(mask.shape)})"
         )
     if not bool(mask.any()):
-        raise EmptyForgetSetError(f"Expected '{name}' to name at least one {noun} (got none)")
+        raise EmptyForgetSetError(
+            f"Expected '{name}' to name at least one {noun} (got none of {mask.numel()}: it is False everywhere)"
+        )
     return mask.detach().cpu().clone()
 
 

@@ -14,7 +14,7 @@ from gunlearn.core.digest import content_hash
 from gunlearn.errors import EmptyForgetSetError, InvalidRequestError, InvalidTypeError
 from gunlearn.requests.base import Request
 from gunlearn.requests.entries import select_entries
-from gunlearn.requests.ids import RequestByIds, check_unique, skipped, trainable_mask
+from gunlearn.requests.ids import RequestByIds, check_unique, skipped, trainable_mask, with_known_arguments
 from gunlearn.requests.item_choice import BY_LABEL, checked_labels, rows_of_files, rows_with_label
 from gunlearn.requests.names import Names
 from gunlearn.requests.partition import ids_hash
@@ -71,6 +71,7 @@ class ItemPartition:
         return f"ItemPartition({self.describe()}, request_hash={self.request_hash!r})"
 
 
+@with_known_arguments
 @dataclass(frozen=True, eq=False, repr=False)
 class ForgetItems(RequestByIds):
     """Forget training rows of `data.x` and `data.y`, where items are independent (images, texts).

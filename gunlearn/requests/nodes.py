@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gunlearn.errors import InvalidRequestError
 from gunlearn.requests.graph_tensors import GONE, num_graphs
-from gunlearn.requests.ids import RequestByIds, named_tensor, skipped, trainable_mask
+from gunlearn.requests.ids import RequestByIds, named_tensor, skipped, trainable_mask, with_known_arguments
 from gunlearn.requests.names import Names, check_numbering, rows_by_name
 from gunlearn.requests.selection import Selection, k_hop_mask
 from gunlearn.requests.split_masks import split_masks
@@ -52,6 +52,7 @@ class _RequestByNodes(RequestByIds):
         return ids.to(graph.edge_index.device), told
 
 
+@with_known_arguments
 @dataclass(frozen=True, eq=False, repr=False)
 class ForgetNodes(_RequestByNodes):
     """Forget nodes: features, label and all edges; see `gunlearn.requests.apply` for what is left.
@@ -91,6 +92,7 @@ class ForgetNodes(_RequestByNodes):
         return Selection.of(graph, nodes=nodes, skipped=told)
 
 
+@with_known_arguments
 @dataclass(frozen=True, eq=False, repr=False)
 class ForgetFeatures(_RequestByNodes):
     """Forget features of nodes: their entries become zero; label and edges stay.
@@ -123,6 +125,7 @@ class ForgetFeatures(_RequestByNodes):
         return Selection.of(graph, features=((nodes, columns),), skipped=told)
 
 
+@with_known_arguments
 @dataclass(frozen=True, eq=False, repr=False)
 class ForgetSubgraph(_RequestByNodes):
     """Forget the subgraph around some nodes: all nodes within `num_hops` of them, or only the edges among these.
@@ -158,6 +161,7 @@ class ForgetSubgraph(_RequestByNodes):
         return Selection.of(graph, nodes=inside.nonzero().view(-1), skipped=told)
 
 
+@with_known_arguments
 @dataclass(frozen=True, eq=False, repr=False)
 class ForgetGraphs(_RequestByNodes):
     """Forget whole graphs of a batch (`torch_geometric.data.Batch`), as items of graph classification.

@@ -1,5 +1,9 @@
 """Every request that cannot be met is refused with the reason."""
 
+import copy
+import inspect
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +11,7 @@ from torch_geometric.data import Data, HeteroData
 from torch_geometric.utils import to_undirected
 
 from gunlearn.errors import EmptyForgetSetError, InvalidRequestError, InvalidTypeError
-from gunlearn.requests import ForgetEdges
+from gunlearn.requests import ForgetEdges, ForgetItems, ForgetNodes
 
 
 def path(**more) -> Data:
@@ -152,3 +156,41 @@ def test_not_data_at_all(data):
 def test_unfit_number_of_hops(num_hops):
     with pytest.raises(InvalidRequestError, match="num_hops"):
         ForgetEdges(count=1).resolve(path()).affected_nodes(num_hops)
+
+
+SAID = [
+    (
+        lambda: ForgetNodes(label=3),
+        InvalidTypeError,
+        r"ForgetNodes among .*'mask'.* \(got 'label'\); pass mask=data\.y ==",
+    ),
+    (lambda: ForgetNodes(nodes=[3]), InvalidTypeError, r"\(got 'nodes'\); pass index="),
+    (lambda: ForgetEdges(mask=[True]), InvalidTypeError, r"\(got 'mask'\); pass edge_ids=mask\.nonzero\(\)"),
+    (lambda: ForgetEdges(label=3), InvalidTypeError, r"ForgetEdges among .* \(got 'label'\)$"),
+    (lambda: ForgetItems(lable=3), InvalidTypeError, r"ForgetItems among .*'label'.* \(got 'lable'\)$"),
+    (lambda: ForgetNodes(mask=torch.zeros(100, dtype=torch.bool)), EmptyForgetSetError, "none of 100: it is False"),
+    (
+        lambda: ForgetNodes((torch.arange(7) < 3).to(torch.uint8)).resolve(path()),
+        InvalidRequestError,
+        r"these 7 zeros and ones are a mask, of 3 nodes, pass mask=",
+    ),
+    (
+        lambda: ForgetNodes([2, 3, 3]).resolve(path()),
+        InvalidRequestError,
+        r"once \(got 1 repeated, of \[3\]\); missing",
+    ),
+    (lambda: ForgetNodes(range(7)).resolve(path()), InvalidRequestError, r"\(got 7 nodes with all 4 training edges\)"),
+    (lambda: ForgetEdges(edge_ids=range(8)).resolve(path()), InvalidRequestError, r"\(got all 4 training edges\)"),
+]
+
+
+@pytest.mark.parametrize(("make", "error", "match"), SAID)
+def test_what_was_expected_and_what_came_are_named(make, error, match):
+    with pytest.raises(error, match=match):
+        make()
+
+
+def test_known_arguments_are_taken_as_before():
+    request = ForgetNodes([1, 2], missing="ignore")
+    assert copy.deepcopy(request) == pickle.loads(pickle.dumps(request)) == request
+    assert list(inspect.signature(ForgetNodes).parameters)[:2] == ["index", "by"]
