@@ -95,9 +95,10 @@ def warn_of_another_loss(make: Callable[[list[nn.Parameter]], Any], problem: Any
         warnings.warn(
             f"At the trained weights the gradient of '{problem.task.name}' on the training data is {ratio:.1f} times "
             "what the optimiser remembers of its gradients (at most about 1 is expected). The model was trained by "
-            "another loss (label smoothing, class weights) or on other data, its gradients were clipped or scaled, or "
-            "it is not the model that this optimiser left. The steps minimise the task's own loss, which leads away "
-            "from another; give a task of your own with the training's loss (docs/models.md)",
+            "another loss (label smoothing, class weights) or on other data, its gradients were clipped or scaled, it "
+            "is not the model that this optimiser left, or the optimiser held the parameters in another order, which "
+            "a state_dict does not tell (hand in the optimiser itself). The steps minimise the task's own loss, which "
+            "leads away from another; give a task of your own with the training's loss (docs/models.md)",
             UserWarning,
             stacklevel=2,
         )

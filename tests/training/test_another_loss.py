@@ -47,6 +47,27 @@ def test_another_loss_is_warned_of(name: str, method: str) -> None:
     assert result.notes["price"] <= (0.205 if method == "replay" else 0.2)
 
 
+def test_the_order_of_parameters_is_named_among_the_causes() -> None:
+    """Two layers of one shape changed places in the optimiser; the control hands in the optimiser, which tells."""
+    data = gu.node_split(club(), 0.2, 0.2)
+    torch.manual_seed(0)
+    model = gu.GCN(20, 20, 4, num_layers=3)
+    first, second, last = model.convs
+    parameters = [*second.parameters(), *first.parameters(), *last.parameters()]
+    optimizer = torch.optim.Adam(parameters, lr=1e-2, weight_decay=1e-3)
+    for _ in range(200):
+        optimizer.zero_grad()
+        cross_entropy(model(data.x, data.edge_index)[data.train_mask], data.y[data.train_mask]).backward()
+        optimizer.step()
+    for given, number in ((optimizer.state_dict(), 1), (optimizer, 0)):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            gu.unlearn(model, data, gu.ForgetNodes(count=2), "continued_training", TASK, optimizer=given)
+        told = [str(one.message) for one in caught if "trained by another loss" in str(one.message)]
+        assert len(told) == number
+        assert all("parameters in another order" in one for one in told)
+
+
 def test_the_gradient_is_held_against_what_adam_remembers() -> None:
     data, model, optimizer, _ = own_loop(cross_entropy, 30)
     task, before = gu.tasks.as_task(TASK), copy.deepcopy(model.state_dict())
