@@ -1,5 +1,7 @@
 """Choose the method by request, task, model and budget."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
@@ -10,6 +12,7 @@ from torch_geometric.data import Data
 from gunlearn.errors import InvalidInputError
 from gunlearn.methods import METHODS
 from gunlearn.methods.any_task.brief_teacher import can_teach
+from gunlearn.methods.any_task.continued_training import ContinuedTraining
 from gunlearn.methods.any_task.training_budget import is_trace, share_of, steps_of, training_items_around
 from gunlearn.methods.any_task.whole_classes import classes_that_go, node_classes_that_go
 from gunlearn.methods.base import Method, Outcome, Problem, check_interval
@@ -18,6 +21,7 @@ from gunlearn.nn.layers.linear_head import LinearHead
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.items.statistics import batch_norm_layers
 from gunlearn.tasks.sampling import BatchOptions
+from gunlearn.training.another_loss import CHECK
 from gunlearn.training.optimizer_state import steps_taken
 from gunlearn.training.optimizers import check_optimizer, goes_on
 from gunlearn.training.settled import GROWING, growth_rate
@@ -34,6 +38,22 @@ WHOLE_CLASS = (
     "for longer than after retraining; look at what the model predicts of them, and raise 'budget' (or retrain)."
 )
 TAUGHT_SHARE = 0.2  # of a training's steps: what a teacher takes to know its data, and the model to learn from it
+
+
+class _DoubtedTeacher(Exception):
+    """A teacher has learned too little; the model has not changed."""
+
+    def __init__(self, doubt: str, steps: int) -> None:
+        super().__init__(doubt)
+        self.steps = steps
+
+
+@dataclass(frozen=True)
+class _CarefullyTaught(ContinuedTraining):
+    """Continued training that ends where its teacher is of no use."""
+
+    def doubted(self, doubt: str, steps: int) -> None:
+        raise _DoubtedTeacher(doubt, steps)
 
 
 @dataclass(frozen=True)
@@ -214,10 +234,14 @@ class Auto(Method):
     def run(self, problem: Problem) -> Outcome:
         name, options, why = self.choose(problem.task, problem.partition, problem.model)
         options = self._in_batches(name, options)
-        build = name == "npo"  # with the task's rate for an adapter
-        method = build_method(name, options, problem.task, problem.model) if build else METHODS[name](**options)
-        method.supports(problem.task, problem.partition)
-        outcome = method.run_with_fresh_state(problem)
+        method = self._built(name, options, problem)
+        try:
+            outcome = method.run_with_fresh_state(problem)
+        except _DoubtedTeacher as doubted:
+            name, options, why, before = self._untaught(doubted, why)
+            method = self._built(name, options, problem)
+            outcome = method.run_with_fresh_state(problem)
+            outcome.notes["price"] = round(outcome.notes["price"] + before, 4)
         chosen = f"'auto' chose '{name}', because {why}."
         if name in ("continued_training", "replay") and node_classes_that_go(problem.task, problem.partition):
             chosen += f" {WHOLE_CLASS}"
@@ -227,6 +251,27 @@ class Auto(Method):
         if lacks:
             outcome.notes["lacks"] = lacks
         return outcome
+
+    def _built(self, name: str, options: dict[str, Any], problem: Problem) -> Method:
+        """Return the chosen method, which supports the request."""
+        if name == "npo":  # with the task's rate for an adapter
+            method = build_method(name, options, problem.task, problem.model)
+        else:
+            method = (_CarefullyTaught if "teacher_share" in options else METHODS[name])(**options)
+        method.supports(problem.task, problem.partition)
+        return method
+
+    def _untaught(self, doubted: _DoubtedTeacher, why: str) -> tuple[str, dict[str, Any], str, float]:
+        """Return the choice with what a teacher of no use has left of the budget, and the share that it took."""
+        state = as_training_state(self.training)
+        assert state is not None
+        taken = doubted.steps / state.total
+        rest, why = self.most - taken, f"{why}; but {doubted}, so that it was left out"
+        moment = state.earliest(rest * state.total - CHECK)
+        if moment is None or "had settled" in why:
+            return "continued_training", {"training": state, "at_most": rest}, why, taken
+        share = (state.steps - moment.step) / state.total
+        return "replay", {"training": state, "budget": share}, why, taken
 
     def _in_batches(self, name: str, options: dict[str, Any]) -> dict[str, Any]:
         """Return the options with the caller's number of items per step, where the method takes one.

@@ -1,6 +1,7 @@
 """A briefly trained new model shows what forgotten items look like to who never saw them."""
 
 import copy
+import warnings
 from typing import Any, ClassVar
 
 import pytest
@@ -154,13 +155,47 @@ def test_a_frozen_layer_is_the_teacher_s_too_and_one_s_own_optimiser_serves_both
 def test_auto_teaches_where_a_forgotten_item_is_predicted_and_the_budget_allows() -> None:
     data = gu.node_split(gu.load("karate"), 0.2, 0.2, seed=0)
     torch.manual_seed(0)
-    base = gu.train(gu.GCN(data.num_features, 8, 4), data, "node_classification", epochs=200, lr=1e-2, eval_every=200)
+    base = gu.train(gu.GCN(data.num_features, 8, 4), data, "node_classification", epochs=400, lr=1e-2, eval_every=400)
     train, test = (mask.nonzero().view(-1)[:1] for mask in (data.train_mask, data.test_mask))
     for node, budget, taught in ((train, 0.33, True), (test, 0.33, False), (train, 0.15, False)):
         request = gu.ForgetNodes(node)
         result = gu.unlearn(base.model, data, request, "auto", "node_classification", training=base, budget=budget)
         assert result.notes["chosen"] == ("continued_training" if taught else "replay")
         assert result.notes["price"] <= min(budget, 0.2)
+
+
+@torch.no_grad()
+def validation_loss(model: nn.Module, data: Any) -> float:
+    logits = model.eval()(data.x, data.edge_index)[data.val_mask]
+    return float(nn.functional.cross_entropy(logits, data.y[data.val_mask]))
+
+
+@pytest.mark.parametrize(("epochs", "used"), [(100, False), (400, True)])
+def test_a_teacher_that_learned_too_little_is_left_out_and_said_so(epochs: int, used: bool) -> None:
+    """Of 400 steps the control: the same rule, whose teacher has 48 of them."""
+    data, task = gu.node_split(gu.load("karate"), 0.2, 0.2, seed=0), "node_classification"
+    torch.manual_seed(0)
+    base = gu.train(gu.GCN(data.num_features, 8, 4), data, task, epochs=epochs, lr=1e-2, eval_every=epochs)
+    assert growth_rate(base.training, base.model) > GROWING
+    request = gu.ForgetNodes(data.train_mask.nonzero().view(-1)[:1])
+    result = gu.unlearn(base.model, data, request, "auto", task, training=base)
+    assert (result.notes["chosen"], "left out" in result.notes["why"]) == (
+        ("continued_training", False) if used else ("replay", True)
+    )
+    assert ("teacher_share" in result.notes["options"]) is used
+    taken = result.epochs + result.notes["passes"] + (0 if used else 11)  # of the teacher: .62 of 20 less 2
+    assert result.notes["price"] == pytest.approx(taken / epochs, abs=1e-3)
+    assert result.notes["price"] <= 0.33
+    named = (
+        "nats on validation items, and the model "
+        + f"{validation_loss(base.model, request.resolve(data).retain_data):.2f}"
+    )
+    options = {"training": base, "budget": 0.2, **TAUGHT}
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        gu.unlearn(base.model, data, request, "continued_training", task, **options)
+    assert any("may lead away from retraining" in str(one.message) for one in warned) is not used
+    assert (named in result.notes["why"]) is not used
 
 
 class Normed(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gunlearn.errors import UnsupportedModelError
+from gunlearn.losses import Prediction
 from gunlearn.losses.divergences import cross_entropy
 from gunlearn.methods.base import Problem
 from gunlearn.methods.forget_part import has_forget_items, no_forget_items
@@ -24,6 +26,8 @@ from gunlearn.training.step import Reference
 from gunlearn.training.unseen import Unseen
 
 _BISECTIONS, _LARGEST = 40, 100.0
+#: How many times the original's loss a teacher's may be: those up to 1.1 led to retraining, from 1.4 on away from it.
+_WORSE = 1.25
 _PASSES = 3  # for running statistics: forward alone, which costs about as much as a step
 
 
@@ -63,8 +67,11 @@ def taught(
     steps: int,
     make: Callable[[Sequence[nn.Parameter]], Any],
     reading: BatchOptions,
-) -> Unseen:
+) -> tuple[Unseen, str]:
     """Return as unseen what a new model says of the forgotten items after some steps on the retained data.
+
+    And in words why not to trust it, where its loss on the validation items is more than a quarter above that of the
+    original: it has learned too little. Empty where it is not, and where there are no such items.
 
     A short training is less sure of everything. Its logits are multiplied by the factor that makes it as sure of the
     validation items as the original model is: the same mean entropy. Without such items they stay.
@@ -109,11 +116,32 @@ def taught(
         read = Reference(model, task, ("forget",), task.encode(model, parts.data))
         said = read({"forget": parts.sample(("forget",))["forget"]})["forget"]
         logits = said.require("logits")
-        held_out = None if said.gaussian else task.validation_items(data)
+        held_out, doubt = None if said.gaussian else task.validation_items(data), ""
         if held_out is not None:
             ours, theirs = (task.predict(one, data, held_out) for one in (problem.reference.eval(), model))
-            logits = logits * _as_sure(theirs.require("logits"), ours.require("logits"), ours.bernoulli)
-    return Unseen(parts, logits.detach(), weight)
+            factor = _as_sure(theirs.require("logits"), ours.require("logits"), ours.bernoulli)
+            logits, doubt = logits * factor, _doubt(theirs, factor, ours, steps)
+    return Unseen(parts, logits.detach(), weight), doubt
+
+
+def _doubt(teacher: Prediction, factor: float, original: Prediction, steps: int) -> str:
+    """Return in words that a teacher, its logits times a factor, predicts far worse than the original; else nothing."""
+    told, known = _loss(teacher, factor), _loss(original, 1.0)
+    if told <= _WORSE * known:
+        return ""
+    return f"a teacher of {steps} steps has a loss of {told:.2f} nats on validation items, and the model {known:.2f}"
+
+
+def _loss(prediction: Prediction, factor: float) -> float:
+    """Return the mean loss of predictions whose logits are multiplied by a factor."""
+    logits, log_prob = factor * prediction.require("logits"), prediction.log_prob
+    if prediction.bernoulli:
+        likely = log_prob > math.log(0.5)
+        losses = torch.nn.functional.softplus(torch.where(likely, -logits.abs(), logits.abs()))
+    else:  # the label is the class of this likelihood
+        far = (prediction.require("logits").log_softmax(-1) - log_prob.unsqueeze(-1)).abs()
+        losses = -logits.log_softmax(-1).gather(-1, far.argmin(-1, keepdim=True)).squeeze(-1)
+    return float((losses if prediction.mask is None else losses[prediction.mask]).mean())
 
 
 def _as_sure(logits: Tensor, like: Tensor, bernoulli: bool) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -84,7 +85,8 @@ class ContinuedTraining(GradientMethod):
         teacher_share: share of the steps that train a new model without the forgotten items; its predictions of them,
             as sure as the original is of validation items (of classes, where there are some), are what `unseen_weight`
             draws the model to then. For items that a training without weight decay learned by heart: continuing alone
-            does not undo that. Batch normalisation is for graphs alone. 0 for none.
+            does not undo that. A warning says where its loss on validation items is a quarter above the original's.
+            Batch normalisation is for graphs alone. 0 for none.
         shrink: factor on the trained weight matrices before the first step, gains and biases aside (arXiv 1910.08475
             shrinks and perturbs before it goes on). Below 1 it takes back growth that memory needs, at the price of
             more steps. An adapter of peft is scaled: its change of the weights is shrunk, not its factors.
@@ -199,9 +201,8 @@ class ContinuedTraining(GradientMethod):
             start = from_state(source, problem.model, self.lr, self.weight_decay)
         reading = self.reading if state is None else read_as(state, self.reading)
         spent = looks + start.passes + (0 if watched is None else PASSES)
-        if source is not None and not known_loss(source) and (allowed is None or allowed > spent + CHECK):
-            warn_of_another_loss(start.make, problem, reading)
-            spent += CHECK
+        checks = source is not None and not known_loss(source) and (allowed is None or allowed > spent + CHECK)
+        spent += CHECK if checks else 0
         steps, learning = self._shares(self.steps if allowed is None else allowed - spent)
         changes = start.changes
         if source is not None and steps is not None and not learning and not is_small(problem.partition):
@@ -215,7 +216,12 @@ class ContinuedTraining(GradientMethod):
         own = replace(self._ready(problem, state, steps, making, start.rises), moving=moving)
         if learning:
             make = Making(start.make, *changes)
-            own = replace(own, unseen=taught(self.name, problem, self.unseen_weight, learning, make, own.reading))
+            unseen, doubt = taught(self.name, problem, self.unseen_weight, learning, make, own.reading)
+            if doubt:
+                self.doubted(doubt, learning)
+            own = replace(own, unseen=unseen)
+        if checks:
+            warn_of_another_loss(start.make, problem, reading)
         data = problem.partition.retain_data
         look = Look(problem.model, data, problem.task, own.reading, problem.seed) if looks else None
         outcome = GradientMethod.run(own, problem)
@@ -233,6 +239,14 @@ class ContinuedTraining(GradientMethod):
         if outcome.unchanged:
             outcome.training = state
         return outcome
+
+    def doubted(self, doubt: str, steps: int) -> None:
+        """Say that a teacher may know too little; `auto` takes none then."""
+        warnings.warn(
+            f"{doubt}: it may lead away from retraining; raise 'teacher_share' or 'budget', or leave it out",
+            UserWarning,
+            stacklevel=2,
+        )
 
     def _check_reading(self, state: TrainingState) -> None:
         """Refuse to read items in another way than the training: the optimiser's state is that of its batches."""
