@@ -96,7 +96,7 @@ def said_of_prices(rows: list[Row]) -> list[str]:
     farther = sum(medians(m[new])[0] > medians(m[UTU])[0] for m in nodes.values())
     return [
         f"In {len(over)} of the problems of one node single seeds took up to {short(max(over))} of the steps",
-        f"still moved; medians are {short(max(median(prices) for prices in one))}.",
+        f"still moved; medians are at most {short(max(median(prices) for prices in one))}.",
         f"Ten nodes of CS with GAT took {short(ten, 3)},",
         f"within 2 floors in {within(nodes, BACK)} node problems; it fails",
         f"as the training did: {missed(nodes, BACK)}.",
@@ -157,5 +157,6 @@ def test_other_rows_make_every_sentence_false() -> None:
     for row in changed:
         by = 1.5 if row["method"] in ("auto", "continued_training", "replay", "finetune") else 1.4
         row |= {key: by * value for key, value in row.items() if re.match("js_(forget|retain|test)|price", key)}
+        row.get("notes", {}).pop("why", None)  # the growth that `auto` said
     slower = [{**row, "growth": 1.3 * row["growth"]} for row in TRAININGS]
     assert [sentence for sentence in said(changed, slower) if sentence in TEXT] == []
