@@ -13,6 +13,7 @@ from gunlearn.errors import InvalidInputError
 from gunlearn.methods import METHODS
 from gunlearn.methods.any_task.brief_teacher import can_teach
 from gunlearn.methods.any_task.continued_training import ContinuedTraining
+from gunlearn.methods.any_task.same_recipe import same_recipe
 from gunlearn.methods.any_task.training_budget import is_trace, share_of, steps_of, training_items_around
 from gunlearn.methods.any_task.whole_classes import classes_that_go, node_classes_that_go
 from gunlearn.methods.base import Method, Outcome, Problem, check_interval
@@ -63,7 +64,8 @@ class Auto(Method):
     The first rule that applies counts:
 
     1. a linear head trained for certificates (`fit_linear_head`): `cgu`, from a million edges on `scalegun`;
-    2. `budget >= 1`, or at most half of the training items would stay: `retrain`, by `train` if given;
+    2. `budget >= 1`, or at most half of the training items would stay: `retrain`, by `train` if given, else by the
+       recipe that the `training`, `optimizer` and other options tell: steps, optimiser, rates, decay, items per step;
     3. images of which a whole class goes, so that no training image of it stays: `npo` with its published settings, and
        no more steps than `budget` allows where the training's are known. Going on without a class leaves it
        recognised: nothing that is read says that the images are of another one;
@@ -143,12 +145,11 @@ class Auto(Method):
         if isinstance(model, LinearHead) and float(model.alpha) > 0 and task.name == "node_classification":
             large = partition.data.edge_index.size(1) >= MANY_EDGES
             return "scalegun" if large else "cgu", {}, "the model is a linear head trained for certificates"
-        retrain = {} if self.train is None else {"train": self.train}
         if self.most >= 1:
-            return "retrain", retrain, f"a budget of {self.most:g} allows retraining"
+            return self._retrain(model, f"a budget of {self.most:g} allows retraining")
         stays = share_that_stays(task, partition)
         if stays <= 0.5:
-            return "retrain", retrain, f"only {stays:.0%} of the training items stay"
+            return self._retrain(model, f"only {stays:.0%} of the training items stay")
         gone = classes_that_go(task, partition)
         if gone:
             return self._against(gone, task)
@@ -164,6 +165,18 @@ class Auto(Method):
         if self.optimizer is not None:
             return "continued_training", options, "the optimiser of its training is at hand, without a checkpoint"
         return "continued_training", options, "it comes nearest to retraining where no state of the training is given"
+
+    def _retrain(self, model: nn.Module, why: str) -> tuple[str, dict[str, Any], str]:
+        """Return the choice of retraining by the caller's function, else by the recipe of the training."""
+        if self.train is not None:
+            return "retrain", {"train": self.train}, why
+        options, words, _ = self._recipe(model)
+        return "retrain", options, f"{why}; {words}"
+
+    def _recipe(self, model: nn.Module) -> tuple[dict[str, Any], str, list[str]]:
+        given = {"steps": self._steps(), "lr": self.lr, "weight_decay": self.weight_decay}
+        given["batch_size"] = self.batch_size
+        return same_recipe(as_training_state(self.training), self.optimizer, model, given)
 
     def _against(self, gone: list[int], task: Task) -> tuple[str, dict[str, Any], str]:
         """Return the choice for classes that go as a whole; their numbers are no secret: the request is of classes."""
@@ -247,7 +260,7 @@ class Auto(Method):
             chosen += f" {WHOLE_CLASS}"
         written = {key: str(value) for key, value in method.config().items() if key in options}
         outcome.notes |= {"chosen": name, "options": written, "why": chosen}
-        lacks = self._lacks(name, options, outcome)
+        lacks = self._lacks(name, options, outcome, problem.model)
         if lacks:
             outcome.notes["lacks"] = lacks
         return outcome
@@ -291,8 +304,11 @@ class Auto(Method):
         takes = "train" not in options and "batch_size" in {field.name for field in fields(METHODS[name])}
         return options | {"batch_size": self.batch_size} if takes else options
 
-    def _lacks(self, name: str, options: dict[str, Any], outcome: Outcome) -> str:
+    def _lacks(self, name: str, options: dict[str, Any], outcome: Outcome, model: nn.Module) -> str:
         """Return in words what would have brought the model nearer to retraining; empty where all is known."""
+        if name == "retrain" and self.train is None:
+            missing = self._recipe(model)[2]
+            return f"Not given of the training: {'; '.join(missing)}." if missing else ""
         if name != "continued_training" or "training" in options:
             return ""
         state = (
@@ -304,15 +320,15 @@ class Auto(Method):
             f"its number of steps (training_steps=), without which {taken} steps and {outcome.notes['passes']} passes "
             "beside them were taken"
         )
-        missing: list[tuple[float | None, str]] = [(self._steps(), steps)]
+        unknown: list[tuple[float | None, str]] = [(self._steps(), steps)]
         if self.optimizer is None:
-            missing = [
+            unknown = [
                 (None, state),
                 (self.lr, "its learning rate (lr=), taken as 1e-3"),
                 (self.weight_decay, "its weight decay (weight_decay=), estimated from the weights"),
-                *missing,
+                *unknown,
             ]
-        lacks = [words for given, words in missing if given is None]
+        lacks = [words for given, words in unknown if given is None]
         return f"Not given of the training: {'; '.join(lacks)}." if lacks else ""
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
+from torch import nn
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.methods.any_task.handed_on import Making
@@ -19,7 +18,7 @@ from gunlearn.training.another_loss import CHECK, read_as, warn_of_another_loss
 from gunlearn.training.arguments import TrainArguments
 from gunlearn.training.checkpoint_weights import weights_for
 from gunlearn.training.from_scratch import train_from_scratch
-from gunlearn.training.optimizers import SchedulerSpec
+from gunlearn.training.repeated_rates import repeated
 from gunlearn.training.resumed_optimizer import resumed_optimizer
 from gunlearn.training.settled import growth_rate
 from gunlearn.training.state_sources import as_training_state
@@ -106,7 +105,7 @@ class Replay(Method):
             args,
             problem.callbacks,
             making,
-            None if state.rates is None else _repeated(state.rates, moment.step),
+            None if state.rates is None else repeated(state.rates, moment.step),
             unseen,
         )
         notes = {
@@ -118,18 +117,3 @@ class Replay(Method):
         before = tuple(m for m in state.moments if m.step <= moment.step)
         handed = making.state(model, state, 0, state.total, state.reading, before, growth)
         return Outcome(model, taken, notes, training=handed)
-
-
-def _repeated(rates: Tensor, start: int) -> SchedulerSpec:
-    """Return a scheduler that repeats a training's learning rates `[steps, num_groups]` from a step on."""
-    last = rates.size(0) - 1
-
-    def factor(column: int) -> Callable[[int], float]:
-        return lambda step: float(rates[min(start + step, last), column])
-
-    def make(optimizer: Any) -> LambdaLR:
-        for group in optimizer.param_groups:
-            group["lr"] = group["initial_lr"] = 1.0
-        return LambdaLR(optimizer, [factor(column) for column in range(rates.size(1))])
-
-    return make

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 from torch_geometric.data import Data
@@ -13,7 +14,7 @@ from gunlearn.tasks.sampling import BatchOptions
 from gunlearn.training.callbacks import EarlyStopping
 from gunlearn.training.from_scratch import reset_model, train_from_scratch
 from gunlearn.training.loop import TrainArguments
-from gunlearn.training.optimizers import OptimizerSpec, SchedulerSpec
+from gunlearn.training.optimizers import OptimizerSpec, SchedulerSpec, makes_its_own
 from gunlearn.training.own_training import trained_by
 
 
@@ -88,5 +89,7 @@ class Retrain(Method):
         state = train_from_scratch(
             model, data, problem.task, args, [*problem.callbacks, *extra], self.optimizer, self.scheduler
         )
-        recipe = {"epochs": self.epochs, "lr": self.lr, "weight_decay": self.weight_decay}
+        recipe: dict[str, Any] = {"epochs": self.epochs} if self.steps is None else {"steps": self.steps}
+        own = makes_its_own(self.optimizer)
+        recipe |= {"optimizer": repr(self.optimizer)} if own else {"lr": self.lr, "weight_decay": self.weight_decay}
         return Outcome(model, state, {"recipe": recipe})

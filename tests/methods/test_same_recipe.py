@@ -1,0 +1,88 @@
+"""`auto` that retrains takes the recipe of the training. The oracle: `retrain` with that recipe, by name."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import gunlearn as gu
+from tests.methods.cases import same_weights
+from tests.methods.forgetting import club
+
+TASK = "node_classification"
+RECIPE: dict[str, Any] = {"steps": 40, "lr": 2e-2, "weight_decay": 1e-3}
+
+
+def trained(kind: str = "Adam", **scheduled: Any) -> tuple[nn.Module, Any, Any, gu.TrainingState]:
+    """Return a model, its data, its optimiser and the state of its training."""
+    data = gu.node_split(club(), 0.2, 0.2)
+    torch.manual_seed(0)
+    model = gu.GCN(20, 8, 4)
+    optimizer = getattr(torch.optim, kind)(model.parameters(), lr=2e-2, weight_decay=1e-3)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, **scheduled) if scheduled else None
+    keeping = gu.KeepState(steps=40)
+    for _ in range(40):
+        optimizer.zero_grad()
+        out = model(data.x, data.edge_index)[data.train_mask]
+        nn.functional.cross_entropy(out, data.y[data.train_mask]).backward()
+        optimizer.step()
+        keeping.step(model, optimizer)
+        if scheduler is not None:
+            scheduler.step()
+    return model, data, optimizer, keeping.state(model)
+
+
+@pytest.mark.parametrize("request_", [gu.ForgetNodes(ratio=0.7), gu.ForgetNodes(count=2)])
+@pytest.mark.parametrize("source", ["state", "optimizer", "state_dict", "SGD", "named"])
+def test_it_retrains_as_the_model_was_trained(source: str, request_: Any) -> None:
+    model, data, optimizer, state = trained("SGD" if source == "SGD" else "Adam")
+    more: dict[str, Any] = {
+        "state": {"training": state},
+        "optimizer": {"optimizer": optimizer},
+        "state_dict": {"optimizer": optimizer.state_dict()},
+        "SGD": {"optimizer": optimizer, "training_steps": 40},
+        "named": {"training_steps": 40, "lr": 2e-2, "weight_decay": 1e-3},
+    }[source]
+    budget = {"budget": 1.0} if request_.count == 2 else {}
+    result = gu.unlearn(model, data, request_, "auto", TASK, **more, **budget)
+    assert result.notes["chosen"] == "retrain"
+    assert result.epochs == 40
+    kind = {"optimizer": "sgd"} if source == "SGD" else {}
+    last = {"eval_every": None} if source == "state" else {}
+    named, usual = (
+        gu.unlearn(model, data, request_, "retrain", TASK, **how) for how in ({**RECIPE, **kind, **last}, {"steps": 40})
+    )
+    for ours, theirs in zip(result.model.parameters(), named.model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+    assert not same_weights(result.model, usual.model)  # control
+    used = "SGD" if source == "SGD" else "Adam"
+    assert (
+        f"it takes 40 steps of {used} at a rate of 0.02, with weight decay 0.001, on all items" in result.notes["why"]
+    )
+    assert " at 0x" not in str(result.notes)
+    assert ("its optimiser (training= or optimizer=), taken as adam" in result.notes["lacks"]) is (source == "named")
+
+
+def test_rates_change_as_they_did() -> None:
+    model, data, _, state = trained(step_size=20, gamma=0.01)
+    result = gu.unlearn(model, data, gu.ForgetNodes(count=2), "auto", TASK, training=state, budget=1.0)
+    named = gu.unlearn(
+        model, data, gu.ForgetNodes(count=2), "retrain", TASK, **RECIPE, eval_every=None,
+        scheduler=lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, step_size=20, gamma=0.01),
+    )  # fmt: skip
+    for ours, theirs in zip(result.model.parameters(), named.model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+    assert "rate of 0.02, changed as then" in result.notes["why"]
+
+
+def test_what_nobody_said_is_said() -> None:
+    model, data, _, _ = trained()
+    notes = gu.unlearn(model, data, gu.ForgetNodes(count=2), "auto", TASK, budget=1.0).notes
+    assert "it takes 2000 (by default) steps of Adam at a rate of 0.001, with weight decay 0" in notes["why"]
+    for words in ("training_steps=), taken as 2000", "(lr=), taken as 0.001", "(weight_decay=), taken as 0"):
+        assert words in notes["lacks"]
+    own = gu.unlearn(
+        model, data, gu.ForgetNodes(count=2), "auto", TASK, budget=1.0, train=lambda data, seed: gu.GCN(20, 8, 4)
+    )
+    assert "lacks" not in own.notes
