@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -256,6 +256,11 @@ class Auto(Method):
             outcome = method.run_with_fresh_state(problem)
             outcome.notes["price"] = round(outcome.notes["price"] + before, 4)
         chosen = f"'auto' chose '{name}', because {why}."
+        if name in ("continued_training", "replay") and self._without_decay():
+            chosen += (
+                " The training had no weight decay: what it learned by heart, steps on the rest hardly undo, so that "
+                "it may stay far from retraining; a budget of 1 retrains."
+            )
         if name in ("continued_training", "replay") and node_classes_that_go(problem.task, problem.partition):
             chosen += f" {WHOLE_CLASS}"
         written = {key: str(value) for key, value in method.config().items() if key in options}
@@ -264,6 +269,17 @@ class Auto(Method):
         if lacks:
             outcome.notes["lacks"] = lacks
         return outcome
+
+    def _without_decay(self) -> bool:
+        """Return whether the training is known to have had no weight decay."""
+        if self.weight_decay is not None:
+            return self.weight_decay == 0
+        state = as_training_state(self.training)
+        source = self.optimizer if state is None else state.optimizer
+        if source is None:
+            return False
+        groups = source["param_groups"] if isinstance(source, Mapping) else source.param_groups
+        return not any(group.get("weight_decay") for group in groups)
 
     def _built(self, name: str, options: dict[str, Any], problem: Problem) -> Method:
         """Return the chosen method, which supports the request."""

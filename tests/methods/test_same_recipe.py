@@ -14,12 +14,12 @@ TASK = "node_classification"
 RECIPE: dict[str, Any] = {"steps": 40, "lr": 2e-2, "weight_decay": 1e-3}
 
 
-def trained(kind: str = "Adam", **scheduled: Any) -> tuple[nn.Module, Any, Any, gu.TrainingState]:
+def trained(kind: str = "Adam", decay: float = 1e-3, **scheduled: Any) -> tuple[nn.Module, Any, Any, gu.TrainingState]:
     """Return a model, its data, its optimiser and the state of its training."""
     data = gu.node_split(club(), 0.2, 0.2)
     torch.manual_seed(0)
     model = gu.GCN(20, 8, 4)
-    optimizer = getattr(torch.optim, kind)(model.parameters(), lr=2e-2, weight_decay=1e-3)
+    optimizer = getattr(torch.optim, kind)(model.parameters(), lr=2e-2, weight_decay=decay)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, **scheduled) if scheduled else None
     keeping = gu.KeepState(steps=40)
     for _ in range(40):
@@ -82,7 +82,13 @@ def test_what_nobody_said_is_said() -> None:
     assert "it takes 2000 (by default) steps of Adam at a rate of 0.001, with weight decay 0" in notes["why"]
     for words in ("training_steps=), taken as 2000", "(lr=), taken as 0.001", "(weight_decay=), taken as 0"):
         assert words in notes["lacks"]
-    own = gu.unlearn(
-        model, data, gu.ForgetNodes(count=2), "auto", TASK, budget=1.0, train=lambda data, seed: gu.GCN(20, 8, 4)
-    )
-    assert "lacks" not in own.notes
+
+
+@pytest.mark.parametrize("source", ["training", "optimizer", "weight_decay"])
+@pytest.mark.parametrize("decay", [0.0, 1e-3])
+def test_a_training_without_weight_decay_is_named(decay: float, source: str) -> None:
+    """The control: the same training with decay."""
+    model, data, optimizer, state = trained(decay=decay)
+    more = {"training": state, "optimizer": optimizer, "weight_decay": decay}[source]
+    why = gu.unlearn(model, data, gu.ForgetNodes(count=2), "auto", TASK, **{source: more}).notes["why"]
+    assert ("had no weight decay: what it learned by heart" in why) is (decay == 0)

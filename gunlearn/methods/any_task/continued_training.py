@@ -80,7 +80,8 @@ class ContinuedTraining(GradientMethod):
             give them (`gunlearn.tasks.graph.retrained_scores`): under link prediction with validation edges, for
             requests of edges alone. 0 leaves it out.
         at_most: where `budget` is `None`, the steps are doubled, up to this share of the training's, as long as the
-            predictions of forgotten items move on (`gunlearn.methods.any_task.still_moving`), and are at least 20;
+            predictions of forgotten items move on (`gunlearn.methods.any_task.still_moving`), and are at least 20 (of a
+            training of which this share is fewer, with the looks, they are as `budget` says);
             `None` is a third, and lets a trace of a large graph (see `budget`) take fewer.
         teacher_share: share of the steps that train a new model without the forgotten items; its predictions of them,
             as sure as the original is of validation items (of classes, where there are some), are what `unseen_weight`
