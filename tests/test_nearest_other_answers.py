@@ -15,7 +15,9 @@ TARGETS, OWN, LARGE = (
 )
 SHARES = ("0", "0.25", "0.5", "0.75", "1")
 #: Link problems that `auto` misses, in the order of the sentence.
+#: Problems that `auto` misses: those that no share of the gap brings near, and one that more than a half would.
 MISSED = (("Cora", "gat", 10), ("DBLP", "sage", 10), ("CiteSeer", "gat", 0.025), ("Photo", "gcn", 0.025))
+NEARER = ("CiteSeer", "gat", 10)
 
 
 def middle(rows: list[Row]) -> dict[tuple[str, str, float], dict[str, float]]:
@@ -37,6 +39,8 @@ def said_of_targets(rows: list[Row]) -> list[str]:
         f"ten edges of Cora with GAT end at {best[0]:.1f} with the whole gap, of DBLP with SAGE at {best[1]:.1f} (one "
         f"seed, and still falling there), 2.5 % of CiteSeer's with GAT at {best[2]:.1f} ({seed['1']:.1f} under seed "
         f"0), of Photo's with GCN at {best[3]:.1f} with none of it",
+        f"Ten edges of CiteSeer with GAT would end at {at[NEARER]['0.75']:.1f} with three quarters ({at[NEARER]['0.5']:.1f} "
+        f"with a half), ten of Photo with GCN at {photo['0.75']:.1f} then",
         "the best shift: " + "{:.1f}, {:.1f}, {:.1f} and {:.1f}".format(*(at[p]["true mean"] for p in MISSED)),
     ]
 
@@ -117,8 +121,9 @@ def test_the_answers_say_what_the_rows_say() -> None:
 
 def test_no_share_brings_near_what_auto_misses() -> None:
     missed = {problem[1:] for problem, value in far(of("edges", problems(ROWS)), AUTO).items() if value > BOUND}
-    assert missed == set(MISSED)
+    assert missed == {*MISSED, NEARER}
     at = middle(TARGETS)
+    assert at[NEARER]["0.75"] < BOUND < at[NEARER]["0.5"]
     assert min(at[problem][share] for problem in MISSED for share in (*SHARES, "true mean")) > BOUND
 
 
