@@ -39,8 +39,8 @@ def said_of_targets(rows: list[Row]) -> list[str]:
         f"ten edges of Cora with GAT end at {best[0]:.1f} with the whole gap, of DBLP with SAGE at {best[1]:.1f} (one "
         f"seed, and still falling there), 2.5 % of CiteSeer's with GAT at {best[2]:.1f} ({seed['1']:.1f} under seed "
         f"0), of Photo's with GCN at {best[3]:.1f} with none of it",
-        f"Ten edges of CiteSeer with GAT would end at {at[NEARER]['0.75']:.1f} with three quarters ({at[NEARER]['0.5']:.1f} "
-        f"with a half), ten of Photo with GCN at {photo['0.75']:.1f} then",
+        f"Ten edges of CiteSeer with GAT would end at {at[NEARER]['0.75']:.1f} with three quarters "
+        f"({at[NEARER]['0.5']:.1f} with a half), ten of Photo with GCN at {photo['0.75']:.1f} then",
         "the best shift: " + "{:.1f}, {:.1f}, {:.1f} and {:.1f}".format(*(at[p]["true mean"] for p in MISSED)),
     ]
 

@@ -92,3 +92,20 @@ def test_a_training_without_weight_decay_is_named(decay: float, source: str) -> 
     more = {"training": state, "optimizer": optimizer, "weight_decay": decay}[source]
     why = gu.unlearn(model, data, gu.ForgetNodes(count=2), "auto", TASK, **{source: more}).notes["why"]
     assert ("had no weight decay: what it learned by heart" in why) is (decay == 0)
+
+
+def test_what_the_training_did_not_change_is_not_drawn_anew() -> None:
+    """Control: `retrain` itself, which knows nothing of the training, draws and trains all."""
+    data = gu.node_split(club(), 0.2, 0.2)
+    torch.manual_seed(7)
+    model = gu.GCN(20, 8, 4)
+    frozen = [name for name, _ in model.named_parameters() if name.startswith("convs.0.")]
+    for name in frozen:
+        model.get_parameter(name).requires_grad_(False)
+    base = gu.train(model, data, TASK, epochs=3, lr=1e-2)
+    request = gu.ForgetNodes(count=3)
+    for method, options, stays in (("auto", {"budget": 1, "training": base}, True), ("retrain", {"epochs": 3}, False)):
+        new = gu.unlearn(base.model, data, request, method, TASK, **options).model
+        for name, own in base.model.named_parameters():
+            same = torch.equal(new.get_parameter(name), own)
+            assert same == (stays and name in frozen) or own.dim() < 2, (method, name)

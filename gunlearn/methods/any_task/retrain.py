@@ -12,7 +12,7 @@ from gunlearn.errors import InvalidTypeError
 from gunlearn.methods.base import Method, Outcome, Problem
 from gunlearn.tasks.sampling import BatchOptions
 from gunlearn.training.callbacks import EarlyStopping
-from gunlearn.training.from_scratch import reset_model, train_from_scratch
+from gunlearn.training.from_scratch import fresh_like, reset_model, train_from_scratch
 from gunlearn.training.loop import TrainArguments
 from gunlearn.training.optimizers import OptimizerSpec, SchedulerSpec, makes_its_own
 from gunlearn.training.own_training import trained_by
@@ -72,7 +72,8 @@ class Retrain(Method):
         if self.train is not None:
             model = trained_by(self.train, data, problem.seed, before=problem.partition.data)
             return Outcome(model.eval(), None)
-        model = reset_model(problem.model).requires_grad_()
+        as_then = getattr(self.optimizer, "keeps_frozen", False)
+        model = fresh_like(problem.model) if as_then else reset_model(problem.model).requires_grad_()
         args = TrainArguments(
             self.epochs,
             self.lr,

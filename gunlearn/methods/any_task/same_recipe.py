@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -61,8 +61,11 @@ def same_recipe(
 class NewLike:
     """Makes an optimiser of a training's class and settings, without state, over the parameters of a new model.
 
-    Its rate is the highest one that the training says, where a scheduler lowered it; `settings` change it.
+    Its rate is the highest one that the training says, where a scheduler lowered it; `settings` change it. What the
+    training did not change, parameters that require no gradient, stays as it is.
     """
+
+    keeps_frozen: ClassVar[bool] = True
 
     known: Any
     model: nn.Module
@@ -76,7 +79,9 @@ class NewLike:
         names = [name for name, parameter in own if parameter.requires_grad]
         held = [parameter for _, parameter in own if parameter.requires_grad]
         made = resumed_optimizer(self.known, held, names, may_be_new=True)
-        learns = [new for new, (_, old) in zip(parameters, own, strict=True) if old.requires_grad]
+        learns = list(parameters)
+        if len(learns) > len(held):
+            learns = [new for new, (_, old) in zip(learns, own, strict=True) if old.requires_grad]
         made = started_anew(made, held, learns)
         for group in made.param_groups:
             group["lr"] = max(group["lr"], group.pop("initial_lr", group["lr"]))
