@@ -6,14 +6,10 @@ from typing import Any
 
 from experiments.nearest.push_then_settle import by_problem, cell, farthest
 from tests.conftest import REPOSITORY
-from tests.test_nearest_answers import TEXT
+from tests.test_nearest_answers import TEXT, short
 
 Row = dict[str, Any]
 PUSH = json.loads((REPOSITORY / "experiments" / "nearest" / "push.json").read_text(encoding="utf-8"))
-
-
-def short(value: float) -> str:
-    return f"{value:.1f}".removeprefix("0") if value < 1 else f"{value:.1f}"
 
 
 class Table:
@@ -34,7 +30,7 @@ class Table:
 
 
 def ends(values: list[float]) -> str:
-    return f"{short(min(values))} to {short(max(values))}"
+    return f"{short(min(values), 1)} to {short(max(values), 1)}"
 
 
 def said(rows: list[Row]) -> list[str]:
@@ -44,7 +40,7 @@ def said(rows: list[Row]) -> list[str]:
     pushed = [table.both(key, push)[1] for key in plain for push in ("npo", "scrub", "gif")]
     shrunk, auto = [table.both(key, "shrink")[1] for key in plain], [table.control(key, "auto") for key in plain]
     whole = table.keys("classes", True)
-    settled, own = ([short(table.control(key, way)) for key in whole] for way in ("none", "auto"))
+    settled, own = ([short(table.control(key, way), 1) for key in whole] for way in ("none", "auto"))
     (edges,) = table.keys("planted_edges", False)
     return [
         f"settling alone ends the flipped labels at {ends([table.control(key, 'none') for key in decayed])} floors",
@@ -52,9 +48,9 @@ def said(rows: list[Row]) -> list[str]:
         f"Shrinking does ({ends(shrunk)} in hindsight), and `auto`'s teacher does more ({ends(auto)})",
         f"settling for a fifth of the steps ({' and '.join(settled)} floors) ends nearer than `auto` for an eighth "
         f"({' and '.join(own)})",
-        f"(doing nothing: {short(table.control(edges, 'utu'))})",
-        f"changes nothing ({short(table.both(edges, 'inpo')[1])}; settling alone "
-        f"{short(table.control(edges, 'none'))})",
+        f"(doing nothing: {short(table.control(edges, 'utu'), 1)})",
+        f"changes nothing ({short(table.both(edges, 'inpo')[1], 1)}; settling alone "
+        f"{short(table.control(edges, 'none'), 1)})",
     ]
 
 

@@ -12,7 +12,7 @@ from torch_geometric.data import Data
 from gunlearn.errors import InvalidInputError
 from gunlearn.methods import METHODS
 from gunlearn.methods.any_task.brief_teacher import can_teach
-from gunlearn.methods.any_task.continued_training import ContinuedTraining
+from gunlearn.methods.any_task.careful_teacher import CarefullyTaught, DoubtedTeacher
 from gunlearn.methods.any_task.same_recipe import same_recipe
 from gunlearn.methods.any_task.training_budget import is_trace, share_of, steps_of, training_items_around
 from gunlearn.methods.any_task.whole_classes import classes_that_go, node_classes_that_go
@@ -39,22 +39,6 @@ WHOLE_CLASS = (
     "for longer than after retraining; look at what the model predicts of them, and raise 'budget' (or retrain)."
 )
 TAUGHT_SHARE = 0.2  # of a training's steps: what a teacher takes to know its data, and the model to learn from it
-
-
-class _DoubtedTeacher(Exception):
-    """A teacher has learned too little; the model has not changed."""
-
-    def __init__(self, doubt: str, steps: int) -> None:
-        super().__init__(doubt)
-        self.steps = steps
-
-
-@dataclass(frozen=True)
-class _CarefullyTaught(ContinuedTraining):
-    """Continued training that ends where its teacher is of no use."""
-
-    def doubted(self, doubt: str, steps: int) -> None:
-        raise _DoubtedTeacher(doubt, steps)
 
 
 @dataclass(frozen=True)
@@ -250,8 +234,8 @@ class Auto(Method):
         method = self._built(name, options, problem)
         try:
             outcome = method.run_with_fresh_state(problem)
-        except _DoubtedTeacher as doubted:
-            name, options, why, before = self._untaught(doubted, why)
+        except DoubtedTeacher as doubted:
+            name, options, why, before = self._untaught(doubted, why, options["training"], problem.model)
             method = self._built(name, options, problem)
             outcome = method.run_with_fresh_state(problem)
             outcome.notes["price"] = round(outcome.notes["price"] + before, 4)
@@ -286,18 +270,18 @@ class Auto(Method):
         if name == "npo":  # with the task's rate for an adapter
             method = build_method(name, options, problem.task, problem.model)
         else:
-            method = (_CarefullyTaught if "teacher_share" in options else METHODS[name])(**options)
+            method = (CarefullyTaught if "teacher_share" in options else METHODS[name])(**options)
         method.supports(problem.task, problem.partition)
         return method
 
-    def _untaught(self, doubted: _DoubtedTeacher, why: str) -> tuple[str, dict[str, Any], str, float]:
+    def _untaught(
+        self, doubted: DoubtedTeacher, why: str, state: TrainingState, model: nn.Module
+    ) -> tuple[str, dict[str, Any], str, float]:
         """Return the choice with what a teacher of no use has left of the budget, and the share that it took."""
-        state = as_training_state(self.training)
-        assert state is not None
-        taken = doubted.steps / state.total
+        taken, growth = doubted.steps / state.total, growth_rate(state, model)
         rest, why = self.most - taken, f"{why}; but {doubted}, so that it was left out"
         moment = state.earliest(rest * state.total - CHECK)
-        if moment is None or "had settled" in why:
+        if moment is None or growth is None or growth <= GROWING:
             return "continued_training", {"training": state, "at_most": rest}, why, taken
         share = (state.steps - moment.step) / state.total
         return "replay", {"training": state, "budget": share}, why, taken

@@ -199,8 +199,7 @@ def _refuse_held_out(graph: TrainingGraph, missing: Tensor) -> None:
     """Refuse named edges that are held out, or listed as positives apart from the graph."""
     listed = getattr(graph.data, "edge_label_index", None)
     if isinstance(listed, Tensor) and listed.dim() == 2 and listed.size(0) == 2:
-        pairs = {tuple(pair) for pair in listed.t().tolist()}
-        found = missing[:, [tuple(pair) in pairs for pair in missing.t().tolist()]]
+        found = _listed(missing, listed)
         if found.numel():
             raise InvalidRequestError(
                 f"Expected edges of 'edge_index' (got {found.size(1)} pairs that 'edge_label_index' alone holds: "
@@ -209,12 +208,18 @@ def _refuse_held_out(graph: TrainingGraph, missing: Tensor) -> None:
             )
     for name in ("val_pos_edge_index", "test_pos_edge_index"):
         held_out = getattr(graph.data, name, None)
-        pairs = {tuple(pair) for pair in held_out.t().tolist()} if isinstance(held_out, Tensor) else set()
-        if graph.is_undirected:
-            pairs |= {(v, u) for u, v in pairs}
-        found = missing[:, [tuple(pair) in pairs for pair in missing.t().tolist()]]
+        if not isinstance(held_out, Tensor):
+            continue
+        both = torch.cat([held_out, held_out.flip(0)], dim=1) if graph.is_undirected else held_out
+        found = _listed(missing, both)
         if found.numel():
             raise InvalidRequestError(
                 f"Expected training edges (got {found.size(1)} held-out edges of '{name}': {show_columns(found)}); "
                 "forget sets come from training edges only"
             )
+
+
+def _listed(named: Tensor, pairs: Tensor) -> Tensor:
+    """Return the named pairs `[2, k]` that a list of pairs `[2, n]` holds."""
+    known = {tuple(pair) for pair in pairs.t().tolist()}
+    return named[:, [tuple(pair) in known for pair in named.t().tolist()]]

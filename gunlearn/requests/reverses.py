@@ -2,9 +2,9 @@
 
 import warnings
 
-import torch
 from torch import Tensor
 
+from gunlearn.requests.pair_keys import is_among
 from gunlearn.requests.training_graph import TrainingGraph
 
 _MOSTLY = 0.5  # share of edges with a reverse, above which a graph is read as one that was meant to be symmetric
@@ -24,7 +24,7 @@ def warn_of_reverses(graph: TrainingGraph, columns: Tensor) -> None:
         return
     ends = graph.edge_index[:, columns]
     turned = ends.flip(0)
-    gone = torch.isin(graph.ordered_key(turned), graph.ordered_key(ends))
+    gone = is_among(graph.ordered_key(turned), graph.ordered_key(ends))
     stays = int((graph.is_edge(turned) & ~gone).sum())
     if not stays:
         return

@@ -69,8 +69,8 @@ def _refuse_positives_apart(data: Data) -> None:
     size = int(data.num_nodes)
     if not pairs.numel() or int(pairs.min()) < 0 or int(pairs.max()) >= size:
         return
-    keys = comparable_keys({"edges": data.edge_index, "pairs": pairs, "turned": pairs.flip(0)}, size)
-    inside = is_among(keys["pairs"], keys["edges"]) | is_among(keys["turned"], keys["edges"])
+    keys = comparable_keys({"edges": data.edge_index, "pairs": torch.cat([pairs, pairs.flip(0)], dim=1)}, size)
+    inside = is_among(keys["pairs"], keys["edges"]).view(2, -1).any(dim=0)
     apart = int((~inside).sum())
     if 2 * apart > inside.numel():
         raise InvalidInputError(
