@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from torch import nn
 
@@ -30,6 +30,8 @@ from gunlearn.tasks.trial import private_copy, trial_pass
 from gunlearn.training.callbacks import Callback, TrainState, check_callbacks
 from gunlearn.training.result import Result
 from gunlearn.training.run import device_of, fingerprint_of
+from gunlearn.training.same_items import items_digest
+from gunlearn.training.training_state import TrainingState
 from gunlearn.training.unchanged import remark_unchanged
 
 
@@ -158,8 +160,14 @@ def run_method(
         partition=partition,
         task=task,
         original=original,
-        training=None if outcome.training is None else replace(outcome.training, weights=state_hash(outcome.model)),
+        training=None if outcome.training is None else _handed_on(outcome, problem),
     )
+
+
+def _handed_on(outcome: Outcome, problem: Problem) -> TrainingState:
+    """Return the state from which the next request goes on, with digests of its weights and items."""
+    items = items_digest(problem.task, problem.partition.retain_data)
+    return replace(cast(TrainingState, outcome.training), weights=state_hash(outcome.model), items=items)
 
 
 def _fingerprint(method: Method, model: nn.Module, partition: Any, task: Task, seed: int) -> str:

@@ -271,6 +271,10 @@ class Task(ABC):
     def training_parts(self, data: Data) -> Parts:
         """Return the parts for training a model on all of `data`: no `"forget"` part."""
 
+    def training_items(self, data: Data) -> list[Tensor]:
+        """Return what tells the training items from others: their ids, and labels; empty where nothing does."""
+        return []
+
     @abstractmethod
     def validation_items(self, data: Data) -> Any | None:
         """Return held-out items to select a base model on, never test items; `None` where there are none."""

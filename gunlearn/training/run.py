@@ -23,6 +23,7 @@ from gunlearn.training.keep_state import KeepState
 from gunlearn.training.loop import TrainArguments
 from gunlearn.training.optimizers import OptimizerSpec, SchedulerSpec
 from gunlearn.training.result import Result, versions
+from gunlearn.training.same_items import items_digest
 from gunlearn.training.training_state import TrainingState
 from gunlearn.training.unchanged import remark_unchanged
 
@@ -69,12 +70,12 @@ def run_training(
         history=state.log_history,
         notes={**remark_unchanged(notes, initial, model, state), **task.remarks(model)},
         task=task,
-        training=None if keeping is None or not state.step else _kept(keeping, model, args),
+        training=None if keeping is None or not state.step else _kept(keeping, model, args, items_digest(task, data)),
     )
 
 
-def _kept(keeping: KeepState, model: nn.Module, args: TrainArguments) -> TrainingState:
-    return replace(keeping.state(model, **reading_of(args)), known_loss=True)
+def _kept(keeping: KeepState, model: nn.Module, args: TrainArguments, items: str) -> TrainingState:
+    return replace(keeping.state(model, **reading_of(args)), known_loss=True, items=items)
 
 
 def reading_of(args: Any) -> dict[str, Any]:

@@ -59,6 +59,8 @@ class TrainingState:
         growth: rate at which the norm of the weights still changed, see `gunlearn.training.settled`, where the
             checkpoints that told it are gone; `None` where it is not known.
         known_loss: the training minimised the task's own loss, as `gunlearn.train` does.
+        items: digest of the items that it read, under the owner's key (`gunlearn.training.same_items`); empty where
+            nobody noted it.
     """
 
     steps: int
@@ -72,6 +74,7 @@ class TrainingState:
     moments: tuple[Moment, ...] = ()
     growth: float | None = None
     known_loss: bool = False
+    items: str = ""
 
     def __repr__(self) -> str:
         """Return a short description; the digest tells states apart."""

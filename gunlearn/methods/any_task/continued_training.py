@@ -31,6 +31,7 @@ from gunlearn.training.optimizer_state import steps_taken
 from gunlearn.training.optimizers import SchedulerSpec, goes_on
 from gunlearn.training.processes import world_size
 from gunlearn.training.run import reading_of
+from gunlearn.training.same_items import warn_of_other_items
 from gunlearn.training.second_moments import shorten_memory
 from gunlearn.training.settled import GROWING, growth_rate
 from gunlearn.training.state_sources import NONE, as_training_state
@@ -179,6 +180,7 @@ class ContinuedTraining(GradientMethod):
         state = as_training_state(self.training)
         if state is not None:
             state.check_model(problem.reference)
+            warn_of_other_items(state, problem.task, problem.partition.data)
             self._check_reading(state)
         growth = None if state is None else growth_rate(state, problem.model)
         source = state if state is not None else self.optimizer if goes_on(self.optimizer) else None

@@ -20,6 +20,7 @@ from gunlearn.training.checkpoint_weights import weights_for
 from gunlearn.training.from_scratch import train_from_scratch
 from gunlearn.training.repeated_rates import repeated
 from gunlearn.training.resumed_optimizer import resumed_optimizer
+from gunlearn.training.same_items import warn_of_other_items
 from gunlearn.training.settled import growth_rate
 from gunlearn.training.state_sources import as_training_state
 from gunlearn.training.unseen import UNSEEN_WEIGHT, find_unseen, weight_of
@@ -67,6 +68,7 @@ class Replay(Method):
                 "returns it and gunlearn.KeepState keeps it (got none); method 'continued_training' does without"
             )
         state.check_model(problem.reference)
+        warn_of_other_items(state, problem.task, problem.partition.data)
         share = share_of(problem.partition) if self.budget is None else self.budget
         moment = state.earliest(share * state.total)
         if moment is None:

@@ -177,6 +177,9 @@ class LinkPrediction(GraphTask):
         """Return all edges as retained ones; negatives avoid the edges of `data` alone."""
         return self._trained_parts(data, None)
 
+    def training_items(self, data: Data) -> list[Tensor]:
+        return [distinct_pairs(data)]
+
     def _trained_parts(self, data: Data, forget: Tensor | None) -> EdgeParts:
         """Return all edges of `data` as retained ones, and edges to forget `[2, k]` beside them."""
         edges, kinds = distinct_pairs(data), node_kinds(data)

@@ -207,6 +207,10 @@ class NodeClassification(GraphTask):
     def training_parts(self, data: Data) -> NodeParts:
         return NodeParts(data, self.train_items(data))
 
+    def training_items(self, data: Data) -> list[Tensor]:
+        items = self.train_items(data)
+        return [items.index, items.label]
+
     def held_out_items(self, data: Data, part: str) -> NodeItems | None:
         """Return the labelled nodes of `{part}_mask`."""
         name = f"{part}_mask"

@@ -113,6 +113,10 @@ class ImageClassification(Task):
         train = trainable_mask(data, data.x.shape[0], getattr(data.x, "device", "cpu"))
         return ArrayParts(data, None, train, {"retain": self.batch_size})
 
+    def training_items(self, data: Data) -> list[Tensor]:
+        rows = trainable_mask(data, data.x.shape[0], getattr(data.x, "device", "cpu")).nonzero().view(-1)
+        return [rows, data.y[rows]] if isinstance(data.y, Tensor) else [rows]
+
     def validation_items(self, data: Data) -> TableRows | None:
         return TableRows(data, data.val_mask.nonzero().view(-1)) if "val_mask" in data else None
 
