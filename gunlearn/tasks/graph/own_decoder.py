@@ -71,8 +71,8 @@ def _takes_pairs(task: GraphTask, model: nn.Module, data: Data, outputs: Tensor)
     if not data.edge_index.numel():
         return ""
     number = 5 if data.num_nodes != 5 else 7  # no multiple of the number of nodes
-    pairs = data.edge_index[:, torch.arange(number, device=data.edge_index.device) % data.edge_index.size(1)]
-    ways = [((data.x, data.edge_index), {p.name: pairs}) for p in own[2:] if p.default is None]
+    few, pairs = (_first(data.edge_index, k) for k in (11, number))  # all edges would cost as much as a few steps
+    ways = [((data.x, few), {p.name: pairs}) for p in own[2:] if p.default is None and p.name not in _OF_GRAPHS]
     ways += [((outputs, pairs), {})] if encoded and len(needed) == 2 else []
     for given, named in ways:
         try:
@@ -82,6 +82,10 @@ def _takes_pairs(task: GraphTask, model: nn.Module, data: Data, outputs: Tensor)
         if isinstance(scores, Tensor) and scores.numel() == number:
             return f"{said} returns {number} numbers for {number} pairs"
     return ""
+
+
+def _first(edges: Tensor, number: int) -> Tensor:
+    return edges[:, torch.arange(number, device=edges.device) % edges.size(1)]
 
 
 def _unread(task: GraphTask, model: nn.Module, data: Data) -> list[str]:
