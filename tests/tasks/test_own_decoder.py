@@ -129,4 +129,5 @@ def test_a_search_for_a_pairs_argument_reads_a_few_edges() -> None:
     """All edges in each call would gather `[num_edges, num_features]` as often as the model has such arguments."""
     model, Counts.edges = new(Counts), []
     unlearn(model)
-    assert len(Counts.edges) == 2 and max(Counts.edges) <= 11 < links().edge_index.size(1)
+    assert len(Counts.edges) == 2
+    assert max(Counts.edges) <= 11 < links().edge_index.size(1)
