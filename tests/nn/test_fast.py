@@ -12,6 +12,7 @@ from torch_geometric.data import Data
 
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.nn import after_layer, fast_path, path_of, plain_path, removed_edges, scaled_messages
+from gunlearn.nn.kernels import sparse
 from gunlearn.nn.kernels.attention import ATTENTION
 from gunlearn.nn.kernels.bag_of_words import sparse_features
 from gunlearn.nn.kernels.fused import LINEAR
@@ -385,3 +386,38 @@ def test_the_task_takes_the_fast_path_by_itself(name):
     with plain_path():
         encoded(model, x, index)
     assert "CSR" not in path_of(model)
+
+
+@pytest.mark.parametrize(
+    ("make", "widths"),
+    [
+        (lambda: pyg.GraphSAGE(DIM, 8, 2, 4), {8, 4}),
+        (lambda: pyg.GIN(DIM, 8, 2, 4), {8, 4}),
+        (lambda: pyg.SGConv(DIM, 4, K=3), {4}),
+        (lambda: pyg.GraphSAGE(8, 16, 2, 16), {8, 16}),  # a map that widens stays behind the product
+        (lambda: Net(pyg.TAGConv(DIM, 8), pyg.TAGConv(8, 4, K=1)), {DIM, 8}),  # each number of hops has its own map
+        (lambda: pyg.SGConv(DIM, 4, K=3, cached=True), {DIM}),  # what a layer caches is not multiplied by weights
+    ],
+)
+def test_wide_features_pass_messages_behind_the_map_that_narrows_them(make, widths, monkeypatch):
+    model, seen, product = make(), set(), sparse.multiply
+
+    def multiply(matrix, x, *more):
+        seen.add(x.size(1))
+        return product(matrix, x, *more)
+
+    monkeypatch.setattr(sparse, "multiply", multiply)
+    _, index = graph("directed")
+    x = torch.randn(NUM_NODES, 8 if 16 in widths else DIM)
+    with fast_path(model):
+        found = outputs(model, x, index)
+    assert seen == widths
+    assert "sparse features" not in path_of(model)
+    assert_same(found, outputs(make_alike(make, model), x, index))
+
+
+def make_alike(make, model):
+    """The same weights in a new model, which has cached nothing."""
+    other = make()
+    other.load_state_dict(model.state_dict())
+    return other

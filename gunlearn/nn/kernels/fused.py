@@ -14,11 +14,10 @@ from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
 from gunlearn.errors import UnsupportedModelError
 from gunlearn.nn.attach.overrides import AfterLayer, attached_scales
-from gunlearn.nn.kernels.bag_of_words import known_sparse
 from gunlearn.nn.kernels.memo import memo
 from gunlearn.nn.kernels.paths import Paths, Recorded
 from gunlearn.nn.kernels.sparse import SparseMatrix, pattern_of, sparse_matrix
-from gunlearn.nn.kernels.sparse_linear import Propagated, first_linear, is_replaced
+from gunlearn.nn.kernels.sparse_linear import Propagated, before_linear, first_linear
 from gunlearn.nn.kernels.switch import KERNEL_DTYPES, kernels_enabled
 from gunlearn.nn.layers.influence_conv import needs_messages
 
@@ -65,12 +64,12 @@ class FusedForward(OnGraph):
         changing = self.may_be_changed or dropout or getattr(layer, "cached", False)
         if not changing and is_plain(edge_index) and self.propagate.why_not() is None:
             self.propagate.anchor = edge_index, edge_weight
-            features = known_sparse(x) if type(layer) is pyg.GINConv and self.previous is None else None
+            first = first_linear(layer.nn) if type(layer) is pyg.GINConv and self.previous is None else None
+            features = None if first is None else before_linear(x, [first])
             if features is not None:
-                matrix, first = self.propagate.adjacency(edge_index, (x, x), None, None), first_linear(layer.nn)
-                if first is not None and is_replaced(first):
-                    self.record(None)
-                    return layer.nn(Propagated(features, ((1.0, (matrix,)), (1 + layer.eps, ()))))
+                self.record(None)
+                matrix = self.propagate.adjacency(edge_index, (x, x), None, None)
+                return layer.nn(Propagated(features, ((1.0, (matrix,)), (1 + layer.eps, ()))))
             if self._lends_norm(x, edge_weight):
                 return self._with_norm(x, edge_index, edge_weight, args, kwargs)
         return self.original(*args, **kwargs)
@@ -141,8 +140,8 @@ class FusedPropagate(Recorded):
         self.record(None)
         if isinstance(sender, Propagated):
             return replace(sender, terms=tuple((c, (*matrices, matrix)) for c, matrices in sender.terms))
-        features = known_sparse(sender)
-        if features is not None and features.matrix.dtype == matrix.matrix.dtype and self._followed_by_linear():
+        features = before_linear(sender, self._linear_maps())
+        if features is not None:
             return Propagated(features, ((1.0, (matrix,)),))
         self._check_dense(sender)
         return matrix @ sender
@@ -154,13 +153,13 @@ class FusedPropagate(Recorded):
                 f"(got {x.layout}); pass x.to_dense()"
             )
 
-    def _followed_by_linear(self) -> bool:
-        """Whether only a linear map, run as `SparseLinear`, follows."""
+    def _linear_maps(self) -> list[nn.Module]:
+        """Return the linear maps, one per number of hops, of which one follows; none where something else may."""
         attribute = LINEAR[type(self.layer)]
         if attribute in ("", "nn") or getattr(self.layer, "cached", False):  # a cache must hold a tensor
-            return False
+            return []
         maps = getattr(self.layer, attribute)
-        return all(is_replaced(m) for m in (maps if isinstance(maps, nn.ModuleList) else [maps]))
+        return list(maps) if isinstance(maps, nn.ModuleList) else [maps]
 
     def adjacency(self, edge_index: Tensor, x: Any, edge_weight: Tensor | None, size: Any) -> SparseMatrix:
         """Return this layer's matrix `[num_targets, num_senders]` on this graph, message scales included."""
@@ -172,7 +171,7 @@ class FusedPropagate(Recorded):
             shape, (col, row) = shape[::-1], edge_index
         else:
             row, col = edge_index
-        dtype = sender.features.matrix.dtype if isinstance(sender, Propagated) else sender.dtype
+        dtype = sender.dtype
         mean, scales = layer.aggr == "mean", attached_scales(self.previous, layer) or []
         learned = any(t is not None and t.requires_grad for t in (edge_weight, *(scaled.scale for scaled in scales)))
 

@@ -1,8 +1,10 @@
-"""Linear maps of sparse features, before or after message passing."""
+"""Linear maps of sparse or wide features, before or after message passing."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
+import torch
 import torch_geometric.nn as pyg
 from torch import Tensor, nn
 
@@ -16,12 +18,12 @@ LINEAR_MAPS = (nn.Linear, pyg.Linear)
 
 @dataclass(frozen=True)
 class Propagated:
-    """`sum_k c_k A_k X` for sparse features `X` `[num_nodes, num_features]`, computed after a linear map that follows.
+    """`sum_k c_k A_k X` for features `X` `[num_nodes, num_features]`, computed after a linear map that follows.
 
     `terms` are pairs of a coefficient and the matrices applied to `X`, in this order.
     """
 
-    features: SparseMatrix
+    features: SparseMatrix | Tensor
     terms: tuple[tuple[Any, tuple[SparseMatrix, ...]], ...]
 
     def linear(self, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -34,6 +36,10 @@ class Propagated:
             parts.append(part if isinstance(coefficient, float) and coefficient == 1.0 else coefficient * part)
         out = sum(parts[1:], start=parts[0])
         return out if bias is None else out + bias
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.features.matrix.dtype if isinstance(self.features, SparseMatrix) else self.features.dtype
 
     def size(self, dim: int) -> int:
         """Size of the matrix once computed."""
@@ -49,7 +55,7 @@ class SparseLinear(Recorded):
     def __call__(self, x: Any) -> Tensor:
         weight, bias = self.layer.weight, self.layer.bias
         if isinstance(x, Propagated):
-            self.paths.sparse_features = True
+            self.paths.sparse_features |= isinstance(x.features, SparseMatrix)
             return x.linear(weight, bias)
         features = known_sparse(x)
         if features is None or features.matrix.dtype != weight.dtype or not kernels_enabled():
@@ -57,6 +63,26 @@ class SparseLinear(Recorded):
         self.paths.sparse_features = True
         out = features @ weight.t()
         return out if bias is None else out.add_(bias)
+
+
+def before_linear(x: object, maps: Sequence[nn.Module]) -> SparseMatrix | Tensor | None:
+    """Return features whose linear map is to run before their message passing; `None` where it stays behind it.
+
+    Sparse features are not multiplied by an adjacency, which would fill them; wide ones are when the map has made them
+    narrower.
+
+    Args:
+        x: features `[num_nodes, num_features]`.
+        maps: linear maps, one of which follows the message passing; of several, each reads other numbers of hops.
+    """
+    if not maps or not all(is_replaced(linear) for linear in maps):
+        return None
+    weight: Any = maps[0].weight
+    features = known_sparse(x)
+    if features is not None:
+        return features if features.matrix.dtype == weight.dtype else None
+    dense = isinstance(x, Tensor) and x.layout == torch.strided and x.dim() == 2 and x.dtype == weight.dtype
+    return cast(Tensor, x) if dense and len(maps) == 1 and weight.size(0) < weight.size(1) else None
 
 
 def first_linear(module: nn.Module) -> nn.Module | None:
