@@ -39,7 +39,7 @@ from experiments.paper_modes.__main__ import tables as paper_modes
 from experiments.removal_influence.tables import tables as removal
 from experiments.retain_samples.__main__ import tables as retain_samples
 from experiments.smollm.table import tables as smollm
-from experiments.speed.attention import table as attention
+from experiments.speed.layer_steps import table as layer_steps
 from experiments.speed.per_step import table as per_step
 from experiments.tofu_small.frontier_seeds import by_rate
 from experiments.tofu_small.frontier_seeds import table as frontier_seeds
@@ -112,7 +112,7 @@ def tables() -> dict[Path, dict[str, str]]:
     found["tofu_small"] = tofu_small()
     found["smollm"] = smollm(*(read("smollm", file.stem) for file in sorted((HERE / "smollm").glob("results*.json"))))
     found["speed"] = {
-        "attention": attention(read("speed", "attention")),
+        "layer_steps": layer_steps(read("speed", "layer_steps")),
         "per_step": per_step(read("speed", "per_step")),
     }
     files = {HERE / study / "README.md": of for study, of in found.items()}
