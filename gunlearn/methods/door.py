@@ -28,6 +28,7 @@ from gunlearn.tasks.known_models import (
 )
 from gunlearn.tasks.trial import private_copy, trial_pass
 from gunlearn.training.callbacks import Callback, TrainState, check_callbacks
+from gunlearn.training.inner_model import inner_model
 from gunlearn.training.result import Result
 from gunlearn.training.run import device_of, fingerprint_of
 from gunlearn.training.same_items import items_digest
@@ -167,7 +168,7 @@ def run_method(
 def _handed_on(outcome: Outcome, problem: Problem) -> TrainingState:
     """Return the state from which the next request goes on, with digests of its weights and items."""
     items = items_digest(problem.task, problem.partition.retain_data)
-    return replace(cast(TrainingState, outcome.training), weights=state_hash(outcome.model), items=items)
+    return replace(cast(TrainingState, outcome.training), weights=state_hash(inner_model(outcome.model)), items=items)
 
 
 def _fingerprint(method: Method, model: nn.Module, partition: Any, task: Task, seed: int) -> str:

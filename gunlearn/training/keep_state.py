@@ -12,8 +12,9 @@ from gunlearn.core.checks import check_integer
 from gunlearn.core.digest import state_hash
 from gunlearn.errors import InvalidInputError
 from gunlearn.training.callbacks import StatefulCallback, TrainState
+from gunlearn.training.inner_model import inner_model
 from gunlearn.training.optimizer_state import optimizer_kind, steps_counted
-from gunlearn.training.training_state import Moment, TrainingState, on_cpu
+from gunlearn.training.training_state import READING, Moment, TrainingState, on_cpu
 
 #: A checkpoint each twentieth of the steps; those of the last fifth are kept, at these distances from the end.
 _PARTS, _KEPT = 20, (1, 2, 4)
@@ -68,6 +69,7 @@ class KeepState(StatefulCallback):
 
     def step(self, model: nn.Module, optimizer: Any) -> None:
         """Note a step that was taken, and keep a checkpoint where one is due; call it before a scheduler's step."""
+        model = inner_model(model)
         self.taken += 1
         self.rates.append(self._rate or _rates(optimizer))
         self._rate = None
@@ -103,11 +105,15 @@ class KeepState(StatefulCallback):
             **reading: how items were read, see `TrainingState`.
 
         Raises:
-            InvalidInputError: `step` was never called, or the weights are not those of the last one and `settle` was
+            InvalidInputError: another name in `reading`; `step` was never called; or the weights are not those of the last one and `settle` was
                 not called.
         """
+        unknown = sorted(reading.keys() - set(READING))
+        if unknown:
+            raise InvalidInputError(f"Expected how items were read by {list(READING)} (got {unknown})")
         if not self.taken:
             raise InvalidInputError("Expected 'step(model, optimizer)' after each step of the training (got none)")
+        model = inner_model(model)
         unmoved = self._holds_the_last_step(model)
         if not unmoved and self.ended is None:
             raise InvalidInputError(
@@ -148,7 +154,7 @@ class KeepState(StatefulCallback):
     def on_train_begin(self, args: Any, state: TrainState, control: Any, **kwargs: Any) -> None:
         self._plan(max(1, state.max_steps))
         if kwargs.get("optimizer") is not None:
-            self._follow(kwargs["model"], kwargs["optimizer"])  # a resumed run may have no step left
+            self._follow(inner_model(kwargs["model"]), kwargs["optimizer"])  # a resumed run may have no step left
 
     def on_step_begin(self, args: Any, state: TrainState, control: Any, **kwargs: Any) -> None:
         self._rate = _rates(kwargs["optimizer"])  # at the end of a step the scheduler has moved on
@@ -167,7 +173,7 @@ class KeepState(StatefulCallback):
 
     def on_train_end(self, args: Any, state: TrainState, control: Any, **kwargs: Any) -> None:
         own = hasattr(args, "keep")  # in gunlearn.train; nobody else hands the state on without `state`
-        if own and self.ended is None and not self._holds_the_last_step(kwargs["model"]):
+        if own and self.ended is None and not self._holds_the_last_step(inner_model(kwargs["model"])):
             warnings.warn(
                 "a callback changed the weights after the last step: the kept state is from before", stacklevel=2
             )

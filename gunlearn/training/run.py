@@ -24,7 +24,7 @@ from gunlearn.training.loop import TrainArguments
 from gunlearn.training.optimizers import OptimizerSpec, SchedulerSpec
 from gunlearn.training.result import Result, versions
 from gunlearn.training.same_items import items_digest
-from gunlearn.training.training_state import TrainingState
+from gunlearn.training.training_state import READING, TrainingState
 from gunlearn.training.unchanged import remark_unchanged
 
 
@@ -80,7 +80,7 @@ def _kept(keeping: KeepState, model: nn.Module, args: TrainArguments, items: str
 
 def reading_of(args: Any) -> dict[str, Any]:
     """Return how a training read its items, for its `TrainingState`."""
-    return {name: getattr(args, name) for name in ("batch_size", "sampler", "num_neighbors", "max_grad_norm")}
+    return {name: getattr(args, name) for name in READING}
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -7,6 +7,7 @@ import math
 from torch import nn
 
 from gunlearn.training.checkpoint_weights import weights_for
+from gunlearn.training.inner_model import inner_model
 from gunlearn.training.training_state import TrainingState
 
 #: Growth above which a training had not settled. Measured in `experiments/nearest`.
@@ -37,6 +38,7 @@ def growth_rate(state: TrainingState, model: nn.Module) -> float | None:
     moment = min(state.moments, key=lambda one: abs(shares[one.step] - _BACK), default=None)
     if moment is None or not 0 < shares[moment.step] <= _FARTHEST:
         return None
+    model = inner_model(model)
     weights = weights_for(moment.weights, model)
     learns = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     if any(name not in weights or weights[name].shape != own.shape for name, own in learns.items()):

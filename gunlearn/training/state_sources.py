@@ -8,9 +8,14 @@ from torch.optim import Optimizer
 
 from gunlearn.errors import CheckpointError, InvalidInputError, InvalidTypeError
 from gunlearn.training.own_checkpoints import read_checkpoints
+from gunlearn.training.result import RECORD
 from gunlearn.training.training_state import FILE, TrainingState
 
 NONE = "none"
+_WITHOUT = (
+    "Expected a result with the state of its training (got one without: trained with keep_state=False, unlearned by a "
+    "method that does not go on with it or without knowing its steps, or saved)"
+)
 
 
 def as_training_state(source: Any) -> TrainingState | None:
@@ -30,6 +35,8 @@ def as_training_state(source: Any) -> TrainingState | None:
     if isinstance(source, str | Path):
         path = Path(source)
         if path.is_dir() and not (path / FILE).exists():
+            if (path / RECORD).exists():
+                raise InvalidInputError(f"{_WITHOUT}; {path} holds none")
             return read_checkpoints(path)
         return _of_file(path / FILE if path.is_dir() else path)
     if isinstance(source, Optimizer | Mapping):
@@ -43,11 +50,7 @@ def as_training_state(source: Any) -> TrainingState | None:
             f"(got {type(source).__name__}); for a training loop of your own see gunlearn.KeepState"
         )
     if source.training is None:
-        raise InvalidInputError(
-            "Expected a result with the state of its training (got one without: trained with "
-            "keep_state=False, unlearned by a method that does not go on with it or without knowing its steps, or "
-            "saved)"
-        )
+        raise InvalidInputError(_WITHOUT)
     return source.training
 
 

@@ -17,9 +17,12 @@ from gunlearn.core.atomic import write_file
 from gunlearn.core.digest import content_hash, state_hash
 from gunlearn.errors import CheckpointError, InvalidInputError
 from gunlearn.training.checkpoint_weights import weights_for
+from gunlearn.training.inner_model import inner_model
 
 _FORMAT = "gunlearn training state 1"
 _ROUNDED = 1e-6  # of a step
+#: What a training may say of how it read its items.
+READING = ("batch_size", "sampler", "num_neighbors", "max_grad_norm")
 FILE = "training.pt"  # in the folder of a saved result
 
 
@@ -83,6 +86,7 @@ class TrainingState:
 
     def check_model(self, model: nn.Module) -> None:
         """Raise `InvalidInputError` if the training ended in other weights than those of `model`."""
+        model = inner_model(model)
         if self.weights and state_hash(model) != self.weights:
             raise InvalidInputError(
                 "Expected the state of the training that ended in this model's weights (got that of another training, "
@@ -125,8 +129,8 @@ class TrainingState:
                 for parameter in other.parameters():
                     parameter.fill_(value)
             put(other)
-            filled.append(dict(other.named_parameters()))
-        learns = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+            filled.append(dict(inner_model(other).named_parameters()))
+        learns = [name for name, parameter in inner_model(model).named_parameters() if parameter.requires_grad]
         order = [index for group in self.optimizer["param_groups"] for index in group["params"]]
         entries = dict(self.optimizer["state"])
         for index, name in zip(order, self.names or learns, strict=False):

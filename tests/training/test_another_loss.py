@@ -92,3 +92,16 @@ def test_a_training_of_the_package_is_not_asked() -> None:
         base.model, data, gu.ForgetEdges(count=1), "continued_training", TASK, training=base, budget=0.2
     )
     assert result.notes["passes"] == 2
+
+
+def test_an_input_that_is_always_zero_hides_no_other_loss() -> None:
+    """Its weights have neither gradient nor memory: 0 over 0."""
+    data, model, optimizer, _ = own_loop(LOSSES["its own"])
+    data.x[:, 3] = 0
+    model.convs[0].lin.weight.data[:, 3] = 0
+    memory = optimizer.state[model.convs[0].lin.weight]["exp_avg_sq"]
+    memory[:, 3] = 0
+    found = gradient_by_memory(optimizer, model, data, gu.NodeClassification(), BatchOptions(), 0)
+    memory[:, 3] = 1e30  # control: no gradient over a large memory counts, and lowers the mean
+    counted = gradient_by_memory(optimizer, model, data, gu.NodeClassification(), BatchOptions(), 0)
+    assert found > counted > 0

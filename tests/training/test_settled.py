@@ -25,6 +25,8 @@ def test_growth_is_that_of_the_norm_over_the_share_of_the_training() -> None:
     before = {name: value * math.exp(-0.06) for name, value in model.state_dict().items()}
     assert growth_rate(state_of(model, before), model) == pytest.approx(0.3)
     assert growth_rate(state_of(model, before, 70), model) == pytest.approx(0.2)
+    shrunk = {name: value * math.exp(0.06) for name, value in model.state_dict().items()}
+    assert growth_rate(state_of(model, shrunk), model) == pytest.approx(0.3)  # falling is no rest either
     turned = {"weight": model.weight.detach().flip(0), "bias": -model.bias.detach()}  # moved, and no longer
     assert growth_rate(state_of(model, turned), model) == pytest.approx(0)
     early = {name: torch.zeros_like(value) + 1e-3 for name, value in before.items()}

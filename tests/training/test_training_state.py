@@ -353,3 +353,67 @@ def test_the_callers_weights_stay() -> None:
     gu.unlearn(base.model, data(), gu.ForgetNodes(count=2), "continued_training", TASK, training=base)
     gu.unlearn(base.model, data(), gu.ForgetNodes(count=2), "replay", TASK, training=base, budget=0.3)
     assert same_weights(base.model, before)
+
+
+@pytest.mark.parametrize("way", [nn.DataParallel, lambda model: torch.compile(model, backend="eager")])
+@pytest.mark.parametrize("left", ["model", "what runs it"])
+def test_what_runs_a_model_gives_its_parameters_no_other_names(way: Any, left: str) -> None:
+    """The control is a loop without it; the optimiser holds the parameters in another order than the model."""
+    states = []
+    for runs in (lambda model: model, way):
+        model, keeping = net(), gu.KeepState(steps=20)
+        run = runs(model)
+        optimizer = torch.optim.Adam(list(model.parameters())[::-1], lr=1e-2)
+        graph, index = data(), data().train_mask.nonzero().view(-1)
+        for _ in range(20):
+            optimizer.zero_grad()
+            cross_entropy(model(graph.x, graph.edge_index)[index], graph.y[index]).backward()  # bits are the same
+            optimizer.step()
+            keeping.step(run, optimizer)
+        states.append(keeping.state(model if left == "model" else run))
+    plain, other = states
+    assert (other.names, other.weights) == (plain.names, plain.weights)
+    for method in ("continued_training", "replay"):
+        one, two = (
+            gu.unlearn(model, data(), gu.ForgetNodes(count=2), method, TASK, training=state, budget=0.3)
+            for state in states
+        )
+        assert same_weights(one.model, two.model)
+        assert two.training.names == plain.names
+
+
+def test_a_compiled_model_goes_on_with_its_training() -> None:
+    model = torch.compile(net(), backend="eager")
+    base = gu.train(model, data(), TASK, epochs=60, eval_every=60)
+    plain = trained(lr=1e-3, weight_decay=0.0, eval_every=60)
+    for method in ("continued_training", "replay", "auto"):
+        one, two = (
+            gu.unlearn(own.model, data(), gu.ForgetNodes(count=2), method, TASK, training=own, seed=0)
+            for own in (base, plain)
+        )
+        for ours, theirs in zip(one.model.parameters(), two.model.parameters(), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+        assert two.epochs == one.epochs > 0
+
+
+def test_how_items_were_read_has_known_names() -> None:
+    model, keeping = net(), gu.KeepState(steps=20)
+    looped(model, keeping)
+    assert keeping.state(model, batch_size=4).reading == {"batch_size": 4}
+    with pytest.raises(InvalidInputError, match=r"'batch_size', .* \(got \['batch'\]\)"):
+        keeping.state(model, batch=4)
+
+
+def test_a_saved_result_without_a_state_is_named(tmp_path: Path) -> None:
+    gu.unlearn(trained().model, data(), gu.ForgetNodes(count=2), "utu", TASK).save(tmp_path)
+    with pytest.raises(InvalidInputError, match="got one without: .* or saved"):
+        as_training_state(tmp_path)
+
+
+def test_weights_that_were_written_past_the_last_step_are_refused() -> None:
+    model, keeping = net(), gu.KeepState(steps=20)
+    looped(model, keeping)
+    assert keeping.state(model).steps == 20  # control
+    next(model.parameters()).data.mul_(0.9)  # which no version counts
+    with pytest.raises(InvalidInputError, match="last 'step' left"):
+        keeping.state(model)

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from gunlearn.training.inner_model import inner_model
 from gunlearn.training.optimizer_state import is_of_torch, optimizer_kind
 from gunlearn.training.second_moments import remember
 from gunlearn.training.training_state import Moment, TrainingState, on_cpu
@@ -63,7 +64,7 @@ class Making:
         made = self.made
         if not is_of_torch(made):
             return None
-        called = {id(parameter): name for name, parameter in model.named_parameters()}
+        called = {id(parameter): name for name, parameter in inner_model(model).named_parameters()}
         names = tuple(called.get(id(p), "") for group in made.param_groups for p in group["params"])
         for group, settings in zip(made.param_groups, self.settings, strict=True):
             if "betas" in settings:

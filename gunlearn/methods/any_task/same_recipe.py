@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from gunlearn.methods.any_task.retrain import Retrain
+from gunlearn.training.inner_model import inner_model
 from gunlearn.training.repeated_rates import repeated
 from gunlearn.training.resumed_optimizer import resumed_optimizer, started_anew
 from gunlearn.training.training_state import TrainingState
@@ -75,7 +76,7 @@ class NewLike:
         return "as in the training"
 
     def __call__(self, parameters: Sequence[nn.Parameter]) -> Any:
-        own = list(self.model.named_parameters())
+        own = list(inner_model(self.model).named_parameters())
         names = [name for name, parameter in own if parameter.requires_grad]
         held = [parameter for _, parameter in own if parameter.requires_grad]
         made = resumed_optimizer(self.known, held, names, may_be_new=True)
