@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -41,6 +41,41 @@ def has_stepped(optimizer: Optimizer) -> bool:
     return any(entry and ("step" not in entry or int(entry["step"]) > 0) for entry in optimizer.state.values())
 
 
+def without_frozen(
+    state: Mapping[str, Any], names: Sequence[str], learning: Sequence[str], count: int
+) -> tuple[Mapping[str, Any], list[str]]:
+    """Return a `state_dict` without parameters that do not learn, and the names of the others.
+
+    An optimiser of all of a model's parameters holds frozen ones, too: those of other names than `learning`, or, where
+    no names are known, those without state, if that leaves `count`. Else nothing changes.
+
+    Args:
+        state: of an optimiser.
+        names: of its parameters in the order of its groups; empty where they are not known.
+        learning: names of the model's parameters that learn; empty where they are not known.
+        count: of these.
+    """
+    order = [index for group in state["param_groups"] for index in group["params"]]
+    if names and learning:
+        kept = {index for index, name in zip(order, names, strict=False) if name in learning}
+    else:
+        kept = {index for index in order if index in state["state"]}
+    if len(order) <= count or len(kept) != count:
+        return state, list(names)
+    return only(state, kept), [name for index, name in zip(order, names, strict=False) if index in kept]
+
+
+def only(state: Mapping[str, Any], kept: Collection[int]) -> dict[str, Any]:
+    """Return a `state_dict` of some of its parameters, by their numbers in it."""
+    groups = [
+        {key: value for key, value in group.items() if key != "param_names"}
+        | {"params": [index for index in group["params"] if index in kept]}
+        for group in state["param_groups"]
+    ]
+    entries = {index: entry for index, entry in state["state"].items() if index in kept}
+    return {**state, "state": entries, "param_groups": groups}
+
+
 def leaves_state(optimizer: Optimizer) -> bool:
     """Return whether a step of such an optimiser leaves state, as of all in torch but SGD without momentum.
 
@@ -50,7 +85,7 @@ def leaves_state(optimizer: Optimizer) -> bool:
         return False
     if isinstance(optimizer, torch.optim.LBFGS | torch.optim.SparseAdam):  # which need more than a gradient to step
         return True
-    group = optimizer.param_groups[0]
+    group = next(group for group in optimizer.param_groups if group["params"])  # others hold what is frozen
     place = nn.Parameter(group["params"][0].new_zeros(1, 1))
     place.grad = torch.ones_like(place)
     probe = copy.copy(optimizer)

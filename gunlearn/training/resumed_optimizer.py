@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gunlearn.errors import InvalidInputError
-from gunlearn.training.optimizer_state import has_stepped, is_of_torch, leaves_state
+from gunlearn.training.optimizer_state import has_stepped, is_of_torch, leaves_state, only, without_frozen
 from gunlearn.training.training_state import TrainingState
 
 _REMEDY = "hand in the optimiser that trained this model, or its state_dict"
@@ -71,7 +71,8 @@ def _moved(source: Optimizer, parameters: list[nn.Parameter]) -> Optimizer:
 
     Rows of forgotten nodes may have new values already.
     """
-    held = [p for group in source.param_groups for p in group["params"]]
+    every = [p for group in source.param_groups for p in group["params"]]
+    held = [p for p in every if p.requires_grad]  # frozen ones do not learn
     free, match = list(parameters), {}
     for own in held:
         alike = [(float((p == own.to(p.device)).float().mean()), k) for k, p in enumerate(free) if p.shape == own.shape]
@@ -84,15 +85,16 @@ def _moved(source: Optimizer, parameters: list[nn.Parameter]) -> Optimizer:
         match[own] = free.pop(index)
     _check_none_left(free, held)
     if is_of_torch(source):
-        return _loaded(source.state_dict(), type(source).__name__, [match[p] for p in held])
+        learning = {number for number, p in enumerate(every) if p.requires_grad}  # as torch numbers them
+        return _loaded(only(source.state_dict(), learning), type(source).__name__, [match[p] for p in held])
     made = copy.copy(source)
     made.param_groups = [
         {key: value if key == "params" else copy.deepcopy(value) for key, value in group.items()}
         for group in source.param_groups
     ]
     for group in made.param_groups:
-        group["params"] = [match[p] for p in group["params"]]
-    made.state = defaultdict(dict, {match[p]: copy.deepcopy(state) for p, state in source.state.items()})
+        group["params"] = [match[p] for p in group["params"] if p in match]
+    made.state = defaultdict(dict, {match[p]: copy.deepcopy(state) for p, state in source.state.items() if p in match})
     return made
 
 
@@ -104,9 +106,10 @@ def _loaded(
     order_names: Sequence[str] = (),
 ) -> Optimizer:
     """Return an optimiser with a state dict; its entries belong to the parameters by name, else in their order."""
+    names = list(order_names) or [name for group in state["param_groups"] for name in group.get("param_names", ())]
+    state, names = without_frozen(state, names, own_names, len(parameters))
     groups, named = state["param_groups"], dict(zip(own_names, parameters, strict=False))
     count = sum(len(group["params"]) for group in groups)
-    names = list(order_names) or [name for group in groups for name in group.get("param_names", ())]
     if named and sorted(names) == sorted(named):
         parameters = [named[name] for name in names]
     elif len(groups) > 1 and not kind and count == len(parameters):

@@ -199,3 +199,30 @@ def test_what_cannot_go_on_is_refused(what: str) -> None:
     make, match = REFUSED[what]
     with pytest.raises(InvalidInputError, match=match):
         make_optimizer(make(), list(model().parameters()), 0.1)
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("form", ["object", "state_dict", "training state"])
+def test_an_optimiser_of_all_parameters_goes_on_with_those_that_learn(form: str, after: bool) -> None:
+    """Frozen before the training or after it; a bare state_dict does not tell the latter, and is refused."""
+    net = model()
+    net[2].weight.requires_grad_(after)
+    optimizer = torch.optim.Adam([{"params": net[2].parameters(), "lr": 0.01}, {"params": net[0].parameters()}], 0.05)
+    for _ in range(5):
+        step(net, optimizer)
+    net[2].weight.requires_grad_(False)
+    net[2].weight.grad = None
+    own = copy.deepcopy(net)
+    names, learning = ["0.weight", "0.bias", "2.bias"], [p for p in own.parameters() if p.requires_grad]
+    order = ("2.weight", "2.bias", "0.weight", "0.bias")
+    state = TrainingState(5, 5, "Adam", copy.deepcopy(optimizer.state_dict()), names=order)
+    source = {"object": optimizer, "state_dict": optimizer.state_dict(), "training state": state}[form]
+    if after and form == "state_dict":
+        with pytest.raises(InvalidInputError, match="3 trained parameters .got one of 4"):
+            resumed_optimizer(source, learning, names)
+        return
+    resumed = resumed_optimizer(source, learning, names)
+    for one, other in ((net, optimizer), (own, resumed)):
+        step(one, other)
+    for p, q in zip(net.parameters(), own.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-7)
