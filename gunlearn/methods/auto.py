@@ -316,9 +316,10 @@ class Auto(Method):
             "your own)"
         )
         taken = 0 if outcome.state is None else outcome.state.step
+        bound = "" if self.budget is None else f"the budget of {self.budget:g} could not be kept to and "
         steps = (
-            f"its number of steps (training_steps=), without which {taken} steps and {outcome.notes['passes']} passes "
-            "beside them were taken"
+            f"its number of steps (training_steps=), without which {bound}{taken} steps and {outcome.notes['passes']} "
+            "passes beside them were taken"
         )
         unknown: list[tuple[float | None, str]] = [(self._steps(), steps)]
         if self.optimizer is None:

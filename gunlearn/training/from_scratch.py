@@ -112,6 +112,7 @@ def reset_model(model: nn.Module, same: Collection[str] = ()) -> nn.Module:
         ) from error
     # Unchanged values were learned from the data to forget, unless constant (a bias of zeros).
     before, learned = model.state_dict(), dict(fresh.named_parameters())
+    again: dict[str, Any] = {}
     for name, value in fresh.state_dict().items():
         constant = not isinstance(value, Tensor) or bool((value == value.flatten()[:1]).all())
         if constant or not torch.equal(value, before[name]):
@@ -119,6 +120,9 @@ def reset_model(model: nn.Module, same: Collection[str] = ()) -> nn.Module:
         if name in same:
             continue
         if name in learned:
+            again = again or _reset(copy.deepcopy(fresh)).state_dict()
+            if not torch.equal(again[name], value):
+                continue  # not trained, and drawn under the seed that it was first drawn under
             raise UnsupportedModelError(
                 f"Expected 'reset_parameters' to draw all weights again (got '{name}' unchanged); "
                 "pass your own training function to retrain this model"

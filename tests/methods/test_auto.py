@@ -181,13 +181,14 @@ def test_auto_says_how_few_steps_it_took_and_a_budget_lifts_that(monkeypatch):
     assert "steps at most" not in usual.notes["why"]
 
 
-@pytest.mark.parametrize("known", [True, False])
-def test_auto_says_how_many_steps_it_took_where_none_are_known(known, monkeypatch):
+@pytest.mark.parametrize(("known", "budget"), [(True, None), (False, None), (False, 0.02)])
+def test_auto_says_how_many_steps_it_took_where_none_are_known(known, budget, monkeypatch):
     count_as_large(monkeypatch, 1.0)
     model, data = classifier()
     rest = {"lr": 1e-2, "weight_decay": 0.0} if known else {}
-    result = gu.unlearn(model, data, gu.ForgetNodes([0]), "auto", "node_classification", **rest)
-    words = f"without which {result.epochs} steps and {result.notes['passes']} passes beside them were taken"
+    result = gu.unlearn(model, data, gu.ForgetNodes([0]), "auto", "node_classification", budget=budget, **rest)
+    bound = "" if budget is None else "the budget of 0.02 could not be kept to and "
+    words = f"without which {bound}{result.epochs} steps and {result.notes['passes']} passes beside them were taken"
     assert words in result.notes["lacks"]
     assert spent(result) == 50
 

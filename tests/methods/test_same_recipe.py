@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 import gunlearn as gu
+from gunlearn.errors import UnsupportedModelError
+from gunlearn.training.from_scratch import reset_model
 from tests.methods.cases import same_weights
 from tests.methods.forgetting import club
 
@@ -109,3 +111,26 @@ def test_what_the_training_did_not_change_is_not_drawn_anew() -> None:
         for name, own in base.model.named_parameters():
             same = torch.equal(new.get_parameter(name), own)
             assert same == (stays and name in frozen) or own.dim() < 2, (method, name)
+
+
+class SameDraw(nn.Linear):
+    """A layer that draws the same values each time."""
+
+    def reset_parameters(self) -> None:
+        with torch.random.fork_rng():
+            torch.manual_seed(7)
+            super().reset_parameters()
+
+
+@pytest.mark.parametrize("layer", [nn.Linear, SameDraw])
+def test_a_layer_that_nothing_reads_may_be_drawn_under_the_same_seed(layer: Any) -> None:
+    """The control draws the same values under any seed: they may have been learned."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 2), layer(2, 2))
+    nn.init.ones_(model[0].weight)
+    torch.manual_seed(0)
+    if layer is SameDraw:
+        with pytest.raises(UnsupportedModelError, match="got '1.weight' unchanged"):
+            reset_model(model)
+    else:
+        assert torch.equal(reset_model(model)[1].weight, model[1].weight)
