@@ -25,6 +25,7 @@ from gunlearn.tasks.graph.node_places import Place, Places, may_be_table
 from gunlearn.tasks.graph.node_records import node_records
 from gunlearn.tasks.graph.one_hot import OneHotInputs
 from gunlearn.tasks.graph.own_entries import FOREIGN, own_entries
+from gunlearn.tasks.graph.same_outputs import same_outputs
 from gunlearn.tasks.graph.shared_rows import warn_of_shared_rows
 from gunlearn.tasks.known_models import model_key
 
@@ -240,12 +241,3 @@ def _with_own_rows(partition: Any) -> Any:
         if rows and own.shape == left.shape and not name.startswith("edge"):
             graph[name] = own
     return graph
-
-
-def same_outputs(one: Tensor, other: Tensor) -> bool:
-    """Return whether predictions are equal up to rounding."""
-    if one.shape != other.shape:
-        return False
-    share = 1e-5 if torch.finfo(one.dtype).eps < 1e-6 else 1e-2
-    size = float(one.abs().max()) if one.numel() else 0.0
-    return torch.allclose(one, other, rtol=share, atol=share * size, equal_nan=True)

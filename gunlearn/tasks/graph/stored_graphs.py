@@ -19,7 +19,7 @@ from gunlearn.requests.prepared import facts_of
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.graph.held_tensors import is_helper, named_tensors
 from gunlearn.tasks.graph.node_places import may_hold_rows
-from gunlearn.tasks.graph.node_state import same_outputs
+from gunlearn.tasks.graph.same_outputs import same_outputs
 from gunlearn.tasks.graph.stored_forms import Stored, as_integers, compressed, ids_alike, keyed, other_forms
 from gunlearn.tasks.known_models import model_key
 from gunlearn.tasks.trial import private_copy
