@@ -6,6 +6,7 @@ Rows that are added make these sentences false while the generated tables stay r
 import copy
 import json
 import re
+from collections.abc import Iterable
 from statistics import median
 from typing import Any
 
@@ -25,6 +26,11 @@ ESTIMATED, TWENTIETH = "continued_training:estimated", 0.0501
 
 def short(value: float, digits: int = 2) -> str:
     return re.sub(r"^(-?)0\.", r"\1.", f"{value:.{digits}f}")
+
+
+def ends(values: Iterable[float], digits: int) -> str:
+    known = sorted(values)
+    return f"{short(known[0], digits)} to {short(known[-1], digits)}"
 
 
 def named(problem: Problem) -> str:

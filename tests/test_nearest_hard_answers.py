@@ -13,7 +13,7 @@ from experiments.nearest.hard import table
 from experiments.nearest.settled import growths
 from gunlearn.errors import InvalidInputError
 from tests.conftest import REPOSITORY
-from tests.test_nearest_answers import TEXT, short
+from tests.test_nearest_answers import TEXT, ends, short
 
 Row = dict[str, Any]
 STUDY = REPOSITORY / "experiments" / "nearest"
@@ -56,11 +56,6 @@ def forget(row: Row) -> float:
     return parts(row)[0]
 
 
-def ends(values: Iterable[float], spec: str = ".0f") -> str:
-    known = sorted(values)
-    return f"{short(known[0], int(spec[1]))} to {short(known[-1], int(spec[1]))}"
-
-
 def said_of_settled_labels(rows: Rows) -> list[str]:
     """Sentences on flipped labels with weight decay."""
     models, nets = ("gcn", "sage", "gat"), ("gcn", "sage")
@@ -90,11 +85,11 @@ def said_of_settled_labels(rows: Rows) -> list[str]:
     known = [rows.one("flipped_labels", "sage", name, decay=5e-4, seed=0)["forget_prob"] for name in ("utu", "retrain")]
     return [
         f"ends within {tenth[0]:.1f} floors on every part on seed 0, within {tenth[1]:.1f} on seed 1",
-        f"`utu` is {ends(forget(row) for row in rows.all(**flipped, backbones=nets, ways=['utu']))} away (GCN, SAGE)",
+        f"`utu` is {ends(map(forget, rows.all(**flipped, backbones=nets, ways=['utu'])), 0)} away (GCN, SAGE)",
         f"(GCN {shown['gcn', 'budget 0.1']}, SAGE {shown['sage', 'budget 0.1']}; "
         "retrained {:.0f}, {:.0f}, {:.0f} and {:.0f})".format(*again),
         f"with GAT fewer ({shown['gat', 'budget 0.1']}; {shown['gat', 'retrain']})",
-        f"a rest: {ends(rest[0], '.2')} against {ends(rest[1], '.2')}",
+        f"a rest: {ends(rest[0], 2)} against {ends(rest[1], 2)}",
         "with weight decay {} floors instead of {} on seed 0 (GCN, SAGE), {} instead of {} on seed 1".format(*taught),
         f"wrong labels {short(known[0])} as probable, retrained {short(known[1])}",
     ]
@@ -111,7 +106,7 @@ def said_of_labels_by_heart(rows: Rows) -> list[str]:
         value for pair in zip(of("default", 0, nets), of("utu", 0, nets), strict=True) for value in map(forget, pair)
     ]
     back = [
-        ends(r["relearn_steps"] for r in rows.all("flipped_labels", which, ("default", "replay"), decay=0.0))
+        ends((r["relearn_steps"] for r in rows.all("flipped_labels", which, ("default", "replay"), decay=0.0)), 0)
         for which in (nets, ("gat",))
     ]
     first, second = of("auto", 0), of("auto", 1)
@@ -128,8 +123,8 @@ def said_of_labels_by_heart(rows: Rows) -> list[str]:
         "On seed 1 GCN and SAGE end at {} and {} (`utu` {:.0f} and {:.0f}), GAT at {}".format(
             *near[3:5], *map(forget, of("utu", 1, nets)), near[5]
         ),
-        f"Shrunk weights end at {ends(map(forget, shrunk))} floors (GCN, SAGE), "
-        f"at {ends(parts(row)[1] for row in shrunk)} on what is retained",
+        f"Shrunk weights end at {ends(map(forget, shrunk), 0)} floors (GCN, SAGE), "
+        f"at {ends((parts(row)[1] for row in shrunk), 0)} on what is retained",
     ]
 
 
@@ -151,7 +146,7 @@ def said_of_other_requests(rows: Rows) -> list[str]:
         f"{forget(kept[0]):.0f} and {forget(kept[1]):.0f}; it relearns in {gone[0]['relearn_steps']:.0f} and "
         f"{gone[1]['relearn_steps']:.0f} steps where retrained models need {new[0]:.0f} and {new[1]:.0f}",
         f"even `utu` is within {short(max(max(parts(row)) for row in gin['utu']), 1)},",
-        f"labels return in {ends(row['relearn_steps'] for row in gin['default'])} steps after continued training "
+        f"labels return in {ends((row['relearn_steps'] for row in gin['default']), 0)} steps after continued training "
         "(retrained {:.0f} and {:.0f})".format(*(row["relearn_steps"] for row in gin["retrain"])),
         "a teacher: {} and {} floors, ".format(*(short(forget(row), 1) for row in gin["auto"]))
         + "{:.0f} and {:.0f} steps to relearn".format(*(row["relearn_steps"] for row in gin["auto"])),

@@ -2,19 +2,17 @@
 
 import copy
 import json
-from collections.abc import Iterable
 from statistics import median
 from typing import Any
 
 from experiments.nearest.misses import BOUND, problems
-from tests.test_nearest_answers import AUTO, ROWS, STUDY, TEXT, far, of, short
+from tests.test_nearest_answers import AUTO, ROWS, STUDY, TEXT, ends, far, of, short
 
 Row = dict[str, Any]
 TARGETS, OWN, LARGE = (
     json.loads((STUDY / f"{name}.json").read_text(encoding="utf-8")) for name in ("targets", "own_models", "large")
 )
 SHARES = ("0", "0.25", "0.5", "0.75", "1")
-#: Link problems that `auto` misses, in the order of the sentence.
 #: Problems that `auto` misses: those that no share of the gap brings near, and one that more than a half would.
 MISSED = (("Cora", "gat", 10), ("DBLP", "sage", 10), ("CiteSeer", "gat", 0.025), ("Photo", "gcn", 0.025))
 NEARER = ("CiteSeer", "gat", 10)
@@ -49,11 +47,6 @@ def own(rows: list[Row], way: str, part: int = 0, **fields: Any) -> list[float]:
     """Return distances of a way; of cases without batch normalisation and a falling rate unless asked for."""
     fields = {"batch_norm": False, "cosine": False, **fields}
     return [row["floors"][part] for row in rows if row["way"] == way and fields.items() <= row.items()]
-
-
-def ends(values: Iterable[float], digits: int) -> str:
-    known = sorted(values)
-    return f"{short(known[0], digits)} to {short(known[-1], digits)}"
 
 
 def said_of_own_models(rows: list[Row]) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from experiments.nearest.push_then_settle import by_problem, cell, farthest
 from tests.conftest import REPOSITORY
-from tests.test_nearest_answers import TEXT, short
+from tests.test_nearest_answers import TEXT, ends, short
 
 Row = dict[str, Any]
 PUSH = json.loads((REPOSITORY / "experiments" / "nearest" / "push.json").read_text(encoding="utf-8"))
@@ -29,10 +29,6 @@ class Table:
         return [key for key in self.problems if key[0] == kind and bool(key[3]) == decays]
 
 
-def ends(values: list[float]) -> str:
-    return f"{short(min(values), 1)} to {short(max(values), 1)}"
-
-
 def said(rows: list[Row]) -> list[str]:
     table = Table(rows)
     decayed, plain = table.keys("flipped_labels", True), table.keys("flipped_labels", False)
@@ -43,9 +39,9 @@ def said(rows: list[Row]) -> list[str]:
     settled, own = ([short(table.control(key, way), 1) for key in whole] for way in ("none", "auto"))
     (edges,) = table.keys("planted_edges", False)
     return [
-        f"settling alone ends the flipped labels at {ends([table.control(key, 'none') for key in decayed])} floors",
-        f"settling alone leaves flipped labels at {ends(alone)}, and the nearest of them ends at {ends(pushed)}",
-        f"Shrinking does ({ends(shrunk)} in hindsight), and `auto`'s teacher does more ({ends(auto)})",
+        f"settling alone ends the flipped labels at {ends([table.control(key, 'none') for key in decayed], 1)} floors",
+        f"settling alone leaves flipped labels at {ends(alone, 1)}, and the nearest of them ends at {ends(pushed, 1)}",
+        f"Shrinking does ({ends(shrunk, 1)} in hindsight), and `auto`'s teacher does more ({ends(auto, 1)})",
         f"settling for a fifth of the steps ({' and '.join(settled)} floors) ends nearer than `auto` for an eighth "
         f"({' and '.join(own)})",
         f"(doing nothing: {short(table.control(edges, 'utu'), 1)})",

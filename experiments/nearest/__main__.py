@@ -87,6 +87,11 @@ def given(how: Recipe, methods: tuple[str, ...]) -> tuple[str, ...]:
     return (f"continued_training.lr={how.lr}", f"continued_training.training_steps={how.epochs}")
 
 
+def size_of(row: dict[str, Any]) -> float:
+    """Return how much a row forgets: a number of items, or their share."""
+    return float(row["ratio"] if row.get("count") is None else row["count"])
+
+
 def floors(row: dict[str, Any]) -> dict[str, float]:
     """Distances to retraining in noise floors, by part."""
     return {part: row[f"js_{part}"] / row[f"js_floor_{part}"] for part in PARTS if row.get(f"js_{part}") is not None}
@@ -105,7 +110,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         if row["method"] in ("original", "retrain"):
             continue
-        size = row["ratio"] if row.get("count") is None else row["count"]
+        size = size_of(row)
         key = (row["forget"], row["dataset"], row["backbone"], f"{size:g}", row["method"], row["mode"])
         groups.setdefault(key, []).append(row)
     lines = []
@@ -145,7 +150,7 @@ def counts(rows: list[dict[str, Any]]) -> str:
     cells: dict[tuple[Any, ...], list[dict[str, float]]] = {}
     for row in rows:
         if row["method"] not in ("original", "retrain") and not row.get("error"):
-            size = row["ratio"] if row.get("count") is None else row["count"]
+            size = size_of(row)
             key = (row["forget"], row["method"], row["mode"], row["dataset"], row["backbone"], size)
             cells.setdefault(key, []).append(floors(row))
     worst: dict[tuple[Any, ...], list[float]] = {}

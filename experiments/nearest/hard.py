@@ -12,7 +12,7 @@ from typing import Any
 import tyro
 
 from experiments.common import StudyArgs, markdown, write_results
-from experiments.nearest.__main__ import METHODS, PARTS, floors, given
+from experiments.nearest.__main__ import METHODS, PARTS, floors, given, size_of
 from gunlearn.bench import GridConfig, Recipe, run_grid, suite
 from gunlearn.errors import InvalidInputError
 
@@ -104,7 +104,7 @@ def grids(args: Args) -> Iterable[GridConfig]:
 
 def problem(row: dict[str, Any]) -> tuple[str, ...]:
     """Return the first columns of a row: request, graph, model, size, weight decay."""
-    size = f"{row['ratio'] if row['count'] is None else row['count']:g}"
+    size = f"{size_of(row):g}"
     what = row["forget"].replace("_", " ") + (", hubs" if row["by"] == "degree" else "")
     return what, row["dataset"], row["backbone"], size, f"{row['recipe']['weight_decay']:g}"
 

@@ -5,7 +5,7 @@ from statistics import median
 from typing import Any
 
 from experiments.common import markdown
-from experiments.nearest.__main__ import PARTS, floors
+from experiments.nearest.__main__ import PARTS, floors, size_of
 
 Row = dict[str, Any]
 Problem = tuple[str, str, str, float]
@@ -17,7 +17,7 @@ def problems(rows: Iterable[Row]) -> dict[Problem, dict[str, dict[int, Row]]]:
     found: dict[Problem, dict[str, dict[int, Row]]] = {}
     for row in rows:
         if row["method"] != "original" and not row.get("error"):
-            size = row["ratio"] if row.get("count") is None else row["count"]
+            size = size_of(row)
             problem = found.setdefault((row["forget"], row["dataset"], row["backbone"], size), {})
             problem.setdefault(f"{row['method']}:{row['mode']}", {})[row["seed"]] = row
     return found

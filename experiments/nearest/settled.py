@@ -13,7 +13,7 @@ from typing import Any
 import tyro
 
 from experiments.common import markdown, resumed, write_results
-from experiments.nearest.__main__ import PARTS, Args, floors, grids
+from experiments.nearest.__main__ import PARTS, Args, floors, grids, size_of
 from gunlearn.bench import GridConfig
 from gunlearn.bench.cell import Cell
 from gunlearn.bench.models import ModelStore
@@ -59,7 +59,7 @@ def farthest(rows: list[Row], way: str) -> dict[tuple[str, ...], dict[float, flo
     seeds: dict[tuple[str, ...], dict[float, list[dict[str, float]]]] = {}
     for row in rows:
         if (row["method"], row["mode"]) == WAYS[way] and not row.get("error"):
-            size = row["ratio"] if row.get("count") is None else row["count"]
+            size = size_of(row)
             sizes = seeds.setdefault((row["forget"], row["dataset"], row["backbone"]), {})
             sizes.setdefault(size, []).append(floors(row))
     return {
