@@ -15,6 +15,7 @@ from gunlearn.methods.any_task.brief_teacher import can_teach
 from gunlearn.methods.any_task.careful_teacher import CarefullyTaught, DoubtedTeacher
 from gunlearn.methods.any_task.same_recipe import same_recipe
 from gunlearn.methods.any_task.training_budget import is_trace, share_of, steps_of, training_items_around
+from gunlearn.methods.any_task.what_is_missing import missing_of_going_on, missing_of_recipe
 from gunlearn.methods.any_task.whole_classes import classes_that_go, node_classes_that_go
 from gunlearn.methods.base import Method, Outcome, Problem, check_interval
 from gunlearn.methods.published import build_method, published
@@ -154,13 +155,10 @@ class Auto(Method):
         """Return the choice of retraining by the caller's function, else by the recipe of the training."""
         if self.train is not None:
             return "retrain", {"train": self.train}, why
-        options, words, _ = self._recipe(model)
-        return "retrain", options, f"{why}; {words}"
-
-    def _recipe(self, model: nn.Module) -> tuple[dict[str, Any], str, list[str]]:
         given = {"steps": self._steps(), "lr": self.lr, "weight_decay": self.weight_decay}
         given["batch_size"] = self.batch_size
-        return same_recipe(as_training_state(self.training), self.optimizer, model, given)
+        options, words = same_recipe(as_training_state(self.training), self.optimizer, model, given)
+        return "retrain", options, f"{why}; {words}"
 
     def _against(self, gone: list[int], task: Task) -> tuple[str, dict[str, Any], str]:
         """Return the choice for classes that go as a whole; their numbers are no secret: the request is of classes."""
@@ -249,7 +247,7 @@ class Auto(Method):
             chosen += f" {WHOLE_CLASS}"
         written = {key: str(value) for key, value in method.config().items() if key in options}
         outcome.notes |= {"chosen": name, "options": written, "why": chosen}
-        lacks = self._lacks(name, options, outcome, problem.model)
+        lacks = self._lacks(name, options, outcome)
         if lacks:
             outcome.notes["lacks"] = lacks
         return outcome
@@ -304,33 +302,15 @@ class Auto(Method):
         takes = "train" not in options and "batch_size" in {field.name for field in fields(METHODS[name])}
         return options | {"batch_size": self.batch_size} if takes else options
 
-    def _lacks(self, name: str, options: dict[str, Any], outcome: Outcome, model: nn.Module) -> str:
+    def _lacks(self, name: str, options: dict[str, Any], outcome: Outcome) -> str:
         """Return in words what would have brought the model nearer to retraining; empty where all is known."""
+        missing: list[str] = []
         if name == "retrain" and self.train is None:
-            missing = self._recipe(model)[2]
-            return f"Not given of the training: {'; '.join(missing)}." if missing else ""
-        if name != "continued_training" or "training" in options:
-            return ""
-        state = (
-            "the optimiser's state (training=, what gunlearn.train returned or gunlearn.KeepState kept, or optimizer=, "
-            "your own)"
-        )
-        taken = 0 if outcome.state is None else outcome.state.step
-        bound = "" if self.budget is None else f"the budget of {self.budget:g} could not be kept to and "
-        steps = (
-            f"its number of steps (training_steps=), without which {bound}{taken} steps and {outcome.notes['passes']} "
-            "passes beside them were taken"
-        )
-        unknown: list[tuple[float | None, str]] = [(self._steps(), steps)]
-        if self.optimizer is None:
-            unknown = [
-                (None, state),
-                (self.lr, "its learning rate (lr=), taken as 1e-3"),
-                (self.weight_decay, "its weight decay (weight_decay=), estimated from the weights"),
-                *unknown,
-            ]
-        lacks = [words for given, words in unknown if given is None]
-        return f"Not given of the training: {'; '.join(lacks)}." if lacks else ""
+            missing = missing_of_recipe(as_training_state(self.training), self.optimizer, options)
+        elif name == "continued_training" and "training" not in options:
+            taken = 0 if outcome.state is None else outcome.state.step
+            missing = missing_of_going_on(vars(self), self._steps(), taken, outcome.notes["passes"])
+        return f"Not given of the training: {'; '.join(missing)}." if missing else ""
 
 
 def share_that_stays(task: Task, partition: Any) -> float:

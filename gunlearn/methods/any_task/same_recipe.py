@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import nn
@@ -19,8 +19,8 @@ _READING = ("batch_size", "sampler", "num_neighbors")
 
 def same_recipe(
     state: TrainingState | None, source: Any, model: nn.Module, given: dict[str, Any]
-) -> tuple[dict[str, Any], str, list[str]]:
-    """Return options of `Retrain`, in words what they are, and what nobody said of the training.
+) -> tuple[dict[str, Any], str]:
+    """Return options of `Retrain`, and in words what they are; see also `missing_of_recipe`.
 
     Args:
         state: of the training, if it is known.
@@ -39,23 +39,7 @@ def same_recipe(
     if known is not None:
         settings = {name: options.pop(name, None) for name in ("lr", "weight_decay")}
         options["optimizer"] = NewLike(known, model, settings)
-    usual = {field.name: field.default for field in fields(Retrain)}
-    lacking = {"steps": "its number of steps (training_steps=)"}
-    if known is None:
-        lacking |= {"lr": "its learning rate (lr=)", "weight_decay": "its weight decay (weight_decay=)"}
-        lacking |= {"optimizer": "its optimiser (training= or optimizer=)"}
-    if state is None or "batch_size" not in state.reading:
-        lacking["batch_size"] = "how many items it read per step (batch_size=)"
-    if known is not None and state is None:
-        lacking["scheduler"] = "how its learning rate changed (training=)"
-    taken = {"steps": usual["epochs"], "batch_size": "all", "weight_decay": "0", "scheduler": "constant"}
-    missing = [
-        f"{words}, taken as {taken.get(name, usual[name])}" for name, words in lacking.items() if name not in options
-    ]
-    clipped = None if state is None else state.reading.get("max_grad_norm")
-    if clipped is not None:
-        missing.append(f"a way to clip gradients at {clipped:g}, as it did (train=)")
-    return options, _words(options, known, model), missing
+    return options, _words(options, known, model)
 
 
 @dataclass(frozen=True, eq=False)
