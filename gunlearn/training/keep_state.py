@@ -105,8 +105,8 @@ class KeepState(StatefulCallback):
             **reading: how items were read, see `TrainingState`.
 
         Raises:
-            InvalidInputError: another name in `reading`; `step` was never called; or the weights are not those of the last one and `settle` was
-                not called.
+            InvalidInputError: another name in `reading`; `step` was never called; or the weights are not those of the
+                last one and `settle` was not called.
         """
         unknown = sorted(reading.keys() - set(READING))
         if unknown:

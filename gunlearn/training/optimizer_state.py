@@ -62,10 +62,10 @@ def without_frozen(
         kept = {index for index in order if index in state["state"]}
     if len(order) <= count or len(kept) != count:
         return state, list(names)
-    return only(state, kept), [name for index, name in zip(order, names, strict=False) if index in kept]
+    return part_of_state(state, kept), [name for index, name in zip(order, names, strict=False) if index in kept]
 
 
-def only(state: Mapping[str, Any], kept: Collection[int]) -> dict[str, Any]:
+def part_of_state(state: Mapping[str, Any], kept: Collection[int]) -> dict[str, Any]:
     """Return a `state_dict` of some of its parameters, by their numbers in it."""
     groups = [
         {key: value for key, value in group.items() if key != "param_names"}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gunlearn.errors import InvalidInputError
-from gunlearn.training.optimizer_state import has_stepped, is_of_torch, leaves_state, only, without_frozen
+from gunlearn.training.optimizer_state import has_stepped, is_of_torch, leaves_state, part_of_state, without_frozen
 from gunlearn.training.training_state import TrainingState
 
 _REMEDY = "hand in the optimiser that trained this model, or its state_dict"
@@ -86,7 +86,7 @@ def _moved(source: Optimizer, parameters: list[nn.Parameter]) -> Optimizer:
     _check_none_left(free, held)
     if is_of_torch(source):
         learning = {number for number, p in enumerate(every) if p.requires_grad}  # as torch numbers them
-        return _loaded(only(source.state_dict(), learning), type(source).__name__, [match[p] for p in held])
+        return _loaded(part_of_state(source.state_dict(), learning), type(source).__name__, [match[p] for p in held])
     made = copy.copy(source)
     made.param_groups = [
         {key: value if key == "params" else copy.deepcopy(value) for key, value in group.items()}

@@ -12,7 +12,8 @@ from torch_geometric.nn import GCNConv
 
 import gunlearn as gu
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError, UnsupportedModelError
-from gunlearn.methods.any_task.brief_teacher import _as_sure, _entropy, _settle
+from gunlearn.losses import Prediction
+from gunlearn.methods.any_task.brief_teacher import _as_sure, _doubt, _entropy, _loss, _settle
 from gunlearn.methods.freezing import RetainedStatistics
 from gunlearn.training.settled import GROWING, growth_rate
 from tests.methods.cases import same_weights
@@ -290,3 +291,34 @@ def test_statistics_of_a_new_model_are_those_of_its_weights() -> None:
     torch.testing.assert_close(model[1].running_mean, model[0](x).mean(0))
     torch.testing.assert_close(model[1].running_var, model[0](x).var(0))
     assert model[1].momentum == 0.01
+
+
+@pytest.mark.parametrize("sure", [1.0, 30.0])
+def test_a_teacher_is_judged_by_predictions_as_sure_as_the_original_s(sure: float) -> None:
+    """One class in five is wrong. Thirty times as sure it loses a lot, unless its logits are made less sure (1 / 30).
+
+    Controls: the same predictions unscaled, and one that is less wrong.
+    """
+    label = torch.arange(20) % 4
+    said = 2.0 * sure * torch.eye(4, dtype=torch.double)[torch.where(torch.arange(20) < 4, (label + 1) % 4, label)]
+    known = 2.0 * torch.eye(4, dtype=torch.double)[label]
+    log_prob = [logits.log_softmax(-1)[torch.arange(20), label] for logits in (said, known)]
+    teacher, original = (Prediction(one, logits) for one, logits in zip(log_prob, (said, known), strict=True))
+    losses = [nn.functional.cross_entropy(logits, label) for logits in (said / sure, known)]
+    told = _doubt(teacher, 1 / sure, original, 7)
+    assert f"a teacher of 7 steps has a loss of {losses[0]:.2f} nats on validation items, and the model" in told
+    assert told.endswith(f"{losses[1]:.2f}")
+    assert _doubt(original, 1.0, original, 7) == ""
+    assert (_doubt(teacher, 1.0, original, 7) == told) is (sure == 1.0)
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.3])
+def test_the_loss_of_scaled_predictions_is_torch_s(factor: float) -> None:
+    """Of several labels per node, some of which nobody knows, and of pairs: cross entropy with the logits times it."""
+    torch.manual_seed(0)
+    logits, truth = 3 * torch.randn(40, 3, dtype=torch.double), torch.randint(2, (40, 3)).double()
+    known = torch.rand(40, 3) < 0.6
+    bce = nn.functional.binary_cross_entropy_with_logits
+    log_prob = -bce(logits, truth, reduction="none")
+    for mask, wanted in ((None, bce(factor * logits, truth)), (known, bce(factor * logits[known], truth[known]))):
+        assert _loss(Prediction(log_prob, logits, mask=mask), factor) == pytest.approx(float(wanted), rel=1e-12)

@@ -1,5 +1,6 @@
 """How far back a request goes, how long Adam remembers, which rise of the loss is let pass, how many nodes are few."""
 
+import math
 from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
@@ -7,11 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import gunlearn as gu
+from gunlearn.methods import Auto
+from gunlearn.methods.any_task.careful_teacher import DoubtedTeacher
 from gunlearn.methods.any_task.second_look import Look
 from gunlearn.methods.any_task.training_budget import is_small
 from gunlearn.training.settled import GROWING, growth_rate
+from gunlearn.training.training_state import Moment
 from tests.methods.cases import same_weights
 from tests.methods.forgetting import club
 from tests.training.callbacks import On
@@ -92,3 +97,17 @@ def test_few_nodes_touch_a_tenth_of_the_graph_at_most(forgotten: int, touched: i
     assert is_small(nodes) is small
     nodes.forgets = ("edges",)  # of which ten may touch more
     assert is_small(nodes) is (forgotten <= 10)
+
+
+@pytest.mark.parametrize(("growth", "left", "chosen"), [(0.5, 21, "replay"), (0.5, 20, None), (0.0, 21, None)])
+def test_what_a_teacher_of_no_use_left_is_spent_by_the_same_rules(growth: float, left: int, chosen: str | None) -> None:
+    """Going back 20 of 100 steps takes one pass more; where the training had settled, it goes on."""
+    model = nn.Linear(3, 2).double()
+    before = {name: value * math.exp(-0.2 * growth) for name, value in model.state_dict().items()}
+    state = gu.TrainingState(100, 100, "Adam", {"state": {}, "param_groups": []}, moments=(Moment(80, before, {}),))
+    auto = Auto(training=state, budget=(left + 12) / 100)
+    name, options, why, taken = auto._untaught(DoubtedTeacher("it is of no use", 12), "so", state, model)
+    assert name == (chosen or "continued_training")
+    assert why == "so; but it is of no use, so that it was left out"
+    assert options["budget" if chosen else "at_most"] == pytest.approx(0.2 if chosen else left / 100)
+    assert taken == 0.12

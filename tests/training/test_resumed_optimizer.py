@@ -218,7 +218,7 @@ def test_an_optimiser_of_all_parameters_goes_on_with_those_that_learn(form: str,
     state = TrainingState(5, 5, "Adam", copy.deepcopy(optimizer.state_dict()), names=order)
     source = {"object": optimizer, "state_dict": optimizer.state_dict(), "training state": state}[form]
     if after and form == "state_dict":
-        with pytest.raises(InvalidInputError, match="3 trained parameters .got one of 4"):
+        with pytest.raises(InvalidInputError, match=r"3 trained parameters \(got one of 4"):
             resumed_optimizer(source, learning, names)
         return
     resumed = resumed_optimizer(source, learning, names)

@@ -406,7 +406,7 @@ def test_how_items_were_read_has_known_names() -> None:
 
 def test_a_saved_result_without_a_state_is_named(tmp_path: Path) -> None:
     gu.unlearn(trained().model, data(), gu.ForgetNodes(count=2), "utu", TASK).save(tmp_path)
-    with pytest.raises(InvalidInputError, match="got one without: .* or saved"):
+    with pytest.raises(InvalidInputError, match=r"got one without: .* or saved"):
         as_training_state(tmp_path)
 
 
