@@ -78,8 +78,9 @@ def said_of_auto(rows: list[Row]) -> list[str]:
             "%", " %"
         ),
         f"nearer on some part in {sum(max(gap) > 0 for gap in gaps.values())} of {len(cells)} problems",
-        f"what is forgotten in {sum(gap[0] > 0 for gap in gaps.values())}, by more than a tenth of a floor in "
-        f"{sum(max(gap) > FARTHER for gap in gaps.values())}. {named(worst)[0].upper()}{named(worst)[1:]}",
+        f"by more than a tenth of a floor in {sum(max(gap) > FARTHER for gap in gaps.values())}; on what is "
+        f"forgotten in {sum(gap[0] > 0 for gap in gaps.values())}, by more than a tenth of a floor in "
+        f"{sum(gap[0] > FARTHER for gap in gaps.values())}. {named(worst)[0].upper()}{named(worst)[1:]}",
         "{}, {} and {} floors where doing nothing is at ".format(*own) + "{}, {} and {}".format(*nothing),
         f"first retrained model's in {useful['nodes', AUTO]} of {len(nodes)} node problems",
         f"AUC on test edges in {useful['edges', AUTO]} of {len(links)} link problems (medians).",
