@@ -34,6 +34,8 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "replay, a twentieth": ("replay", {"budget": 0.05}),
     "replay, a fifth": ("replay", {"budget": 0.2}),
 }
+#: Where a scheduler lowered the rate, also at its highest.
+HIGHEST: dict[str, tuple[str, dict[str, Any]]] = {"at the highest rate": ("continued_training", {"lr": 1e-2})}
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Case:
     labels: str = "public"
     cosine: bool = False
     batch_norm: bool = False
+    dropout: bool = True
 
 
 CASES = (
@@ -58,6 +61,9 @@ CASES = (
     Case("Cora", "gcn", 500, "random"),
     Case("Cora", "sage", 200, cosine=True),
     Case("Cora", "gcn", 500, "random", cosine=True),
+    Case("Cora", "gcn", 200, cosine=True),
+    Case("Cora", "gcn", 150, "random", cosine=True, dropout=False),
+    Case("CiteSeer", "gcn", 150, "random", cosine=True, dropout=False),
     Case("Cora", "gcn", 200, batch_norm=True),
     Case("Cora", "gcn", 500, "random", batch_norm=True),
     Case("CiteSeer", "gcn", 200, batch_norm=True),
@@ -72,19 +78,25 @@ class Args(StudyArgs):
     Attributes:
         seeds: of split, draw and base model.
         count: nodes to forget.
+        cosine: only the cases whose learning rate falls to 0.
     """
 
     seeds: tuple[int, ...] = (0, 1, 2)
     count: int = 10
+    cosine: bool = False
 
 
 class Net(nn.Module):
-    """Two layers with dropout of a half, as in PyG's examples."""
+    """Two layers, with dropout of a half as in PyG's examples, or without."""
 
     def __init__(self, case: Case, num_features: int, num_classes: int) -> None:
         super().__init__()
         layer = LAYERS[case.layer]
-        self.first, self.second, self.dropout = layer(num_features, 32), layer(32, num_classes), nn.Dropout(0.5)
+        self.first, self.second, self.dropout = (
+            layer(num_features, 32),
+            layer(32, num_classes),
+            nn.Dropout(0.5 * case.dropout),
+        )
         self.norm = nn.BatchNorm1d(32) if case.batch_norm else nn.Identity()
 
     def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
@@ -111,7 +123,7 @@ def measured(args: Args, case: Case, seed: int) -> list[dict[str, Any]]:
     references = [trained(case, partition.retain_data, 1000 * k + seed, steps).model for k in (1, 2, 3)]
     judge = evaluator(as_task(TASK), partition, references, seed=seed)
     found = {"utu": (distances(judge, base.model), 0.0)}
-    for way, (method, options) in WAYS.items():
+    for way, (method, options) in (WAYS | (HIGHEST if case.cosine else {})).items():
         result = gu.unlearn(base.model, data, request, method, TASK, seed=seed, training=base, **options)
         found[way] = distances(judge, result.model), result.notes["price"]
     shared = {**vars(case), "seed": seed}
@@ -120,7 +132,11 @@ def measured(args: Args, case: Case, seed: int) -> list[dict[str, Any]]:
 
 def named(case: Case) -> Sequence[str]:
     """Return the first columns of a line."""
-    how = ("dropout", *(["batch norm"] if case.batch_norm else []), *(["cosine"] if case.cosine else []))
+    how = [
+        word
+        for word, has in (("dropout", case.dropout), ("batch norm", case.batch_norm), ("cosine", case.cosine))
+        if has
+    ]
     return (case.dataset, case.layer, case.labels, str(case.steps), ", ".join(how))
 
 
@@ -128,7 +144,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     """Medians over seeds, with the smallest and the largest; rows hold a case's fields, way, seed, floors and price."""
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in rows:
-        case = Case(**{field.name: row[field.name] for field in fields(Case)})
+        case = Case(**{field.name: row[field.name] for field in fields(Case) if field.name in row})
         groups.setdefault((*named(case), row["way"]), []).append(row)
     lines = []
     for key, of in groups.items():
@@ -141,6 +157,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main(args: Args) -> None:
     """Run the cases; write `results.json` and `tables.md`."""
     cases, seeds = (CASES[:1], args.seeds[:1]) if args.smoke else (CASES, args.seeds)
+    cases = tuple(case for case in cases if case.cosine or not args.cosine)
     runs = [
         (repr((case, seed, args.count, args.smoke)), partial(measured, args, case, seed))
         for case in cases

@@ -14,11 +14,12 @@ from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.sampling import BatchOptions
 from gunlearn.training.from_scratch import training_step
-from gunlearn.training.minimised_loss import decay_of
+from gunlearn.training.minimised_loss import decay_of, training_losses
 from gunlearn.training.optimizer_step import summed
 from gunlearn.training.training_state import TrainingState
 
 _LARGE = 2.0  # where the loss is the training's, 0.1 to 1.2 was measured
+_FALL, _LEAST = 0.5, 0.05  # share of the loss, nats
 #: Passes over the data that the check costs.
 CHECK = 1
 
@@ -102,3 +103,35 @@ def warn_of_another_loss(make: Callable[[list[nn.Parameter]], Any], problem: Any
             UserWarning,
             stacklevel=2,
         )
+
+
+def warn_of_a_fall(before: float, after: float, problem: Any, reading: BatchOptions) -> None:
+    """Warn where going on lowered the loss by more than a training that had ended at its minimum leaves.
+
+    Without the forgotten data the loss of what stays may be high for a reason, so that the loss of all data, at the
+    trained weights, has to be as high; it costs a pass, where the other one fell.
+
+    Args:
+        before: the loss on the retained data at the trained weights, in nats.
+        after: that of the result.
+        problem: see `gunlearn.methods.Problem`.
+        reading: how much a pass reads.
+    """
+    if not _fell(before, after):
+        return
+    data, task = problem.partition.data, problem.task
+    trained = float(training_losses(problem.reference, data, task, reading, problem.seed).mean())
+    if _fell(trained, after):
+        warnings.warn(
+            f"At the trained weights the loss of '{task.name}' was {trained:.2g} nats on all training data, and going "
+            f"on lowered it to {after:.2g}. Either the training had ended long before that loss was at its minimum, or "
+            "it minimised another one (label smoothing, class weights): the model is now that of a longer training, or "
+            "of another loss, and may be farther from retraining than before; hand in its state and steps, or "
+            "give a task of your own with the training's loss (docs/models.md)",
+            UserWarning,
+            stacklevel=2,
+        )
+
+
+def _fell(before: float, after: float) -> bool:
+    return before - after > max(_FALL * before, _LEAST)

@@ -113,7 +113,7 @@ def test_predictions_are_those_without_dropout() -> None:
     task, partition, model = gu.tasks.as_task(TASK), REQUEST.resolve(data), Dropped().train()
     parts = task.parts(partition, "retain", model, ("forget", "retain"))
     moving = StillMoving(Problem(model, copy.deepcopy(model), partition, task), parts, 20, 40, None)
-    assert moving._moved() < 1e-12
+    assert moving.moved.far() < 1e-12
     assert model.training
 
 

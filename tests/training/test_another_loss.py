@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from torch_geometric.utils import degree
 
 import gunlearn as gu
 from gunlearn.tasks.sampling import BatchOptions
@@ -105,3 +106,25 @@ def test_an_input_that_is_always_zero_hides_no_other_loss() -> None:
     memory[:, 3] = 1e30  # control: no gradient over a large memory counts, and lowers the mean
     counted = gradient_by_memory(optimizer, model, data, gu.NodeClassification(), BatchOptions(), 0)
     assert found > counted > 0
+
+
+@pytest.mark.parametrize("kind", ["SGD", "RMSprop"])
+@pytest.mark.parametrize(("smoothing", "said"), [(0.3, True), (0.0, False)])
+def test_a_loss_that_falls_by_half_is_said(kind: str, smoothing: float, said: bool) -> None:
+    """Where the optimiser has none of Adam's memory, nothing else tells of another loss; the control is the own one."""
+    data = gu.node_split(club(), 0.2, 0.2)
+    torch.manual_seed(0)
+    model, index = gu.GCN(20, 16, 4), data.train_mask.nonzero().view(-1)
+    few = index[degree(data.edge_index[0], 34)[index].argsort()[:2]]
+    options = {"SGD": {"lr": 0.2, "momentum": 0.9}, "RMSprop": {"lr": 5e-3}}[kind]
+    optimizer = getattr(torch.optim, kind)(model.parameters(), weight_decay=5e-4, **options)
+    for _ in range(300):
+        optimizer.zero_grad()
+        logits = model(data.x, data.edge_index)[index]
+        cross_entropy(logits, data.y[index], label_smoothing=smoothing).backward()
+        optimizer.step()
+    known = {"optimizer": optimizer, "training_steps": 300}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        gu.unlearn(model, data, gu.ForgetNodes(few), "continued_training", TASK, **known)
+    assert any("going on lowered it to" in str(one.message) for one in caught) == said

@@ -15,6 +15,8 @@ from gunlearn.errors import InvalidInputError
 from gunlearn.losses import Objective
 from gunlearn.methods.any_task.brief_teacher import taught
 from gunlearn.methods.any_task.handed_on import Making
+from gunlearn.methods.any_task.lowered_rate import PASSES as PASSES_OF_RATE
+from gunlearn.methods.any_task.lowered_rate import LoweredRate, lowered_to
 from gunlearn.methods.any_task.second_look import LOOKS, Look
 from gunlearn.methods.any_task.shrunk import shrinking_of
 from gunlearn.methods.any_task.starts import check_source, estimated, from_state, warn_of_other_steps
@@ -25,7 +27,7 @@ from gunlearn.methods.forget_part import has_forget_items
 from gunlearn.methods.freezing import RetainedStatistics
 from gunlearn.methods.gradient import GradientMethod
 from gunlearn.tasks.base import Parts
-from gunlearn.training.another_loss import CHECK, known_loss, read_as, warn_of_another_loss
+from gunlearn.training.another_loss import CHECK, known_loss, read_as, warn_of_a_fall, warn_of_another_loss
 from gunlearn.training.arguments import TrainArguments
 from gunlearn.training.optimizer_state import steps_taken
 from gunlearn.training.optimizers import SchedulerSpec, goes_on
@@ -65,8 +67,10 @@ class ContinuedTraining(GradientMethod):
             name, for one with estimated state where it is Adam or AdamW, else without. A `state_dict` does not know
             its model: that of another one of the same shapes is taken, with a warning where its number of steps is not
             the one named here, or its gradients were much smaller.
-        lr: learning rate; `None` goes on with that of the state (the highest one, if a scheduler lowered it), or is
-            1e-3.
+        lr: learning rate; `None` goes on with that of the state, or is 1e-3. Where a scheduler lowered it, on a graph,
+            that is the last one but at least a tenth of the highest, and the highest again once the predictions of
+            forgotten items have moved twice as far as those of retained ones; else (other items, `teacher_share`,
+            `shrink`) the highest.
         weight_decay: the training's penalty; `None` is that of the state, or estimated (0 for AdamW).
         training_steps: optimiser steps of the training, where neither `training` nor the `optimizer` counts them.
         budget: share of the training's steps that may be spent; `None` is 1/20 for up to 10 items (nodes: that touch at
@@ -206,6 +210,8 @@ class ContinuedTraining(GradientMethod):
         spent = looks + start.passes + (0 if watched is None else PASSES)
         checks = source is not None and not known_loss(source) and (allowed is None or allowed > spent + CHECK)
         spent += CHECK if checks else 0
+        low = self._lowered(problem, source, None if allowed is None else allowed - spent)
+        spent += 0 if low is None else PASSES_OF_RATE
         steps, learning = self._shares(self.steps if allowed is None else allowed - spent)
         changes = start.changes
         if source is not None and steps is not None and not learning and not is_small(problem.partition):
@@ -216,7 +222,11 @@ class ContinuedTraining(GradientMethod):
             steps = moving.most
             problem = replace(problem, callbacks=[*problem.callbacks, moving])  # its state is checkpointed
         making = Making(start.make, *changes, lambda _: shrinking())
-        own = replace(self._ready(problem, state, steps, making, start.rises), moving=moving)
+        rate = None
+        if low is not None and steps is not None:
+            rate = LoweredRate(problem, self._seen(problem), low)
+            problem = replace(problem, callbacks=[*problem.callbacks, rate])
+        own = replace(self._ready(problem, state, steps, making, start.rises), moving=moving, rate=rate)
         if learning:
             make = Making(start.make, *changes)
             unseen, doubt = taught(self.name, problem, self.unseen_weight, learning, make, own.reading)
@@ -232,9 +242,14 @@ class ContinuedTraining(GradientMethod):
         outcome.notes["unseen_weight"] = weight_of(own.unseen)
         if learning:
             outcome.notes["teacher_steps"] = learning
+        if rate is not None:
+            outcome.notes["rate"] = f"{rate.factor:.3g} of its highest"
         if look is not None:
             keep = self.shrink < 1 or learning > 0
             outcome = look.not_farther(outcome, making.made, not keep, slack=0.0 if source is None else _SLACK)
+            if "training_loss" in outcome.notes and not keep and not known_loss(source):
+                before, after = (outcome.notes[f"training_loss{when}"] for when in ("_before", ""))
+                warn_of_a_fall(before, after, problem, own.reading)
         if total is not None and outcome.state is not None:
             taken = outcome.state.step
             outcome.notes["price"] = round((taken + spent + learning) / total, 4)
@@ -273,8 +288,21 @@ class ContinuedTraining(GradientMethod):
         grows = growth is not None and growth > GROWING
         if self.budget is not None or self.teacher_share or self.shrink < 1 or grows or world_size() > 1:
             return None
-        parts = problem.task.parts(problem.partition, "retain", problem.model, ("forget", "retain"))
+        parts = self._seen(problem)
         return parts if has_forget_items(parts) else None
+
+    def _seen(self, problem: Problem) -> Parts:
+        return problem.task.parts(problem.partition, "retain", problem.model, ("forget", "retain"))
+
+    def _lowered(self, problem: Problem, source: Any, steps: int | None) -> float | None:
+        """Return the share of its highest rate with which a run on a graph starts; `None` for all of it."""
+        asked = self.lr is not None or self.scheduler is not None or self.teacher_share or self.shrink < 1
+        if source is None or asked or world_size() > 1 or not problem.task.shared_pass:
+            return None
+        fewest = 2 * PASSES_OF_RATE
+        if (self.steps if steps is None else steps) is None or (steps is not None and steps <= fewest):
+            return None
+        return lowered_to(source)
 
     def _shares(self, steps: int | None) -> tuple[int | None, int]:
         """Return the steps of the model and those of its teacher, out of so many."""
@@ -302,11 +330,15 @@ class ContinuedTraining(GradientMethod):
 
 @dataclass(frozen=True)
 class _Run(ContinuedTraining):
-    """One run, with an optimiser that is ready; `rises`: its rate is raised from 0; `unseen` adds to the loss."""
+    """One run, with an optimiser that is ready; `rises`: its rate is raised from 0; `unseen` adds to the loss.
+
+    `moving` says how many steps it takes, `rate` what its rate is multiplied by.
+    """
 
     rises: bool = False
     unseen: Unseen | None = None
     moving: StillMoving | None = None
+    rate: LoweredRate | None = None
 
     def objective(self) -> Objective:
         return training_objective(self.unseen)
@@ -326,8 +358,9 @@ class _Run(ContinuedTraining):
         return {} if self.unseen is None else {"forget": self.unseen.logits}
 
     def make_scheduler(self, problem: Problem, steps: int) -> SchedulerSpec | None:
-        moving = self.moving
-        return self.scheduler or fall(steps if moving is None else lambda: moving.steps, _RAMP if self.rises else 0.0)
+        moving, rate = self.moving, self.rate
+        last = steps if moving is None else lambda: moving.steps
+        return self.scheduler or fall(last, _RAMP if self.rises else 0.0, None if rate is None else lambda: rate.factor)
 
     def adapt(self, problem: Problem, parts: Parts) -> tuple[Change, Callable[[], bool] | None]:
         change, stop = super().adapt(problem, parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
 from torch import nn
@@ -58,4 +59,5 @@ class Look:
                 f"{state.step} steps raised the training's loss on the retained data from {before:.6g} to {after:.6g} "
                 "nats, and were taken back; give the state of the training or a lower 'lr'"
             )
+            warnings.warn(f"The weights are as before: {outcome.unchanged}", UserWarning, stacklevel=2)
         return outcome

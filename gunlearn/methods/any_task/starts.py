@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gunlearn.errors import UnsupportedModelError
+from gunlearn.methods.any_task.lowered_rate import highest_rate
 from gunlearn.methods.base import Problem
 from gunlearn.methods.freezing import learning_like
 from gunlearn.methods.gradient import GradientMethod
@@ -74,8 +75,8 @@ def from_state(source: Any, model: nn.Module, lr: float | None, weight_decay: fl
 
     def settle(optimizer: Any) -> None:
         for group in optimizer.param_groups:
-            highest = group.pop("initial_lr", group["lr"])
-            group["lr"] = max(group["lr"], highest) if lr is None else lr
+            group["lr"] = highest_rate(group) if lr is None else lr
+            group.pop("initial_lr", None)
             if weight_decay is not None:
                 group["weight_decay"] = weight_decay
 

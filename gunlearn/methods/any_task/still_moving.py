@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from gunlearn.losses import Prediction
-from gunlearn.losses.divergences import gaussian_js_divergence, js_divergence, js_to_reference
+from gunlearn.methods.any_task.moved import Moved
 from gunlearn.methods.any_task.training_budget import CONSTANT
 from gunlearn.methods.base import Problem
-from gunlearn.methods.forget_part import forget_pieces, predict_pieces
+from gunlearn.methods.forget_part import forget_pieces
 from gunlearn.tasks.base import Parts
 from gunlearn.training.callbacks import StatefulCallback
 
@@ -39,19 +38,17 @@ class StillMoving(StatefulCallback):
     """
 
     def __init__(self, problem: Problem, parts: Parts, steps: int, most: int, batch_size: int | None) -> None:
-        self.problem, self.parts = problem, parts
-        self.pieces = forget_pieces(problem.task, parts, batch_size)  # the same at each look: items may be drawn
+        self.moved = Moved(problem, parts, forget_pieces(problem.task, parts, batch_size))
         self.steps, self.most, self.taken = steps, max(steps, most), 0
-        self.start = self._predicted()
         self.before: float | None = None
 
     def ends(self) -> bool:
         """Return whether the run is over; called before each step."""
         last = int(CONSTANT * self.steps)
         if self.taken == last // 2 and self.before is None:
-            self.before = self._moved()
+            self.before = self.moved.far()
         elif self.taken == last and self.before is not None and self.steps < self.most:
-            moved = self._moved()
+            moved = self.moved.far()
             if moved > _RATIO * self.before:
                 self.steps = min(2 * self.steps, self.most)
             self.before = moved
@@ -64,19 +61,3 @@ class StillMoving(StatefulCallback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.steps, self.taken, self.before = state["steps"], state["taken"], state["before"]
-
-    def _predicted(self) -> Prediction:
-        model, mode = self.problem.model, self.problem.model.training
-        found = predict_pieces(self.problem.task, model.eval(), self.parts, self.pieces)
-        model.train(mode)
-        return found
-
-    def _moved(self) -> float:
-        """Return the mean divergence of the predictions from those at the start, in nats."""
-        now, start = self._predicted(), self.start
-        ours, theirs = now.require("logits").double(), start.require("logits").double()
-        if now.gaussian:
-            return float(gaussian_js_divergence(ours, theirs).mean())
-        if now.bernoulli:
-            return float(js_divergence(ours.sigmoid(), theirs.sigmoid()).mean())
-        return float(js_to_reference(ours, theirs).mean())

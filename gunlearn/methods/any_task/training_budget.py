@@ -87,16 +87,19 @@ def steps_of(
     return min(steps, usual, _TRACE_STEPS) if brief else min(steps, usual)
 
 
-def fall(steps: int | Callable[[], int], rise: float = 0.0) -> Callable[[Any], LambdaLR]:
+def fall(
+    steps: int | Callable[[], int], rise: float = 0.0, times: Callable[[], float] | None = None
+) -> Callable[[Any], LambdaLR]:
     """Return a scheduler whose rate falls to 0 over the last quarter of the steps; with `rise` it also rises from 0.
 
-    A function tells a number of steps that changes while the rate is constant.
+    A function tells a number of steps that changes while the rate is constant; `times` a factor on the rate.
     """
 
     def factor(step: int) -> float:
         whole = max(1, steps if isinstance(steps, int) else steps())
         share = step / whole
         up = min(1.0, (share + 1 / whole) / rise) if rise else 1.0
-        return min(up, 1.0, max(0.0, (1 - share) / (1 - CONSTANT)))
+        shape = min(up, 1.0, max(0.0, (1 - share) / (1 - CONSTANT)))
+        return shape if times is None else shape * times()
 
     return lambda optimizer: LambdaLR(optimizer, factor)

@@ -1,0 +1,88 @@
+"""Going on where a scheduler lowered the training's rate: at a low one, unless forgotten items move first of all."""
+
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
+
+import gunlearn as gu
+from gunlearn.methods.any_task.lowered_rate import LOWERED, LoweredRate, lowered_to
+from tests.methods.forgetting import club
+
+TASK, STEPS = "node_classification", 200
+
+
+def trained(data: Any, falls: bool = True) -> gu.Result:
+    torch.manual_seed(0)
+    scheduler = (lambda optimizer: CosineAnnealingLR(optimizer, STEPS)) if falls else None
+    options = {"epochs": STEPS, "lr": 1e-2, "weight_decay": 5e-4, "eval_every": STEPS}
+    return gu.train(gu.GCN(20, 16, 4), data, TASK, scheduler=scheduler, **options)
+
+
+def run(wrong: bool, falls: bool = True, **options: Any) -> gu.Result:
+    """Forget two nodes; with `wrong` labels only memory explains what the model says of them."""
+    data = gu.node_split(club(), 0.2, 0.2)
+    nodes = data.train_mask.nonzero().view(-1)[:2]
+    if wrong:
+        data.y[nodes] = (data.y[nodes] + 1) % 4
+    base = trained(data, falls)
+    options = {"training": base} | options
+    return gu.unlearn(base.model, data, gu.ForgetNodes(nodes), "continued_training", TASK, **options)
+
+
+def test_the_rate_rises_again_for_what_was_learned_by_heart() -> None:
+    """The control is the same request with right labels."""
+    assert run(wrong=True).notes["rate"] == "1 of its highest"
+    assert run(wrong=False).notes["rate"] == f"{LOWERED:g} of its highest"
+
+
+@pytest.mark.parametrize(("falls", "options"), [(False, {}), (True, {"lr": 3e-3}), (True, {"shrink": 0.9})])
+def test_a_rate_that_stayed_or_was_named_is_taken_as_it_is(falls: bool, options: dict[str, Any]) -> None:
+    assert "rate" not in run(wrong=True, falls=falls, **options).notes
+
+
+def test_it_rises_once_forgotten_items_have_moved_twice_as_far() -> None:
+    """Looks are after 4, 8, 16, ... steps; at 12 it would have risen already."""
+    rate = LoweredRate.__new__(LoweredRate)
+    rate.seen, rate.taken, rate.factor, looks = True, 0, LOWERED, []
+    far = {4: (1.9, 1.0), 8: (3.0, 2.0), 16: (4.1, 2.0), 32: (0.0, 1.0)}
+
+    def moved(place: int) -> float:
+        looks.append(rate.taken)
+        return far[rate.taken][place]
+
+    rate.forget, rate.retain = (SimpleNamespace(far=partial(moved, place)) for place in (0, 1))
+    factors = []
+    for _ in range(40):
+        rate.on_step_end(None, None, None)
+        factors.append(rate.factor)
+    assert factors == [LOWERED] * 15 + [1.0] * 25
+    assert looks == [4, 4, 8, 8, 16, 16]
+
+
+@pytest.mark.parametrize(
+    ("group", "low"),
+    [
+        ({"lr": 0.0, "initial_lr": 1e-2}, LOWERED),
+        ({"lr": 5e-3, "initial_lr": 1e-2}, 0.5),
+        ({"lr": 1e-2, "initial_lr": 1e-2}, None),
+        ({"lr": 1e-2, "initial_lr": 1e-4}, None),  # it rose
+        ({"lr": 1e-2}, None),
+        ({"lr": 0.0}, None),  # nobody knows how high it was
+    ],
+)
+def test_how_far_a_rate_was_lowered(group: dict[str, float], low: float | None) -> None:
+    assert lowered_to({"param_groups": [group]}) == low
+
+
+def test_the_highest_rate_of_one_cycle_is_known() -> None:
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.ones(1))], lr=1e-3)
+    scheduler = OneCycleLR(optimizer, 1e-2, total_steps=10)
+    for _ in range(9):
+        optimizer.step()
+        scheduler.step()
+    assert optimizer.param_groups[0]["lr"] < 1e-6
+    assert lowered_to(optimizer) == LOWERED
