@@ -117,8 +117,8 @@ def check_model(model: Any) -> None:
         raise InvalidTypeError(f"Expected 'model' to be a torch module (got {type(model).__name__})")
     if isinstance(model, torch.jit.ScriptModule):
         raise UnsupportedModelError(
-            f"Expected a module of Python (got TorchScript's {type(model).__name__}); pass the module that was scripted "
-            "or traced, with module.load_state_dict(model.state_dict()), and script what you get"
+            f"Expected a module of Python (got TorchScript's {type(model).__name__}); pass the module that was "
+            "scripted or traced, with module.load_state_dict(model.state_dict()), and script what you get"
         )
     if not any(True for _ in model.parameters()):
         raise InvalidInputError(f"Expected a model with parameters (got {type(model).__name__} with none)")
