@@ -14,6 +14,7 @@ from gunlearn.errors import InvalidInputError
 from gunlearn.training.callbacks import StatefulCallback, TrainState
 from gunlearn.training.inner_model import inner_model
 from gunlearn.training.optimizer_state import optimizer_kind, steps_counted
+from gunlearn.training.resumed_optimizer import check_one_optimizer
 from gunlearn.training.training_state import READING, Moment, TrainingState, on_cpu
 
 #: A checkpoint each twentieth of the steps; those of the last fifth are kept, at these distances from the end.
@@ -68,7 +69,12 @@ class KeepState(StatefulCallback):
         self.every = max(1, steps // _PARTS)
 
     def step(self, model: nn.Module, optimizer: Any) -> None:
-        """Note a step that was taken, and keep a checkpoint where one is due; call it before a scheduler's step."""
+        """Note a step that was taken, and keep a checkpoint where one is due; call it before a scheduler's step.
+
+        Raises:
+            InvalidInputError: several optimisers in place of one.
+        """
+        check_one_optimizer(optimizer)
         model = inner_model(model)
         self.taken += 1
         self.rates.append(self._rate or _rates(optimizer))
