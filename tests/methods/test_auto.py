@@ -19,7 +19,6 @@ from gunlearn.training.training_state import Moment, TrainingState
 from tests.methods.cases import make_data, same_weights, trained_model
 from tests.methods.forgetting import classifier
 
-
 #: What does without the state of an optimiser, which `auto` itself does not take.
 ESTIMATED = r"method 'continued_training' estimate its state \(optimizer=\"adam\", lr=...\)"
 
