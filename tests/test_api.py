@@ -86,8 +86,12 @@ def test_with_a_training_function(result: gu.Result) -> None:
 
 def test_what_cannot_be_evaluated(result: gu.Result, tmp_path: Any) -> None:
     loaded = gu.Result.load(result.save(tmp_path), fresh_model("gcn"))
-    with pytest.raises(InvalidInputError, match="got a loaded one"):
+    with pytest.raises(InvalidInputError, match=r"got a loaded one.*as_task\('node_classif.*, or 'link_p") as refused:
         gu.evaluate(loaded)
+    assert "image" not in str(refused.value)
+    images = gu.Result(nn.Linear(2, 2), "npo")  # control
+    with pytest.raises(InvalidInputError, match=r"as_task\('image_classification'\), or 'node_classification'"):
+        gu.evaluate(images)
     with pytest.raises(InvalidInputError, match="either 'train' or 'references'"):
         gu.evaluate(result, train=lambda data, seed: None, references=[fresh_model("gcn")])
 

@@ -109,14 +109,27 @@ def check_size(ratio: Any, count: Any, noun: str) -> None:
 
 
 def check_model(model: Any) -> None:
-    """Refuse anything but an initialised module with parameters and finite weights and buffers."""
+    """Refuse anything but an initialised module with parameters and finite weights and buffers, all open to autograd.
+
+    TorchScript's modules have no code to read or attach to, and tensors of `torch.inference_mode` never learn.
+    """
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(f"Expected 'model' to be a torch module (got {type(model).__name__})")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise UnsupportedModelError(
+            f"Expected a module of Python (got TorchScript's {type(model).__name__}); pass the module that was "
+            "scripted or traced, with module.load_state_dict(model.state_dict()), and script what you get"
+        )
     if not any(True for _ in model.parameters()):
         raise InvalidInputError(f"Expected a model with parameters (got {type(model).__name__} with none)")
     for name, tensor in model.state_dict().items():
         if isinstance(tensor, UninitializedParameter | UninitializedBuffer):
             raise InvalidInputError(f"Expected an initialised model (got lazy parameter '{name}'); call it once first")
+        if isinstance(tensor, Tensor) and tensor.is_inference():
+            raise UnsupportedModelError(
+                f"Expected a model that was built or loaded outside torch.inference_mode() (got '{name}' from inside); "
+                "pass copy.deepcopy(model), made outside of it"
+            )
         if not is_finite(tensor):
             raise InvalidInputError(f"Expected a model with finite weights (got NaN or infinity in '{name}')")
 

@@ -94,7 +94,7 @@ def check_options(cls: type, options: Mapping[str, Any], name: str) -> None:
             continue
         expected = _mismatch(hints.get(option), value)
         if expected is not None:
-            raise InvalidInputError(f"Expected '{option}' of '{name}' to be {expected} (got {value!r})")
+            raise InvalidInputError(f"Expected '{option}' of '{name}' to be {expected} (got {value!r:.100})")
 
 
 def _mismatch(hint: Any, value: Any) -> str | None:

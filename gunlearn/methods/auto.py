@@ -26,6 +26,7 @@ from gunlearn.tasks.sampling import BatchOptions
 from gunlearn.training.another_loss import CHECK
 from gunlearn.training.optimizer_state import steps_taken
 from gunlearn.training.optimizers import check_optimizer, goes_on
+from gunlearn.training.resumed_optimizer import ESTIMATES, check_one_optimizer
 from gunlearn.training.settled import GROWING, growth_rate
 from gunlearn.training.state_sources import NONE, as_training_state
 from gunlearn.training.training_state import TrainingState
@@ -111,10 +112,13 @@ class Auto(Method):
         check_interval(self, ">= 0", *([] if self.weight_decay is None else ["weight_decay"]))
 
     def _check_optimizer(self) -> None:
+        check_one_optimizer(self.optimizer)
         if not goes_on(self.optimizer):
+            given = self.optimizer
+            got = repr(given) if isinstance(given, str) else getattr(given, "__name__", type(given).__name__)
             raise InvalidInputError(
-                f"Expected an 'optimizer' that trained the model, or its state_dict (got {self.optimizer!r}); name one "
-                "to 'continued_training'"
+                f"Expected an 'optimizer' that trained the model, or its state_dict (got {got}); hand that in, or "
+                f"{ESTIMATES}"
             )
         check_optimizer(self.optimizer, None)
         if self.training not in (None, NONE):

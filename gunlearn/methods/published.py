@@ -13,6 +13,7 @@ from gunlearn.methods.any_task.baselines import OwnObjective
 from gunlearn.methods.base import Method
 from gunlearn.tasks.base import Task
 from gunlearn.training.optimizers import makes_its_own
+from gunlearn.training.resumed_optimizer import check_one_optimizer
 
 #: Its schedule is not our default: results say so, see `Settings.differences`.
 _OPEN_UNLEARNING = "configuration of open-unlearning; its batch and warm-up with batch_size=32, warmup_steps=0.1"
@@ -163,6 +164,7 @@ def build_method(
             settings["lr"] = rate
         if "epochs" in options:
             settings.pop("steps", None)
+    check_one_optimizer(options.get("optimizer"))
     method = METHODS.construct(name, cls, {**settings, **variant}, options)
     _check_together(name, options)
     _check_filled(name, method, options)

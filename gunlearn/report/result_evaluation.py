@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from torch import nn
+from torch_geometric.nn import MessagePassing
 
 from gunlearn.errors import InvalidInputError, InvalidTypeError
 from gunlearn.methods.any_task.retrain import Retrain
@@ -88,10 +89,12 @@ def _check_result(result: Result, train: Any, references: Sequence[nn.Module]) -
     if not isinstance(result, Result):
         raise InvalidTypeError(f"Expected what 'unlearn' returned (got {type(result).__name__})")
     if result.partition is None or result.task is None:
+        graph = any(isinstance(module, MessagePassing) for module in result.model.modules())
+        likely = [*(() if graph else ("image_classification",)), "node_classification", "link_prediction"]
         raise InvalidInputError(
             "Expected a result of this session (got a loaded one without its partition and task); resolve the request "
             "again on the data before it, result.partition = request.resolve(data), and name the task that it was made "
-            "for, result.task = gunlearn.tasks.as_task('image_classification'), or 'node_classification'"
+            f"for, result.task = gunlearn.tasks.as_task('{likely[0]}'), or '{likely[1]}'"
         )
     if result.request_hash is not None and result.request_hash != result.partition.request_hash:
         raise InvalidInputError(

@@ -79,6 +79,10 @@ class Request(ABC):
     def __add__(self, other: Request) -> RequestSum:
         return RequestSum(self, other) if isinstance(other, Request) else NotImplemented
 
+    def __radd__(self, other: int) -> Request:
+        """Return the request itself for 0, so that `sum([...])` is the sum of requests."""
+        return self if type(other) is int and other == 0 else NotImplemented
+
     @property
     def needs_scores(self) -> bool:
         """Whether `resolve` must be given influence scores."""

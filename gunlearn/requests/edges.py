@@ -21,6 +21,7 @@ from gunlearn.requests.ids import (
 from gunlearn.requests.names import Names, check_numbering, rows_by_name
 from gunlearn.requests.selection import Selection
 from gunlearn.requests.training_graph import TrainingGraph
+from gunlearn.requests.two_readings import has_two_readings, warn_of_other_reading
 
 _OF_DRAWS = ("region", "protocol", "by")
 
@@ -35,7 +36,8 @@ class ForgetEdges(RequestByArguments):
     every copy too.
 
     Args:
-        edge_index: the edges, `[2, F]` (tensor or array) or a list of pairs; of row numbers, or of ids as texts, each
+        edge_index: the edges, `[2, F]` (tensor or array) or a list of pairs (so are two lists of two nodes; a warning
+            says where they could be rows of an `[2, 2]`, too); of row numbers, or of ids as texts, each
             looked up in `data.node_id` (`ForgetEdges([("alice", "bob")])`). Both directions of an undirected edge may
             be given; they count once.
         edge_ids: the edges as columns of `data.edge_index`, `[F]`.
@@ -86,6 +88,7 @@ class ForgetEdges(RequestByArguments):
     by_id: bool | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "_unclear", has_two_readings(self.edge_index))
         given = self.check_arguments(("edge_index", "edge_ids", "ratio", "count"))
         orders = ("random", "degree", "influence")
         for name, allowed in (("region", REGIONS), ("protocol", (None, "inpo")), ("by", orders)):
@@ -115,6 +118,8 @@ class ForgetEdges(RequestByArguments):
             raise InvalidRequestError(f"Expected data with 'edge_type' for edge_type={self.edge_type} (got none)")
         if self.edge_index is not None:
             rows, unknown = self._rows(graph)
+            if getattr(self, "_unclear", False) and rows.size(1) == 2:
+                warn_of_other_reading(graph, rows)
             columns, told = _named_edges(graph, rows, self.edge_type, self.missing)
             told = "; ".join(filter(None, (skipped(rows.size(1) + unknown, self.noun, unknown, 0), told)))
         elif self.edge_ids is not None:

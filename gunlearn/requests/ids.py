@@ -22,6 +22,13 @@ _INSTEAD = {
     "edges": "edge_index=...",
     **dict.fromkeys(("nodes", "ids", "idx", "node_ids"), "index=..."),
 }
+#: What to pass in place of a boolean mask, by argument.
+_OF_MASKS = {
+    "index": "a boolean mask goes to 'mask='",
+    "columns": "of a boolean mask of columns pass columns=mask.nonzero().view(-1)",
+    "edge_ids": "of a boolean mask of columns of edge_index pass edge_ids=mask.nonzero().view(-1)",
+    "edge_index": "of a boolean mask of columns of edge_index pass data.edge_index[:, mask]",
+}
 #: What to do about named things that are named twice, or are no longer there.
 MISSING = ("error", "ignore")
 
@@ -181,14 +188,14 @@ def named_tensor(value: Any, name: str, noun: str) -> Tensor:
         raise EmptyForgetSetError(f"Expected '{name}' to name at least one {noun} (got none)")
     pairs = name == "edge_index"
     # A list is always one of pairs: two lists of two nodes each could be read either way.
+    instead = f"; {_OF_MASKS[name]}" if tensor.dtype == torch.bool and tensor.dim() == 1 and name in _OF_MASKS else ""
     if tensor.dim() != 1 + pairs or (pairs and tensor.size(1 if is_list else 0) != 2):
         expected = "a list of pairs, or a tensor of shape [2, F]" if pairs else "of shape [F]"
-        raise InvalidRequestError(f"Expected '{name}' to be {expected} (got shape {tuple(tensor.shape)})")
+        raise InvalidRequestError(f"Expected '{name}' to be {expected} (got shape {tuple(tensor.shape)}){instead}")
     if pairs and is_list:
         tensor = tensor.t()
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
-        hint = "; a boolean mask goes to 'mask='" if tensor.dtype == torch.bool and not pairs else ""
-        raise InvalidRequestError(f"Expected '{name}' to hold integers (got {tensor.dtype}{hint})")
+        raise InvalidRequestError(f"Expected '{name}' to hold integers (got {tensor.dtype}){instead}")
     return torch.clone(tensor.to("cpu", torch.long)).contiguous()
 
 

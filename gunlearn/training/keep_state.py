@@ -14,6 +14,7 @@ from gunlearn.errors import InvalidInputError
 from gunlearn.training.callbacks import StatefulCallback, TrainState
 from gunlearn.training.inner_model import inner_model
 from gunlearn.training.optimizer_state import optimizer_kind, steps_counted
+from gunlearn.training.resumed_optimizer import check_one_optimizer
 from gunlearn.training.training_state import READING, Moment, TrainingState, on_cpu
 
 #: A checkpoint each twentieth of the steps; those of the last fifth are kept, at these distances from the end.
@@ -68,7 +69,12 @@ class KeepState(StatefulCallback):
         self.every = max(1, steps // _PARTS)
 
     def step(self, model: nn.Module, optimizer: Any) -> None:
-        """Note a step that was taken, and keep a checkpoint where one is due; call it before a scheduler's step."""
+        """Note a step that was taken, and keep a checkpoint where one is due; call it before a scheduler's step.
+
+        Raises:
+            InvalidInputError: several optimisers in place of one.
+        """
+        check_one_optimizer(optimizer)
         model = inner_model(model)
         self.taken += 1
         self.rates.append(self._rate or _rates(optimizer))
@@ -91,11 +97,18 @@ class KeepState(StatefulCallback):
         return optimizer
 
     def settle(self) -> None:
-        """Note that the weights as they are now may be the final ones: a copy was taken as the best so far."""
+        """Note that the weights as they are now may be the final ones: a copy was taken as the best so far.
+
+        Raises:
+            InvalidInputError: a resumed loop has taken no step yet, so that its optimiser is not known.
+        """
+        if self.taken and self._optimizer is None:
+            raise InvalidInputError("Expected 'step(model, optimizer)' before 'settle()' in a resumed loop (got none)")
         self.ended = self._now()
 
     def _now(self) -> tuple[int, dict[str, Any], list[Moment]]:
-        return self.taken, on_cpu(self._optimizer.state_dict()), list(self.moments)
+        state = {} if self._optimizer is None else on_cpu(self._optimizer.state_dict())  # before the first step
+        return self.taken, state, list(self.moments)
 
     def state(self, model: nn.Module, **reading: Any) -> TrainingState:
         """Return the state of the training, which ended in the weights of `model`.
@@ -106,7 +119,7 @@ class KeepState(StatefulCallback):
 
         Raises:
             InvalidInputError: another name in `reading`; `step` was never called; or the weights are not those of the
-                last one and `settle` was not called.
+                last one and `settle` was not called, or before the first one alone.
         """
         unknown = sorted(reading.keys() - set(READING))
         if unknown:
@@ -120,6 +133,12 @@ class KeepState(StatefulCallback):
                 "Expected the weights that the last 'step' left (got others, such as those of an earlier epoch); call "
                 "'settle()' each time the best weights are taken, so that the optimiser's state is theirs, and 'step' "
                 "after all that changes weights in a step"
+            )
+        if not unmoved and self.ended is not None and not self.ended[0]:
+            raise InvalidInputError(
+                "Expected weights that a step left (got others than the last one's, and 'settle()' was called before "
+                "the first step alone): of a model as it was before the training there is no state; call 'settle()' "
+                "each time better weights are taken, too"
             )
         steps, optimizer, moments = self._now() if self.ended is None or unmoved else self.ended
         rates = torch.tensor(self.rates)

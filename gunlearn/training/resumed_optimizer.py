@@ -17,7 +17,9 @@ from gunlearn.training.optimizer_state import has_stepped, is_of_torch, leaves_s
 from gunlearn.training.training_state import TrainingState
 
 _REMEDY = "hand in the optimiser that trained this model, or its state_dict"
-_BY_NAME = 'name it for estimates in place of its state (optimizer="adam", lr=...)'
+#: What does without the state of an optimiser.
+ESTIMATES = "let method 'continued_training' estimate its state (optimizer=\"adam\", lr=...)"
+_WHOLE = "; what it trains beside the model, such as a predictor, belongs into the model (torch.nn.ModuleDict)"
 _SAME = 0.5  # share of a parameter's values
 _LIKE_PARAMETER = ("exp_avg", "exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg", "sum", "acc_delta", "prev")
 _ADDED = {"params", "param_names", "initial_lr"}  # keys of a group that are no settings of its class
@@ -35,6 +37,35 @@ def classes_of(module: ModuleType, base: type) -> dict[str, Any]:
 def goes_on(source: Any) -> bool:
     """Return whether an optimiser can go on from this: another one, its `state_dict`, or a `TrainingState`."""
     return isinstance(source, Optimizer | Mapping | TrainingState)
+
+
+def check_one_optimizer(source: Any) -> None:
+    """Refuse a tuple, list or mapping of optimisers or of their `state_dict`s, one for each module.
+
+    Raises:
+        InvalidInputError: with code that makes one of them, where they are of one class.
+    """
+    whole = isinstance(source, Mapping) and {"state", "param_groups"} <= set(source)
+    each = list(source.values()) if isinstance(source, Mapping) else source
+    if whole or not isinstance(each, list | tuple) or not each:
+        return
+    if all(isinstance(one, Mapping) and {"state", "param_groups"} <= set(one) for one in each):
+        raise InvalidInputError(
+            f"Expected the state of one optimiser of all trained parameters (got those of {len(each)}); {ESTIMATES}"
+        )
+    each = [getattr(one, "optimizer", one) for one in each]  # Lightning wraps them
+    if not all(isinstance(one, Optimizer) for one in each):
+        return
+    kinds = [type(one).__name__ for one in each]
+    joined = (
+        f"join them: joint = torch.optim.{kinds[0]}([*a.param_groups, *b.param_groups]), and "
+        "joint.state.update({**a.state, **b.state}); or "
+        if len(set(kinds)) == 1 and is_of_torch(each[0])
+        else ""
+    )
+    raise InvalidInputError(
+        f"Expected one optimiser of all trained parameters (got {len(each)}: {', '.join(kinds)}); {joined}{ESTIMATES}"
+    )
 
 
 def resumed_optimizer(
@@ -61,7 +92,7 @@ def resumed_optimizer(
     if not may_be_new and not has_stepped(made) and leaves_state(made):
         raise InvalidInputError(
             f"Expected the optimiser's state after the training (got that of a new {type(made).__name__}, which has "
-            f"taken no step); {_REMEDY}, or {_BY_NAME}"
+            f"taken no step); {_REMEDY}, or {ESTIMATES}"
         )
     return made
 
@@ -80,7 +111,7 @@ def _moved(source: Optimizer, parameters: list[nn.Parameter]) -> Optimizer:
         if share < _SAME:
             raise InvalidInputError(
                 f"Expected an optimiser of this model's parameters as they are now (got one with a parameter of shape "
-                f"{tuple(own.shape)} that has other values, or is not the model's); {_REMEDY}"
+                f"{tuple(own.shape)} that has other values, or is not the model's); {_REMEDY}{_WHOLE}"
             )
         match[own] = free.pop(index)
     _check_none_left(free, held)
@@ -117,7 +148,7 @@ def _loaded(
     if count != len(parameters):
         raise InvalidInputError(
             f"Expected the state of an optimiser of this model's {len(parameters)} trained parameters "
-            f"(got one of {count}); {_REMEDY}"
+            f"(got one of {count}); {_REMEDY}{_WHOLE if count > len(parameters) else ''}"
         )
     order = [index for group in groups for index in group["params"]]
     for index, parameter in zip(order, parameters, strict=True):

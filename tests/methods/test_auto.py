@@ -19,6 +19,9 @@ from gunlearn.training.training_state import Moment, TrainingState
 from tests.methods.cases import make_data, same_weights, trained_model
 from tests.methods.forgetting import classifier
 
+#: What does without the state of an optimiser, which `auto` itself does not take.
+ESTIMATED = r"method 'continued_training' estimate its state \(optimizer=\"adam\", lr=...\)"
+
 
 def chosen(model, data, request, task, **options):
     return Auto(**options).choose(gu.tasks.as_task(task), request.resolve(data), model)[0]
@@ -96,13 +99,17 @@ def test_an_optimiser_of_ones_own_goes_on(form):
     base = gu.train(gu.GCN(20, 8, 4), data, task, epochs=4)
     for method, options, match in (
         ("auto", {"optimizer": source, "training": base}, "'training' or 'optimizer'"),
-        ("auto", {"optimizer": "adam"}, r"that trained the model.*'continued_training'"),
+        ("auto", {"optimizer": "adam"}, rf"that trained the model.*got 'adam'\).*{ESTIMATED}"),
+        ("auto", {"optimizer": torch.optim.Adam}, rf"that trained the model.*got Adam\).*{ESTIMATED}"),
+        ("auto", {"optimizer": torch.optim.Adam(model.parameters())}, rf"taken no step.*{ESTIMATED}"),
         ("auto", {"optimizer": {"lr": 1}}, "'state' and 'param_groups'"),
         ("replay", {"optimizer": source}, r"training=, what gunlearn\.KeepState kept or a folder of checkpoints"),
         *((method, {"training": source}, "as optimizer=") for method in ("auto", "replay", "continued_training")),
     ):
         with pytest.raises(GunlearnError, match=match):
             gu.unlearn(model, data, request, method, task, **options)
+    estimated = gu.unlearn(model, data, request, "continued_training", task, optimizer="adam", lr=1e-2, steps=2)
+    assert estimated.epochs == 2
 
 
 def count_as_large(monkeypatch, trace, nodes=10):

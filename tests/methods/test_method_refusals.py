@@ -1,5 +1,6 @@
 """What no method may accept, and no method may return."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -113,6 +114,45 @@ def test_unknown_names() -> None:
     ):
         with pytest.raises(error, match=match):
             gu.unlearn(given, data, asked)
+
+
+class Mixed(nn.Module):
+    """Each node's features and those of its neighbours, in code that TorchScript can read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        rows = self.layer(x)
+        return rows.index_add(0, edge_index[1], rows[edge_index[0]])
+
+
+def in_inference_mode() -> nn.Module:
+    with torch.inference_mode():
+        return Mixed()
+
+
+def of_torchscript() -> nn.Module:
+    return torch.jit.script(Mixed())  # type: ignore[no-any-return]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("method", ["utu", "auto"])
+@pytest.mark.parametrize("call", [None, lambda model, data: model(data.x, data.edge_index)])
+@pytest.mark.parametrize("make", [in_inference_mode, of_torchscript])
+def test_models_without_autograd_or_code_are_refused_with_what_works(make: Any, call: Any, method: str) -> None:
+    model, data = make(), gu.node_split(make_data(), 0.2, 0.2)
+    data.y = torch.arange(data.num_nodes) % 4
+    request, asked = gu.ForgetNodes(count=2), {"task": "node_classification", "call": call}
+    with pytest.raises(UnsupportedModelError, match=r"copy.deepcopy|load_state_dict\(model.state_dict"):
+        gu.unlearn(model, data, request, method, **asked)
+    if make is in_inference_mode:  # what the message says
+        other = copy.deepcopy(model)
+    else:
+        other = Mixed()
+        other.load_state_dict(model.state_dict())
+    assert gu.unlearn(other, data, request, method, **asked).num_forget == 2
 
 
 NEVER = [("epochs", -1), *(("lr", value) for value in (0.0, -1e-3, float("nan"), float("inf")))]

@@ -5,6 +5,7 @@ import hashlib
 import hmac
 import os
 import pickle
+import warnings
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 
@@ -176,8 +177,48 @@ def test_sum_is_the_union_and_equal_by_content():
     assert (one + two) + three == three + (two + one)
     assert hash(one + two) == hash(two + one)
     assert one + two != one + three
-    with pytest.raises(TypeError):
-        one + 1
+    assert sum([one, two, three]) == one + two + three
+    assert sum([one]) == one
+    for wrong in (lambda: one + 1, lambda: 1 + one, lambda: 0.0 + one, lambda: False + one, lambda: sum([one], 1)):
+        with pytest.raises(TypeError):
+            wrong()
+
+
+def graph_for_two_readings(directed=False):
+    """Edges 0-1, 2-3 (read as pairs), 0-2, 1-3 (read as an edge_index), and 4-5 beside them."""
+    pairs = torch.tensor([[0, 2, 0, 1, 4], [1, 3, 2, 3, 5]])
+    ids = [f"n{i}" for i in range(6)]
+    return Data(edge_index=pairs if directed else to_undirected(pairs), num_nodes=6, node_id=ids)
+
+
+@pytest.mark.parametrize("directed", [False, True])
+@pytest.mark.parametrize(
+    "read",
+    [list, np.array, torch.tensor, lambda row: [f"n{i}" for i in row]],
+    ids=["lists", "arrays", "tensors", "ids"],
+)
+def test_two_lists_of_two_nodes_that_could_be_an_edge_index_are_warned_of(read, directed):
+    data = graph_for_two_readings(directed)
+    with pytest.warns(UserWarning, match=r"read as two pairs.*torch.tensor.*tuples"):
+        partition = ForgetEdges([read([0, 1]), read([2, 3])]).resolve(data)
+    assert columns(partition.forget_edge_index) == [(0, 1), (2, 3)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for clear, expected in (  # what the warning advises
+            (torch.tensor([[0, 1], [2, 3]]), [(0, 2), (1, 3)]),
+            ([(0, 1), (2, 3)], [(0, 1), (2, 3)]),
+        ):
+            assert columns(ForgetEdges(clear).resolve(data).forget_edge_index) == expected
+
+
+def test_two_lists_with_one_meaning_are_not_warned_of():
+    """The control is the test above: the warning comes only where both readings are edges, and other ones."""
+    data = graph_for_two_readings()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ForgetEdges([[0, 1], [4, 5]]).resolve(data)  # 0-4 is no edge
+        ForgetEdges([[0, 1], [2, 0]]).resolve(data)  # 0-2 and 1-0 are the same edges
+        ForgetEdges([[0, 1], [1, 3], [2, 3]]).resolve(data)
 
 
 def test_equality_and_hash_by_content():

@@ -115,6 +115,11 @@ def test_features_become_zeros_and_all_else_stays():
         assert partition.retain_data.y is data.y
         assert partition.feature_nodes.tolist() == [2, 7]
         assert partition.forgets == ("features",)
+        mask = torch.isin(torch.arange(x.size(1)), torch.tensor([1, 3]))
+        with pytest.raises(InvalidRequestError, match=r"mask of columns pass columns=mask.nonzero\(\).view\(-1\)"):
+            gu.ForgetFeatures([2, 7], columns=mask)
+        by_mask = gu.ForgetFeatures([2, 7], columns=mask.nonzero().view(-1)).resolve(data)
+        assert torch.equal(dense(by_mask.retain_data.x), expected)
         everything = gu.ForgetFeatures([2, 7]).resolve(data).retain_data.x
         expected[[2, 7]] = 0
         assert torch.equal(dense(everything), expected)

@@ -51,6 +51,9 @@ CONSTRUCTION = [
     ({"edge_index": [("a", 1)]}, "texts or row numbers"),
     ({"edge_ids": [[0, 1]]}, r"shape \[F\]"),
     ({"edge_ids": np.array([0.5])}, "integers .*float64"),
+    ({"edge_ids": torch.tensor([True, False])}, r"integers .*bool.*edge_ids=mask.nonzero\(\).view\(-1\)"),
+    ({"edge_index": torch.tensor([True, False])}, r"list of pairs.*pass data.edge_index\[:, mask\]"),
+    ({"edge_index": [True, False]}, r"list of pairs.*pass data.edge_index\[:, mask\]"),
 ]
 
 

@@ -1,12 +1,15 @@
 """Data that contradicts itself is refused or warned of by name, at every door, and nobody's data is changed."""
 
 import copy
+import re
 import warnings
 
 import pytest
 import torch
+import torch_geometric
 from torch_geometric import EdgeIndex
 from torch_geometric.data import Batch, Data
+from torch_geometric.transforms import ToSparseTensor
 
 import gunlearn as gu
 from gunlearn.errors import ChangedDataError, GunlearnError, InvalidInputError
@@ -192,3 +195,27 @@ def test_sparse_features_have_two_dimensions() -> None:
         InvalidInputError, match=r"CSR features data\.x \[num_nodes, num_features\] \(got \(4, 3, 1\)\)"
     ):
         check_graph(Data(x=x, edge_index=torch.tensor([[0], [1]])))
+
+
+@pytest.mark.parametrize("layout", ["transform", "coo", "csc"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_advice_for_adj_t_works_for_each_kind_of_matrix(layout, weighted):
+    """A directed graph, so that a transposed one shows; the advice is run as it is written."""
+    torch.manual_seed(0)
+    pairs = torch.tensor([[0, 1, 2, 4, 3], [1, 2, 0, 3, 1]])
+    graph = Data(x=torch.randn(5, 2), edge_index=pairs, edge_weight=torch.rand(5) if weighted else None)
+    data = ToSparseTensor(attr="edge_weight")(graph.clone())
+    if layout != "transform":
+        data.adj_t = getattr(data.adj_t, f"to_sparse_{layout}")()
+    with pytest.raises(InvalidInputError, match="'adj_t' in its place") as refused:
+        gu.link_split(data)
+    code = re.search(r"set (data.edge_index, weight = .*?), (data.edge_weight = weight) where", str(refused.value))
+    names = {"data": data, "torch_geometric": torch_geometric}
+    exec(code[1], names)
+    if weighted:
+        exec(code[2], names)
+    del data.adj_t
+    check_graph(data)
+    order, own = (torch.argsort(index[0] * 5 + index[1]) for index in (data.edge_index, pairs))
+    assert torch.equal(data.edge_index[:, order], pairs[:, own])
+    assert not weighted or torch.equal(data.edge_weight[order], graph.edge_weight[own])

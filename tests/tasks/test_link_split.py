@@ -320,9 +320,6 @@ def test_graphs_in_other_forms():
     assert isinstance(special.edge_index, EdgeIndex)  # the caller's own
     with pytest.raises(InvalidTypeError, match=r"HeteroData.*gunlearn\.nn\.homogeneous"):
         link_split(HeteroData())
-    matrix = torch.sparse_coo_tensor(data.edge_index, torch.ones(data.num_edges), (30, 30))
-    with pytest.raises(InvalidInputError, match=r"'adj_t' in its place.*data\.edge_index = "):
-        link_split(Data(x=data.x, adj_t=matrix))
     data.edge_weight = torch.ones(data.num_edges // 2)
     with pytest.raises(InvalidInputError, match=r"edge_weight.*each undirected edge once"):
         link_split(data, 0.1, 0.1)

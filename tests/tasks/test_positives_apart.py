@@ -1,5 +1,7 @@
 """Trainings whose positives are no messages, as `RandomLinkSplit(disjoint_train_ratio=...)` sets them up."""
 
+import warnings
+
 import pytest
 import torch
 from torch_geometric.data import Data
@@ -44,3 +46,17 @@ def test_without_the_list_the_graph_alone_is_meant() -> None:
     data = split(0.3)
     del data.edge_label_index, data.edge_label
     assert unlearned(data, data.edge_index[:, :1]).data.edge_index.size(1) == data.edge_index.size(1) - 2
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_given_negatives_are_said_not_to_be_used(apart: bool) -> None:
+    data = Data(x=torch.randn(20, 3), edge_index=RING)
+    settings = {"is_undirected": True, "split_labels": apart}
+    given = RandomLinkSplit(0.0, 0.1, **settings)(data)[0]
+    number = given.neg_edge_label_index.size(1) if apart else int((given.edge_label == 0).sum())
+    with pytest.warns(UserWarning, match=rf"the {number} given negatives.*add_negative_train_samples=False"):
+        unlearned(given, given.edge_index[:, :1])
+    advised = RandomLinkSplit(0.0, 0.1, add_negative_train_samples=False, **settings)(data)[0]
+    with warnings.catch_warnings():  # control: what the warning says
+        warnings.filterwarnings("error", message=".*given negatives")
+        unlearned(advised, advised.edge_index[:, :1])

@@ -1,13 +1,18 @@
 """Optimisers that go on: every class of torch.optim against itself, and what is refused."""
 
 import copy
+import re
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+import gunlearn as gu
 from gunlearn.errors import InvalidInputError
+from gunlearn.methods import METHODS
+from gunlearn.methods.published import build_method
+from gunlearn.tasks import as_task
 from gunlearn.training.optimizers import make_optimizer
 from gunlearn.training.resumed_optimizer import resumed_optimizer
 from gunlearn.training.training_state import TrainingState
@@ -151,9 +156,74 @@ NEW |= {
 
 @pytest.mark.parametrize("what", NEW)
 def test_an_optimiser_that_never_stepped_is_no_state_of_a_training(what: str) -> None:
-    with pytest.raises(InvalidInputError, match=r'taken no step.*optimizer="adam", lr='):
+    with pytest.raises(InvalidInputError, match=r"taken no step.*method 'continued_training'.*optimizer=\"adam\", lr="):
         resumed_optimizer(NEW[what](), list(model().parameters()))
     assert make_optimizer(NEW[what](), list(model().parameters()), 1.0)  # with which one may train
+
+
+def of_two_parts() -> tuple[nn.Module, list[Any]]:
+    """A model of which each layer had an optimiser of its own, and those."""
+    net = model()
+    each = [torch.optim.Adam(net[0].parameters(), lr=0.05), torch.optim.Adam(net[2].parameters(), lr=0.01)]
+    for _ in range(5):
+        each[0].zero_grad()
+        step(net, each[1])
+        each[0].step()
+    return net, each
+
+
+class Wrapped:
+    """As Lightning hands optimisers out."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self.optimizer = optimizer
+
+
+@pytest.mark.parametrize("form", [tuple, list, lambda each: dict(enumerate(each)), lambda each: [*map(Wrapped, each)]])
+def test_several_optimisers_are_refused_with_code_that_joins_them(form: Any) -> None:
+    net, each = of_two_parts()
+    for take in (
+        lambda source: make_optimizer(source, list(net.parameters()), 1.0),
+        lambda source: METHODS.build("auto", {"optimizer": source}),
+        lambda source: build_method("continued_training", {"optimizer": source}, as_task("node_classification")),
+        lambda source: gu.KeepState(steps=5).step(net, source),
+    ):
+        with pytest.raises(InvalidInputError, match=r"got 2: Adam, Adam\); join them") as refused:
+            take(form(each))
+        assert len(str(refused.value)) < 400  # no state, no settings
+    code = re.search(r"joint = (.*), and (joint.state.update\(.*?\)); or", str(refused.value))
+    assert code is not None
+    names: dict[str, Any] = {"torch": torch, "a": each[0], "b": each[1]}
+    joint = names["joint"] = eval(code[1], names)
+    eval(code[2], names)
+    own = copy.deepcopy(net)
+    resumed = make_optimizer(joint, list(own.parameters()), 1.0)
+    each[0].zero_grad()
+    step(net, each[1])
+    each[0].step()
+    step(own, resumed)
+    assert all(map(torch.equal, net.state_dict().values(), own.state_dict().values()))
+
+
+def test_several_optimisers_that_cannot_be_joined_are_not_said_to_be() -> None:
+    net, each = of_two_parts()
+    others = [each[0], torch.optim.SGD(net[2].parameters(), lr=0.1)]
+    for source in (others, [one.state_dict() for one in each]):
+        with pytest.raises(InvalidInputError, match=r"one optimiser of all.*estimate its state") as refused:
+            make_optimizer(source, list(net.parameters()), 1.0)
+        assert "join them" not in str(refused.value)
+
+
+def test_an_optimiser_of_a_predictor_too_is_told_where_that_belongs() -> None:
+    net, beside = model(), nn.Linear(2, 5)
+    both = torch.optim.Adam([*net.parameters(), *beside.parameters()], lr=0.01)
+    beside(net(torch.ones(4, 3))).sum().backward()
+    both.step()
+    for source in (both, both.state_dict()):
+        with pytest.raises(InvalidInputError, match=r"a predictor, belongs into the model \(torch.nn.ModuleDict\)"):
+            resumed_optimizer(source, list(net.parameters()))
+    whole = nn.ModuleDict({"encoder": net, "predictor": beside})  # the control, and what is advised
+    assert resumed_optimizer(both, list(whole.parameters())).state
 
 
 def test_an_optimiser_without_state_may_go_on() -> None:

@@ -193,6 +193,29 @@ def test_weights_of_an_earlier_epoch_need_to_be_settled(put: Any) -> None:
     assert keeping.state(model).steps == 20  # where one keeps the last weights after all
 
 
+def test_validating_before_the_first_step_may_settle() -> None:
+    """A loop that validates what it starts from takes a copy of that too; the control is the later, better epoch."""
+    model, keeping = net(), gu.KeepState(steps=20)
+    start = copy.deepcopy(model.state_dict())
+    keeping.settle()
+    with pytest.raises(InvalidInputError, match="after each step"):
+        keeping.state(model)
+    looped(model, keeping)
+    assert keeping.state(model).steps == 20
+    with pytest.raises(InvalidInputError, match="no state"):  # the copy of before is what is gone back to
+        keeping.state(restored(model, start))
+    model, keeping = net(), gu.KeepState(steps=20)
+    keeping.settle()
+    best, optimizer = looped(model, keeping, best_at=12, settle=True)
+    state = keeping.state(restored(model, best))
+    assert state.steps == 12
+    assert same(state.optimizer, optimizer)
+    resumed = gu.KeepState(steps=20)
+    resumed.load_state_dict(keeping.state_dict())
+    with pytest.raises(InvalidInputError, match="resumed"):
+        resumed.settle()
+
+
 def scheduled(model: nn.Module) -> nn.Module:
     for parameter in model.parameters():
         parameter.grad = None

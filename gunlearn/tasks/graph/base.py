@@ -28,6 +28,7 @@ from gunlearn.tasks.graph.enclosed import check_own_argument
 from gunlearn.tasks.graph.feature_copies import add_feature_copies, warn_of_feature_copies
 from gunlearn.tasks.graph.fresh_values import FreshValues
 from gunlearn.tasks.graph.kept_outside import warn_of_kept_outside
+from gunlearn.tasks.graph.modules_outside import warn_of_modules_outside
 from gunlearn.tasks.graph.node_state import forgotten_state
 from gunlearn.tasks.graph.own_caches import check_own_caches
 from gunlearn.tasks.graph.reading import APART, GraphReader, parts_apart
@@ -77,6 +78,10 @@ class GraphTask(Task):
         self, model: nn.Module, parts: Parts, names: tuple[str, ...], options: BatchOptions, around: Any
     ) -> Reader:
         return GraphReader(model, self, parts, names, options, around)
+
+    def check_model(self, model: nn.Module) -> None:
+        """Warn of modules that `call` or `decode` runs beside the model; see `modules_outside`."""
+        warn_of_modules_outside(self, model)
 
     def check_data(self, data: Any) -> Data:
         """Return the graph; see `check_graph`."""

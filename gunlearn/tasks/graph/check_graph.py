@@ -91,8 +91,9 @@ def _plain(data: Data) -> Data:
 def _check_edge_index(data: Data, edge_index: Any) -> None:
     if edge_index is None and any(data.get(name) is not None for name in ("adj_t", "adj")):
         raise InvalidInputError(
-            "Expected data.edge_index to be a tensor [2, num_edges] (got 'adj_t' in its place); set row, col, _ = "
-            "data.adj_t.t().coo(), data.edge_index = torch.stack([row, col]), and delete data.adj_t"
+            "Expected data.edge_index to be a tensor [2, num_edges] (got 'adj_t' in its place); set "
+            "data.edge_index, weight = torch_geometric.utils.to_edge_index(data.adj_t.t()), data.edge_weight = weight "
+            "where the edges had weights, and delete data.adj_t"
         )
     if edge_index is None and data.get("train_pos_edge_index") is not None:
         raise InvalidInputError(

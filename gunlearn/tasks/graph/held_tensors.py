@@ -76,10 +76,16 @@ def held_tensors(model: nn.Module) -> dict[str, Tensor]:
     return found
 
 
-def within(name: str, value: Any, depth: int = 0, seen: set[int] | None = None) -> Iterator[tuple[str, Any]]:
-    """Yield a value and what it holds, by name: entries of collections and graphs, attributes of helper objects."""
+def within(
+    name: str, value: Any, depth: int = 0, seen: set[int] | None = None, modules: bool = False
+) -> Iterator[tuple[str, Any]]:
+    """Yield a value and what it holds, by name: entries of collections and graphs, attributes of helper objects.
+
+    Modules are left out, unless `modules` asks for them.
+    """
     seen = set() if seen is None else seen
-    plain = value is None or isinstance(value, str | bytes | int | float | bool | type | nn.Module)
+    plain = value is None or isinstance(value, str | bytes | int | float | bool | type)
+    plain = plain or (isinstance(value, nn.Module) and not modules)
     if plain or id(value) in seen or depth > DEEPEST:
         return
     seen.add(id(value))
@@ -94,7 +100,7 @@ def within(name: str, value: Any, depth: int = 0, seen: set[int] | None = None) 
     elif is_helper(value):
         entries = ((f"{name}.{key}", entry) for key, entry in list(vars(value).items()))
     for inner, entry in itertools.islice(entries, MOST_ENTRIES):
-        yield from within(inner, entry, depth + 1, seen)
+        yield from within(inner, entry, depth + 1, seen, modules)
 
 
 def is_helper(value: Any) -> bool:

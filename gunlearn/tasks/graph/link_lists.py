@@ -18,7 +18,7 @@ def check_link_lists(data: Data) -> None:
 
     Lists are those of a graph that passed `check_graph`. Where edges have relations (`edge_type`) the same pair may be
     an edge of another one, or between nodes of two types of the reverse relation: that is warned of alone, as lists do
-    not say which relation is held out.
+    not say which relation is held out. Negatives for the training, which are not used, are warned of, too.
 
     Raises:
         InvalidInputError: such lists; the message names them.
@@ -27,6 +27,7 @@ def check_link_lists(data: Data) -> None:
     if facts is not None and facts.get("link lists"):  # fewer edges and fewer pairs share no more
         return
     _refuse_positives_apart(data)
+    _warn_of_given_negatives(data)
     keys = comparable_keys({"edge_index": data.edge_index, "turned": _turned(data), **lists}, int(data.num_nodes))
     inside = _number_inside(keys)
     for part in ("val", "test"):
@@ -57,6 +58,23 @@ def check_link_lists(data: Data) -> None:
             warnings.warn(f"{both} pairs are both in 'val_pos_edge_index' and in 'test_pos_edge_index'", stacklevel=4)
     if facts is not None:
         facts["link lists"] = True
+
+
+def _warn_of_given_negatives(data: Data) -> None:
+    """Warn of negatives that a split drew for the training: the task draws its own."""
+    label, apart = data.get("edge_label"), data.get("neg_edge_label_index")
+    number = int((label == 0).sum()) if isinstance(label, Tensor) and data.get("edge_label_index") is not None else 0
+    where = "with 0 in 'edge_label'"
+    if isinstance(apart, Tensor) and apart.dim() == 2:
+        number, where = number + apart.size(1), "in 'neg_edge_label_index'"
+    if number:
+        warnings.warn(
+            f"the {number} given negatives ({where}) are not used: link prediction draws as many as positives anew at "
+            "each step. A training on given ones was by another loss, away from which the steps lead; train with "
+            "RandomLinkSplit(add_negative_train_samples=False) and torch_geometric.utils.negative_sampling at each "
+            "step, or by gunlearn.train",
+            stacklevel=4,
+        )
 
 
 def _refuse_positives_apart(data: Data) -> None:

@@ -26,6 +26,27 @@ def reached_by(function: Any) -> Iterator[tuple[str, Any]]:
     yield from _reached([function], ())
 
 
+def modules_reached_by(function: Any) -> Iterator[tuple[str, nn.Module]]:
+    """Yield, by name, the modules that a callable's code reaches, itself and the owner of a method among them.
+
+    Attributes of objects count where the code names them.
+    """
+    if isinstance(function, nn.Module):
+        yield type(function).__name__, function
+        return
+    named = set(_attributes(_code(function))) if _code(function) is not None else set()
+    found = [entry for entry in _reached([function], (), named) if isinstance(entry[1], nn.Module)]
+    for name, module in found:
+        _, dot, attribute = name.partition("[")[0].rpartition(".")
+        if not dot or attribute in named:
+            yield name, module
+
+
+def _code(function: Any) -> Any:
+    """Return the code that runs where an object is called; `None` where none is to be seen."""
+    return getattr(function if hasattr(function, "__code__") else type(function).__call__, "__code__", None)
+
+
 def reached_by_model(model: nn.Module) -> Iterator[tuple[str, Any]]:
     """Yield what the own classes among a model's modules hold, and what the code of their forward passes reaches."""
     kinds = {kind: None for owner in model.modules() for kind in type(owner).__mro__ if is_own(kind)}
@@ -36,8 +57,11 @@ def reached_by_model(model: nn.Module) -> Iterator[tuple[str, Any]]:
     yield from _reached([vars(kind)[name] for kind in kinds for name in _READING if name in vars(kind)], tuple(kinds))
 
 
-def _reached(functions: list[Any], kinds: tuple[type, ...]) -> Iterator[tuple[str, Any]]:
-    """Yield what functions reach; methods of some classes are followed where a function names them."""
+def _reached(functions: list[Any], kinds: tuple[type, ...], named: set[str] | None = None) -> Iterator[tuple[str, Any]]:
+    """Yield what functions reach; methods of some classes are followed where a function names them.
+
+    With a set `named`, modules are among it, and the names of attributes that the code reads are added to the set.
+    """
     left, seen, names = list(functions), set[int](), set[str]()
     while left and len(seen) < _FUNCTIONS:
         function = left.pop(0)
@@ -49,10 +73,15 @@ def _reached(functions: list[Any], kinds: tuple[type, ...]) -> Iterator[tuple[st
             values = {**{str(k): v for k, v in enumerate(function.args)}, **function.keywords}
             left.append(function.func)
         elif inspect.ismethod(function):
-            values = {f"self.{name}": value for name, value in getattr(function.__self__, "__dict__", {}).items()}
-            left.append(function.__func__)
+            owner = function.__self__
+            values = {f"self.{name}": value for name, value in getattr(owner, "__dict__", {}).items()}
+            if isinstance(owner, nn.Module):
+                values |= {f"self.{name}": module for name, module in owner.named_children()}
+            left += [function.__func__, *_methods_named(owner, function.__func__ if named is not None else None)]
         elif isinstance(function, FunctionType):
             values = _around(function)
+            if named is not None:
+                named.update(_attributes(function.__code__))
             called = set(function.__code__.co_names)
             methods = [vars(kind)[name] for kind in kinds for name in sorted(called & set(vars(kind)))]
             left += [one for one in methods if isinstance(one, FunctionType | property | classmethod | staticmethod)]
@@ -62,12 +91,20 @@ def _reached(functions: list[Any], kinds: tuple[type, ...]) -> Iterator[tuple[st
             left.append(function.__func__)
         elif not isinstance(function, type):
             values = {f"self.{name}": value for name, value in getattr(function, "__dict__", {}).items()}
+            left += _methods_named(function, type(function).__call__ if named is not None else None)
         for name, value in values.items():
             if isinstance(value, functools.partial | FunctionType):
                 left += [value] if is_own(value) or isinstance(value, functools.partial) else []
             elif name not in names:
                 names.add(name)
-                yield from within(name, value)
+                yield from within(name, value, modules=named is not None)
+
+
+def _methods_named(owner: Any, function: Any) -> list[FunctionType]:
+    """Return the methods of an object's own class that a function's code names."""
+    names = _attributes(function.__code__) if hasattr(function, "__code__") else ()
+    methods = [vars(type(owner)).get(name) for name in names]
+    return [method for method in methods if isinstance(method, FunctionType)]
 
 
 def _around(function: FunctionType) -> dict[str, Any]:
