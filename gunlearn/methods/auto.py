@@ -21,7 +21,7 @@ from gunlearn.methods.base import Method, Outcome, Problem, check_interval
 from gunlearn.methods.published import build_method, published
 from gunlearn.nn.layers.linear_head import LinearHead
 from gunlearn.tasks.base import Task
-from gunlearn.tasks.items.statistics import batch_norm_layers
+from gunlearn.tasks.items.statistics import moving_norms
 from gunlearn.tasks.sampling import BatchOptions
 from gunlearn.training.another_loss import CHECK
 from gunlearn.training.optimizer_state import steps_taken
@@ -189,7 +189,7 @@ class Auto(Method):
         if rate <= GROWING:
             why = f"the training had settled: {how}"
             trace = self.budget is None and is_trace(task, partition, rate)
-            if not trace and batch_norm_layers(model) and self._may_teach(task, partition, model):
+            if not trace and moving_norms(model) and self._may_teach(task, partition, model):
                 hidden = (
                     "but batch normalisation hides from that what was learned by heart, and only a teacher moves it"
                 )

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gunlearn.core.modes import set_training
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.sampling import BatchOptions
@@ -31,7 +32,7 @@ def training_losses(model: nn.Module, data: Any, task: Task, reading: BatchOptio
         reading: how much a pass reads.
         seed: of the draws.
     """
-    model, losses = copy.deepcopy(model).train(), []
+    model, losses = set_training(copy.deepcopy(model)), []
     for draw in range(_DRAWS):
         with isolated_rng(seed + draw):
             _, step = training_step(model, data, task, reading)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gunlearn.core.modes import evaluating
 from gunlearn.losses import Prediction
 from gunlearn.losses.divergences import gaussian_js_divergence, js_divergence, js_to_reference
 from gunlearn.methods.any_task.training_budget import CONSTANT
@@ -66,10 +67,8 @@ class StillMoving(StatefulCallback):
         self.steps, self.taken, self.before = state["steps"], state["taken"], state["before"]
 
     def _predicted(self) -> Prediction:
-        model, mode = self.problem.model, self.problem.model.training
-        found = predict_pieces(self.problem.task, model.eval(), self.parts, self.pieces)
-        model.train(mode)
-        return found
+        with evaluating(self.problem.model):
+            return predict_pieces(self.problem.task, self.problem.model, self.parts, self.pieces)
 
     def _moved(self) -> float:
         """Return the mean divergence of the predictions from those at the start, in nats."""
