@@ -131,10 +131,10 @@ class Auto(Method):
             large = partition.data.edge_index.size(1) >= MANY_EDGES
             return "scalegun" if large else "cgu", {}, "the model is a linear head trained for certificates"
         if self.most >= 1:
-            return self._retrain(model, f"a budget of {self.most:g} allows retraining")
+            return self._retrain(task, partition, model, f"a budget of {self.most:g} allows retraining")
         stays = share_that_stays(task, partition)
         if stays <= 0.5:
-            return self._retrain(model, f"only {stays:.0%} of the training items stay")
+            return self._retrain(task, partition, model, f"only {stays:.0%} of the training items stay")
         gone = classes_that_go(task, partition)
         if gone:
             return self._against(gone, task)
@@ -151,13 +151,14 @@ class Auto(Method):
             return "continued_training", options, "the optimiser of its training is at hand, without a checkpoint"
         return "continued_training", options, "it comes nearest to retraining where no state of the training is given"
 
-    def _retrain(self, model: nn.Module, why: str) -> tuple[str, dict[str, Any], str]:
+    def _retrain(self, task: Task, partition: Any, model: nn.Module, why: str) -> tuple[str, dict[str, Any], str]:
         """Return the choice of retraining by the caller's function, else by the recipe of the training."""
         if self.train is not None:
             return "retrain", {"train": self.train}, why
         given = {"steps": self._steps(), "lr": self.lr, "weight_decay": self.weight_decay}
         given["batch_size"] = self.batch_size
-        options, words = same_recipe(as_training_state(self.training), self.optimizer, model, given)
+        validated = task.validation_items(partition.retain_data) is not None
+        options, words = same_recipe(as_training_state(self.training), self.optimizer, model, given, validated)
         return "retrain", options, f"{why}; {words}"
 
     def _against(self, gone: list[int], task: Task) -> tuple[str, dict[str, Any], str]:
