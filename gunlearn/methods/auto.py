@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -13,6 +13,7 @@ from gunlearn.errors import InvalidInputError
 from gunlearn.methods import METHODS
 from gunlearn.methods.any_task.brief_teacher import can_teach
 from gunlearn.methods.any_task.careful_teacher import CarefullyTaught, DoubtedTeacher
+from gunlearn.methods.any_task.little_decay import lacking_decay
 from gunlearn.methods.any_task.same_recipe import same_recipe
 from gunlearn.methods.any_task.training_budget import is_trace, share_of, steps_of, training_items_around
 from gunlearn.methods.any_task.what_is_missing import missing_of_going_on, missing_of_recipe
@@ -239,9 +240,10 @@ class Auto(Method):
             outcome = method.run_with_fresh_state(problem)
             outcome.notes["price"] = round(outcome.notes["price"] + before, 4)
         chosen = f"'auto' chose '{name}', because {why}."
-        if name in ("continued_training", "replay") and self._without_decay():
+        lacking = self._lacking_decay() if name in ("continued_training", "replay") else ""
+        if lacking:
             chosen += (
-                " The training had no weight decay: what it learned by heart, steps on the rest hardly undo, so that "
+                f" The training had {lacking}: what it learned by heart, steps on the rest hardly undo, so that "
                 "it may stay far from retraining; a budget of 1 retrains."
             )
         if name in ("continued_training", "replay") and node_classes_that_go(problem.task, problem.partition):
@@ -253,16 +255,11 @@ class Auto(Method):
             outcome.notes["lacks"] = lacks
         return outcome
 
-    def _without_decay(self) -> bool:
-        """Return whether the training is known to have had no weight decay."""
+    def _lacking_decay(self) -> str:
+        """Return in words that the training is known to have had no weight decay, or next to none; else nothing."""
         if self.weight_decay is not None:
-            return self.weight_decay == 0
-        state = as_training_state(self.training)
-        source = self.optimizer if state is None else state.optimizer
-        if source is None:
-            return False
-        groups = source["param_groups"] if isinstance(source, Mapping) else source.param_groups
-        return not any(group.get("weight_decay") for group in groups)
+            return "" if self.weight_decay else "no weight decay"
+        return lacking_decay(as_training_state(self.training), self.optimizer, self._steps())
 
     def _built(self, name: str, options: dict[str, Any], problem: Problem) -> Method:
         """Return the chosen method, which supports the request."""

@@ -1,6 +1,7 @@
 """`auto` that retrains takes the recipe of the training. The oracle: `retrain` with that recipe, by name."""
 
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from torch import nn
 
 import gunlearn as gu
 from gunlearn.errors import UnsupportedModelError
+from gunlearn.methods.any_task.little_decay import lacking_decay
 from gunlearn.training.from_scratch import fresh_like, reset_model
 from tests.methods.cases import same_weights
 from tests.methods.forgetting import club
@@ -176,6 +178,40 @@ def test_a_training_without_weight_decay_is_named(decay: float, source: str) -> 
     more = {"training": state, "optimizer": optimizer, "weight_decay": decay}[source]
     why = gu.unlearn(model, data, gu.ForgetNodes(count=2), "auto", TASK, **{source: more}).notes["why"]
     assert ("had no weight decay: what it learned by heart" in why) is (decay == 0)
+
+
+@pytest.mark.parametrize("source", ["training", "optimizer", "state_dict"])
+@pytest.mark.parametrize(("kind", "decay"), [("AdamW", 0.01), ("AdamW", 0.1), ("AdamW", 1.0), ("Adam", 0.01)])
+def test_decoupled_decay_that_takes_less_than_a_fifth_of_a_weight_is_named(
+    kind: str, decay: float, source: str
+) -> None:
+    """40 steps at .02 leave exp(-.8 decay): 99.2, 92.3 and 44.9 %. Controls: the last, and an L2 penalty of .01."""
+    model, data, optimizer, state = trained(kind, decay)
+    more: dict[str, Any] = {"training": state, "optimizer": optimizer, "state_dict": optimizer.state_dict()}
+    options = {"training" if source == "training" else "optimizer": more[source]}
+    notes = gu.unlearn(model, data, gu.ForgetNodes(count=2), "auto", TASK, **options).notes
+    assert notes["chosen"] in ("continued_training", "replay")
+    told = "had next to no weight decay (over it a weight keeps " in notes["why"]
+    assert told is (kind == "AdamW" and decay < 1)
+    if told:
+        assert f"keeps {math.exp(-0.8 * decay):.1%}): what it learned by heart" in notes["why"]
+
+
+def test_decay_is_summed_over_changing_rates_and_unknown_steps_say_nothing() -> None:
+    """The rate falls to a hundredth in the middle. Control: an optimiser alone shows the first rate, for all steps."""
+    _, _, optimizer, state = trained("AdamW", 0.5, step_size=20, gamma=0.01)
+    kept = math.exp(-0.5 * (20 * 2e-2 + 20 * 2e-4))
+    assert lacking_decay(state, None, None) == f"next to no weight decay (over it a weight keeps {kept:.1%})"
+    assert lacking_decay(None, optimizer, 40) == ""  # exp(-.4) = .67, at least
+    assert lacking_decay(None, optimizer, 20) == (
+        f"next to no weight decay (over it a weight keeps {math.exp(-0.5 * 20 * 2e-2):.1%})"
+    )
+    assert lacking_decay(None, optimizer, None) == ""
+    without = [{"params": [0], "lr": 1.0, "weight_decay": 0.0}, {"params": [1], "lr": 1.0, "weight_decay": 0.1}]
+    assert lacking_decay(None, {"param_groups": without[:1]}, None) == "no weight decay"
+    assert lacking_decay(None, {"param_groups": without}, 10) == ""  # a penalty in one of the groups
+    flagged = [without[0], without[1] | {"decoupled_weight_decay": True}]
+    assert "keeps 90.5%" in lacking_decay(None, {"param_groups": flagged}, 1)
 
 
 def test_what_the_training_did_not_change_is_not_drawn_anew() -> None:

@@ -10,7 +10,6 @@ from torch import nn
 
 from gunlearn.methods.any_task.retrain import Retrain
 from gunlearn.training.inner_model import inner_model
-from gunlearn.training.optimizer_state import steps_counted
 from gunlearn.training.repeated_rates import repeated
 from gunlearn.training.resumed_optimizer import resumed_optimizer, started_anew
 from gunlearn.training.training_state import TrainingState
@@ -37,7 +36,7 @@ def same_recipe(
     options = {name: value for name, value in given.items() if value is not None}
     known, ended = state if state is not None else source, ""
     if state is not None:
-        kept = min(steps_counted(state.optimizer) or state.steps, state.total)  # of a resumed one `steps` are the last
+        kept = state.kept_at
         options |= {"steps": state.total} | {name: state.reading[name] for name in _READING if name in state.reading}
         if kept < state.total:
             ended = f"the training kept the weights of step {kept} of {state.total}, and "
