@@ -18,6 +18,7 @@ from gunlearn.training.training_state import READING, Moment, TrainingState, on_
 
 #: A checkpoint each twentieth of the steps; those of the last fifth are kept, at these distances from the end.
 _PARTS, _KEPT = 20, (1, 2, 4)
+_STEP_FIRST = "Expected 'step(model, optimizer)' after each step of the training (got none)"
 
 
 class KeepState(StatefulCallback):
@@ -91,7 +92,13 @@ class KeepState(StatefulCallback):
         return optimizer
 
     def settle(self) -> None:
-        """Note that the weights as they are now may be the final ones: a copy was taken as the best so far."""
+        """Note that the weights as they are now may be the final ones: a copy was taken as the best so far.
+
+        Raises:
+            InvalidInputError: `step` was never called.
+        """
+        if self._optimizer is None:
+            raise InvalidInputError(f"{_STEP_FIRST}; weights before it need no 'settle()'")
         self.ended = self._now()
 
     def _now(self) -> tuple[int, dict[str, Any], list[Moment]]:
@@ -112,7 +119,7 @@ class KeepState(StatefulCallback):
         if unknown:
             raise InvalidInputError(f"Expected how items were read by {list(READING)} (got {unknown})")
         if not self.taken:
-            raise InvalidInputError("Expected 'step(model, optimizer)' after each step of the training (got none)")
+            raise InvalidInputError(_STEP_FIRST)
         model = inner_model(model)
         unmoved = self._holds_the_last_step(model)
         if not unmoved and self.ended is None:

@@ -177,6 +177,11 @@ def another(model: nn.Module, weights: dict[str, torch.Tensor]) -> nn.Module:
     return restored(copy.deepcopy(model), weights)
 
 
+def test_settling_before_the_first_step_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match="after each step of the training .*no 'settle"):
+        gu.KeepState(steps=10).settle()
+
+
 @pytest.mark.parametrize("put", [restored, another])
 def test_weights_of_an_earlier_epoch_need_to_be_settled(put: Any) -> None:
     model, keeping = net(), gu.KeepState(steps=20)
