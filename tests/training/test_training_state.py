@@ -178,7 +178,7 @@ def another(model: nn.Module, weights: dict[str, torch.Tensor]) -> nn.Module:
 
 
 def test_settling_before_the_first_step_is_refused() -> None:
-    with pytest.raises(InvalidInputError, match="after each step of the training .*no 'settle"):
+    with pytest.raises(InvalidInputError, match=r"after each step of the training .*no 'settle"):
         gu.KeepState(steps=10).settle()
 
 
