@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -13,6 +13,7 @@ from gunlearn.errors import InvalidInputError
 from gunlearn.methods import METHODS
 from gunlearn.methods.any_task.brief_teacher import can_teach
 from gunlearn.methods.any_task.careful_teacher import CarefullyTaught, DoubtedTeacher
+from gunlearn.methods.any_task.little_decay import lacking_decay
 from gunlearn.methods.any_task.same_recipe import same_recipe
 from gunlearn.methods.any_task.training_budget import is_trace, share_of, steps_of, training_items_around
 from gunlearn.methods.any_task.what_is_missing import missing_of_going_on, missing_of_recipe
@@ -21,7 +22,7 @@ from gunlearn.methods.base import Method, Outcome, Problem, check_interval
 from gunlearn.methods.published import build_method, published
 from gunlearn.nn.layers.linear_head import LinearHead
 from gunlearn.tasks.base import Task
-from gunlearn.tasks.items.statistics import batch_norm_layers
+from gunlearn.tasks.items.statistics import moving_norms
 from gunlearn.tasks.sampling import BatchOptions
 from gunlearn.training.another_loss import CHECK
 from gunlearn.training.optimizer_state import steps_taken
@@ -135,10 +136,10 @@ class Auto(Method):
             large = partition.data.edge_index.size(1) >= MANY_EDGES
             return "scalegun" if large else "cgu", {}, "the model is a linear head trained for certificates"
         if self.most >= 1:
-            return self._retrain(model, f"a budget of {self.most:g} allows retraining")
+            return self._retrain(task, partition, model, f"a budget of {self.most:g} allows retraining")
         stays = share_that_stays(task, partition)
         if stays <= 0.5:
-            return self._retrain(model, f"only {stays:.0%} of the training items stay")
+            return self._retrain(task, partition, model, f"only {stays:.0%} of the training items stay")
         gone = classes_that_go(task, partition)
         if gone:
             return self._against(gone, task)
@@ -155,13 +156,14 @@ class Auto(Method):
             return "continued_training", options, "the optimiser of its training is at hand, without a checkpoint"
         return "continued_training", options, "it comes nearest to retraining where no state of the training is given"
 
-    def _retrain(self, model: nn.Module, why: str) -> tuple[str, dict[str, Any], str]:
+    def _retrain(self, task: Task, partition: Any, model: nn.Module, why: str) -> tuple[str, dict[str, Any], str]:
         """Return the choice of retraining by the caller's function, else by the recipe of the training."""
         if self.train is not None:
             return "retrain", {"train": self.train}, why
         given = {"steps": self._steps(), "lr": self.lr, "weight_decay": self.weight_decay}
         given["batch_size"] = self.batch_size
-        options, words = same_recipe(as_training_state(self.training), self.optimizer, model, given)
+        validated = task.validation_items(partition.retain_data) is not None
+        options, words = same_recipe(as_training_state(self.training), self.optimizer, model, given, validated)
         return "retrain", options, f"{why}; {words}"
 
     def _against(self, gone: list[int], task: Task) -> tuple[str, dict[str, Any], str]:
@@ -193,7 +195,7 @@ class Auto(Method):
         if rate <= GROWING:
             why = f"the training had settled: {how}"
             trace = self.budget is None and is_trace(task, partition, rate)
-            if not trace and batch_norm_layers(model) and self._may_teach(task, partition, model):
+            if not trace and moving_norms(model) and self._may_teach(task, partition, model):
                 hidden = (
                     "but batch normalisation hides from that what was learned by heart, and only a teacher moves it"
                 )
@@ -242,9 +244,10 @@ class Auto(Method):
             outcome = method.run_with_fresh_state(problem)
             outcome.notes["price"] = round(outcome.notes["price"] + before, 4)
         chosen = f"'auto' chose '{name}', because {why}."
-        if name in ("continued_training", "replay") and self._without_decay():
+        lacking = self._lacking_decay() if name in ("continued_training", "replay") else ""
+        if lacking:
             chosen += (
-                " The training had no weight decay: what it learned by heart, steps on the rest hardly undo, so that "
+                f" The training had {lacking}: what it learned by heart, steps on the rest hardly undo, so that "
                 "it may stay far from retraining; a budget of 1 retrains."
             )
         if name in ("continued_training", "replay") and node_classes_that_go(problem.task, problem.partition):
@@ -256,16 +259,11 @@ class Auto(Method):
             outcome.notes["lacks"] = lacks
         return outcome
 
-    def _without_decay(self) -> bool:
-        """Return whether the training is known to have had no weight decay."""
+    def _lacking_decay(self) -> str:
+        """Return in words that the training is known to have had no weight decay, or next to none; else nothing."""
         if self.weight_decay is not None:
-            return self.weight_decay == 0
-        state = as_training_state(self.training)
-        source = self.optimizer if state is None else state.optimizer
-        if source is None:
-            return False
-        groups = source["param_groups"] if isinstance(source, Mapping) else source.param_groups
-        return not any(group.get("weight_decay") for group in groups)
+            return "" if self.weight_decay else "no weight decay"
+        return lacking_decay(as_training_state(self.training), self.optimizer, self._steps())
 
     def _built(self, name: str, options: dict[str, Any], problem: Problem) -> Method:
         """Return the chosen method, which supports the request."""

@@ -17,7 +17,7 @@ from gunlearn.methods.freezing import FrozenStatistics
 from gunlearn.methods.saliency import hold_others
 from gunlearn.nn.kernels.shared_product import shared_product
 from gunlearn.tasks.base import Parts
-from gunlearn.tasks.items.statistics import batch_norm_layers
+from gunlearn.tasks.items.statistics import statistics_note
 from gunlearn.training.callbacks import Callback, TrainState
 from gunlearn.training.feeding import Feed
 from gunlearn.training.loop import fit
@@ -83,9 +83,8 @@ def minimise(method: GradientMethod, problem: Problem) -> Outcome:
     notes = {**method.notes(problem, parts), "graph": feed.reader.note}
     if held is not None:
         notes["salient"] = held.moving_share
-    if batch_norm_layers(problem.model):
-        what = "frozen" if getattr(around, "freezes_statistics", False) else "moved by the retained data that was read"
-        notes["statistics"] = f"of batch normalisation: {what}"
+    stays = getattr(around, "freezes_statistics", False)
+    notes |= statistics_note(problem.model, "" if stays else "moved by the retained data that was read")
     return Outcome(problem.model, state, notes)
 
 

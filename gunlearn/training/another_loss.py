@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from gunlearn.core.modes import set_training
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.sampling import BatchOptions
@@ -60,7 +61,7 @@ def gradient_by_memory(
         return None
     rates = {id(p): float(group["betas"][1]) for group in optimizer.param_groups for p in group["params"]}
     trained = [(name, p) for name, p in model.named_parameters() if "exp_avg_sq" in optimizer.state.get(p, {})]
-    judged = copy.deepcopy(model).train()
+    judged = set_training(copy.deepcopy(model))
     with isolated_rng(seed):
         summed(training_step(judged, data, task, reading)[1](), backward=True)
     gradients, decay = dict(judged.named_parameters()), decay_of(optimizer, model) or {}

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gunlearn.core.modes import set_training
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.sampling import BatchOptions
 from gunlearn.training.from_scratch import training_step
@@ -33,7 +34,7 @@ class TrainingGradient:
 
     def __call__(self, training: bool = True) -> list[Tensor]:
         """Return the gradient of each trained parameter, with dropout and the statistics of the batch, or without."""
-        self.model.train(training)
+        set_training(self.model, training)
         for parameter in self.parameters:
             parameter.grad = None
         summed(self.step(), backward=True)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gunlearn.core.modes import keeps_statistics
 from gunlearn.errors import UnsupportedModelError
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.sampling import BatchOptions
@@ -68,7 +69,7 @@ def training_step(
 
 
 def fresh_like(model: nn.Module) -> nn.Module:
-    """Return a copy with newly drawn weights; parameters that do not learn keep their values.
+    """Return a copy with newly drawn weights; what does not learn stays: parameters, and their statistics.
 
     Raises:
         UnsupportedModelError: see `reset_model`; or a model of transformers, which was pretrained, not drawn.
@@ -85,6 +86,9 @@ def fresh_like(model: nn.Module) -> nn.Module:
             if name in frozen:
                 parameter.copy_(own)
             parameter.requires_grad_(name not in frozen)
+        for path, layer in model.named_modules():
+            for name, own in layer.named_buffers(recurse=False) if keeps_statistics(layer) else ():
+                fresh.get_submodule(path).get_buffer(name).copy_(own)
     return fresh
 
 

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gunlearn.core.modes import set_training
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.sampling import BatchOptions
 from gunlearn.training.from_scratch import training_step
+from gunlearn.training.optimizer_state import is_decoupled
 from gunlearn.training.optimizer_step import summed
 
 _DRAWS = 3  # of dropout and negatives
@@ -31,7 +33,7 @@ def training_losses(model: nn.Module, data: Any, task: Task, reading: BatchOptio
         reading: how much a pass reads.
         seed: of the draws.
     """
-    model, losses = copy.deepcopy(model).train(), []
+    model, losses = set_training(copy.deepcopy(model)), []
     for draw in range(_DRAWS):
         with isolated_rng(seed + draw):
             _, step = training_step(model, data, task, reading)
@@ -53,7 +55,7 @@ def decay_of(optimizer: Any, model: nn.Module) -> dict[str, float] | None:
     found: dict[str, float] = {}
     for group in optimizer.param_groups:
         value = float(group.get("weight_decay") or 0.0)
-        if value and (group.get("decoupled_weight_decay") or isinstance(optimizer, torch.optim.AdamW)):
+        if value and is_decoupled(group, type(optimizer).__name__):
             return None
         found |= {names[id(parameter)]: value for parameter in group["params"] if value}
     return found

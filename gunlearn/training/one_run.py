@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from gunlearn.core.atomic import check_writable
+from gunlearn.core.modes import set_training
 from gunlearn.cost import Stopwatch
 from gunlearn.errors import CheckpointError, DivergenceError
 from gunlearn.losses import ObjectiveValue
@@ -81,7 +82,7 @@ class LoopRun:
     def train(self) -> None:
         """Take the steps that are left, until one asks for the end."""
         args, state, together = self.args, self.state, self.together
-        self.model.train()
+        set_training(self.model)
         self.tell("on_train_begin")
         self.agree()
         hidden = not (args.progress and together.main)
@@ -102,7 +103,7 @@ class LoopRun:
         if state.step % self.steps_per_epoch == 0:
             self.tell("on_epoch_begin")
         self.tell("on_step_begin")
-        self.model.train()
+        set_training(self.model)
         self.together.turn = state.step << 16  # no step uses so many
         record = take_step(self.optimizer, self.gradients, state.step)
         if self.held is not None:

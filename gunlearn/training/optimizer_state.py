@@ -11,6 +11,9 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+#: Classes of `torch.optim` without the flag `decoupled_weight_decay`, which AdamW had not always.
+_DECOUPLED = ("AdamW", "Adafactor", "Muon")
+
 
 def is_of_torch(optimizer: Any) -> bool:
     """Return whether an optimiser is of a class of `torch.optim` itself, not of one derived from it."""
@@ -21,6 +24,16 @@ def optimizer_kind(optimizer: Any) -> str:
     """Return the name of a class of `torch.optim`; of another class its full name, which nothing is loaded into."""
     own = type(optimizer)
     return own.__name__ if is_of_torch(optimizer) else f"{own.__module__}.{own.__qualname__}"
+
+
+def is_decoupled(group: Mapping[str, Any], kind: str) -> bool:
+    """Return whether a group's weight decay shrinks weights apart from the loss, and is no L2 penalty.
+
+    Args:
+        group: of an optimiser, or of its `state_dict`.
+        kind: name of its class; empty where it is not known.
+    """
+    return bool(group.get("decoupled_weight_decay")) or kind in _DECOUPLED or "beta2_decay" in group
 
 
 def steps_counted(state: Mapping[str, Any]) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
@@ -150,19 +150,37 @@ def _loaded(
             f"Expected the state of an optimiser of this model's {len(parameters)} trained parameters "
             f"(got one of {count}); {_REMEDY}{_WHOLE if count > len(parameters) else ''}"
         )
-    order = [index for group in groups for index in group["params"]]
-    for index, parameter in zip(order, parameters, strict=True):
-        for name, value in state["state"].get(index, {}).items():
-            if name in _LIKE_PARAMETER and isinstance(value, Tensor) and value.shape != parameter.shape:
-                raise InvalidInputError(
-                    f"Expected the state of an optimiser of this model's parameters (got '{name}' of shape "
-                    f"{tuple(value.shape)} for a parameter of shape {tuple(parameter.shape)}); {_REMEDY}"
-                )
+    _check_shapes(state, parameters)
     cls = _class_of(groups[0], kind)
     left = iter(parameters)  # some classes want a rate at construction; loading the state sets all settings
     made = cls([{"params": [next(left) for _ in group["params"]]} for group in groups], lr=float(groups[0]["lr"]))
     made.load_state_dict(copy.deepcopy(dict(state)))
     return made
+
+
+def _check_shapes(state: Mapping[str, Any], parameters: list[nn.Parameter]) -> None:
+    """Refuse a state dict whose entries do not have the shapes of parameters in the same order."""
+    order = [index for group in state["param_groups"] for index in group["params"]]
+    held = [
+        [(name, value.shape) for name, value in state["state"].get(index, {}).items() if _is_like(name, value)]
+        for index in order
+    ]
+    for entry, parameter in zip(held, parameters, strict=True):
+        for name, shape in entry:
+            if shape == parameter.shape:
+                continue
+            got = f"got '{name}' of shape {tuple(shape)} for a parameter of shape {tuple(parameter.shape)}"
+            if all(held) and Counter(one[0][1] for one in held) == Counter(own.shape for own in parameters):
+                raise InvalidInputError(
+                    f"Expected the state of an optimiser of this model's parameters in the model's order ({got}: the "
+                    "shapes are those of the model, but the order of the groups, or of the parameters in them, is "
+                    "another one, and no names tell it); hand in the optimiser itself, whose order does not matter"
+                )
+            raise InvalidInputError(f"Expected the state of an optimiser of this model's parameters ({got}); {_REMEDY}")
+
+
+def _is_like(name: str, value: Any) -> bool:
+    return name in _LIKE_PARAMETER and isinstance(value, Tensor)
 
 
 def _by_shape(state: Mapping[str, Any], parameters: list[nn.Parameter]) -> list[nn.Parameter]:
@@ -177,13 +195,13 @@ def _by_shape(state: Mapping[str, Any], parameters: list[nn.Parameter]) -> list[
     for number, group in enumerate(groups):
         for index in group["params"]:
             kept = state["state"].get(index, {})
-            shape = next((kept[n].shape for n in _LIKE_PARAMETER if isinstance(kept.get(n), Tensor)), None)
+            shape = next((value.shape for name, value in kept.items() if _is_like(name, value)), None)
             if shape is None or at.setdefault(shape, number) != number:
                 raise InvalidInputError(
                     f"Expected one group of parameters in the state of an optimiser, names of all, or groups of "
                     f"different shapes (got {len(groups)} groups, and nothing tells which parameter an entry belongs "
-                    "to); build the optimiser of this model's parameters with the same groups, load the state_dict, "
-                    "and hand the optimiser in"
+                    "to: their order may be another one than the model's); build the optimiser of this model's "
+                    "parameters with the same groups, load the state_dict, and hand the optimiser in"
                 )
     return sorted(parameters, key=lambda parameter: at.get(parameter.shape, len(groups)))
 

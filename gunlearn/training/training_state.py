@@ -18,6 +18,7 @@ from gunlearn.core.digest import content_hash, state_hash
 from gunlearn.errors import CheckpointError, InvalidInputError
 from gunlearn.training.checkpoint_weights import weights_for
 from gunlearn.training.inner_model import inner_model
+from gunlearn.training.optimizer_state import steps_counted
 
 _FORMAT = "gunlearn training state 1"
 _ROUNDED = 1e-6  # of a step
@@ -83,6 +84,14 @@ class TrainingState:
         """Return a short description; the digest tells states apart."""
         own = content_hash([self.steps, self.optimizer])[:8]
         return f"TrainingState({self.kind or 'optimizer'}, {self.steps} steps, {len(self.moments)} checkpoints, {own})"
+
+    @property
+    def kept_at(self) -> int:
+        """The step of the training whose weights are the final ones: below `total` where it kept earlier ones.
+
+        Steps before a training was resumed count, too, where the optimiser counts them; those of requests do not.
+        """
+        return min(steps_counted(self.optimizer) or self.steps, self.total)
 
     def check_model(self, model: nn.Module) -> None:
         """Raise `InvalidInputError` if the training ended in other weights than those of `model`."""

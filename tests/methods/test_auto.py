@@ -10,7 +10,7 @@ from torch_geometric.data import Data
 import gunlearn as gu
 from gunlearn.errors import GunlearnError, InvalidInputError
 from gunlearn.methods import Auto, fit_linear_head
-from gunlearn.methods.any_task.training_budget import is_trace
+from gunlearn.methods.any_task.training_budget import is_trace, training_items_around
 from gunlearn.nn import LinearHead
 from gunlearn.tasks.sampling import BatchOptions
 from gunlearn.training.minimised_loss import training_losses
@@ -251,6 +251,22 @@ def test_a_trace_is_one_of_the_training_items_too(num_train, brief, monkeypatch)
     for method in ("auto", "continued_training"):
         result = gu.unlearn(base.model, data, gu.ForgetNodes([node]), method, "node_classification", training=base)
         assert (spent(result) <= 12) is brief
+
+
+@pytest.mark.parametrize("kind", ["nodes", "features"])
+@pytest.mark.parametrize(("share", "expected"), [(1.01, True), (0.99, False)])
+def test_named_nodes_count_though_no_training_item_goes(kind, share, expected, monkeypatch):
+    """Four nodes that nobody trains on, or four that lose features: as many of the training items are no trace."""
+    _, data = classifier()
+    data = data.clone()
+    data.train_mask = torch.arange(data.num_nodes) >= 4
+    request = gu.ForgetNodes([0, 1, 2, 3]) if kind == "nodes" else gu.ForgetFeatures([5, 6, 7, 8])
+    task, partition = gu.tasks.as_task("node_classification"), request.resolve(data)
+    before, after = training_items_around(task, partition)
+    assert (partition.num_forget, before - after) == (4, 0)
+    count_as_large(monkeypatch, 1.0)
+    monkeypatch.setattr("gunlearn.methods.any_task.training_budget._TRACE_ITEMS", share * 4 / before)
+    assert is_trace(task, partition, 0.0) is expected
 
 
 @torch.no_grad()

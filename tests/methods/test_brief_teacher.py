@@ -15,6 +15,7 @@ from gunlearn.errors import InvalidInputError, UnsupportedMethodError, Unsupport
 from gunlearn.losses import Prediction
 from gunlearn.methods.any_task.brief_teacher import _as_sure, _doubt, _entropy, _loss, _settle
 from gunlearn.methods.freezing import RetainedStatistics
+from gunlearn.training.from_scratch import train_from_scratch
 from gunlearn.training.settled import GROWING, growth_rate
 from tests.methods.cases import same_weights
 
@@ -250,6 +251,29 @@ def test_auto_takes_a_teacher_where_batch_normalisation_hides_what_weight_decay_
     assert result.notes["chosen"] == "continued_training"
     assert ("teacher_share" in result.notes["options"]) == norm
     assert ("batch normalisation hides" in result.notes["why"]) == norm
+
+
+@pytest.mark.parametrize(("norm", "steps"), [("learns", 23), ("frozen", 24), ("none", 24)])
+def test_running_statistics_cost_the_teacher_a_step(norm: str, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three passes forward cost about as much as a step, so .6 of 40 steps leave 23. Controls: statistics that stay."""
+    torch.manual_seed(0)
+    ring = torch.stack([torch.arange(60), (torch.arange(60) + 3) % 60])
+    y = torch.arange(60) % 3
+    data = Data(x=torch.randn(60, 6) + 2.0 * torch.eye(6)[y], edge_index=torch.cat([ring, ring.flip(0)], dim=1), y=y)
+    model = Normed()
+    model.norm = nn.Identity() if norm == "none" else model.norm.requires_grad_(norm == "learns")
+    base = gu.train(model, data, "node_classification", epochs=30, lr=1e-2)
+    taken: list[int] = []
+
+    def noted(new: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        state = train_from_scratch(new, *args, **kwargs)
+        taken.append(state.step)
+        return state
+
+    monkeypatch.setattr("gunlearn.methods.any_task.brief_teacher.train_from_scratch", noted)
+    options = {"training": base, "steps": 40, **TAUGHT}
+    result = gu.unlearn(base.model, data, gu.ForgetNodes([4]), "continued_training", "node_classification", **options)
+    assert (result.notes["teacher_steps"], taken) == (24, [steps])
 
 
 def test_rows_beside_the_retained_ones_are_normalised_by_these_alone() -> None:

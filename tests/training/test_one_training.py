@@ -12,7 +12,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from gunlearn.errors import CheckpointError
+from gunlearn.training.one_training import check_one_training
 from gunlearn.training.own_checkpoints import read_checkpoints
+from gunlearn.training.training_state import Moment
 
 ADAM = torch.optim.Adam
 WITH_MEMORY: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
@@ -79,3 +81,20 @@ def test_without_such_a_memory_weights_that_have_nothing_in_common_are_warned_of
     trained(tmp_path, WITHOUT[name], seed=1, until=70)
     with pytest.warns(UserWarning, match=re.escape("little in common between steps 70 and 80")):
         assert len(read_checkpoints(tmp_path).moments) == 10
+
+
+@pytest.mark.parametrize(("fell", "refused"), [(0, False), (10, False), (11, True), (100, True)])
+def test_more_than_a_hundredth_of_the_values_are_too_many(fell: int, refused: bool) -> None:
+    """Of a thousand values Adam keeps .999 of each at a step: half of that is less than it can."""
+    group = {"params": [0], "betas": (0.9, 0.999)}
+    kept = torch.full((1000,), 0.9995, dtype=torch.double)
+    kept[:fell] = 0.5
+    first, second = (
+        Moment(step, {}, {"state": {0: {"step": step, "exp_avg_sq": values}}, "param_groups": [group]})
+        for step, values in ((1, torch.ones_like(kept)), (2, kept))
+    )
+    if refused:
+        with pytest.raises(CheckpointError, match=f"of {fell / 1000:.0%} of its values"):
+            check_one_training([first, second], Path("folder"))
+    else:
+        check_one_training([first, second], Path("folder"))

@@ -93,6 +93,28 @@ def test_groups_and_their_settings_are_found_by_value_whatever_their_order() -> 
         make_optimizer(alike.state_dict(), list(square.parameters()), 1.0)
 
 
+@pytest.mark.parametrize("form", ["parameters", "groups"])
+def test_a_state_in_another_order_is_refused_by_that_word(form: str) -> None:
+    """Controls: the optimiser itself goes on in that order; a state of other shapes names none."""
+    net, other = model(), nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 4))
+    groups = [{"params": list(net[2].parameters())}, {"params": list(net[0].parameters())}]
+    turned = torch.optim.Adam(list(net.parameters())[::-1] if form == "parameters" else groups, lr=0.05)
+    step(net, turned)
+    state = turned.state_dict()
+    source = TrainingState(1, 1, "Adam", state) if form == "groups" else state  # a bare one's groups differ in shapes
+    own = copy.deepcopy(net)
+    with pytest.raises(InvalidInputError, match="the order of the groups, or of the parameters in them, is another"):
+        resumed_optimizer(source, list(own.parameters()))
+    resumed = resumed_optimizer(turned, list(own.parameters()))
+    for optimizer, of in ((turned, net), (resumed, own)):
+        step(of, optimizer)
+    for p, q in zip(net.parameters(), own.parameters(), strict=True):
+        torch.testing.assert_close(p, q)
+    with pytest.raises(InvalidInputError, match="of this model's parameters") as refused:
+        resumed_optimizer(trained(torch.optim.Adam, other).state_dict(), list(own.parameters()))
+    assert "order" not in str(refused.value)
+
+
 def test_names_in_the_state_tell_parameters_apart() -> None:
     net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
     named = dict(net.named_parameters())

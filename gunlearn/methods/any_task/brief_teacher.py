@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gunlearn.core.modes import set_training
 from gunlearn.errors import UnsupportedModelError
 from gunlearn.losses import Prediction
 from gunlearn.losses.divergences import cross_entropy
@@ -17,7 +18,7 @@ from gunlearn.methods.base import Problem
 from gunlearn.methods.forget_part import has_forget_items, no_forget_items
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Parts
-from gunlearn.tasks.items.statistics import averaged_anew, batch_norm_layers
+from gunlearn.tasks.items.statistics import averaged_anew, moving_norms
 from gunlearn.tasks.sampling import BatchOptions
 from gunlearn.training.arguments import TrainArguments
 from gunlearn.training.from_scratch import fresh_like, train_from_scratch
@@ -41,7 +42,7 @@ def can_teach(parts: Parts, model: nn.Module) -> bool:
 
 
 def _new_model(model: nn.Module, parts: Parts) -> nn.Module:
-    if batch_norm_layers(model) and not parts.joint:  # see `RetainedStatistics`
+    if moving_norms(model) and not parts.joint:  # see `RetainedStatistics`
         raise UnsupportedModelError(
             "Expected a model without batch normalisation for 'teacher_share' where items are read apart (got one): a "
             "pass over forgotten items would enter its statistics"
@@ -101,7 +102,7 @@ def taught(
 
     with isolated_rng(problem.seed):
         model = _new_model(problem.model, parts)
-        norms = batch_norm_layers(model)
+        norms = moving_norms(model)
         args = TrainArguments(
             0,
             steps=max(1, steps - 1) if norms else steps,
@@ -110,7 +111,7 @@ def taught(
             num_neighbors=reading.num_neighbors,
         )
         train_from_scratch(model, data, task, args, optimizer=new)
-        _settle(norms, lambda: task.encode(model.train(), data))
+        _settle(norms, lambda: task.encode(set_training(model), data))
     model.eval().requires_grad_(False)
     with torch.no_grad():
         read = Reference(model, task, ("forget",), task.encode(model, parts.data))

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from gunlearn.core.modes import evaluating
 from gunlearn.losses import Prediction
 from gunlearn.losses.divergences import gaussian_js_divergence, js_divergence, js_to_reference
 from gunlearn.methods.base import Problem
@@ -33,7 +34,5 @@ class Moved:
         return float(js_to_reference(ours, theirs).mean())
 
     def _predicted(self) -> Prediction:
-        model, mode = self.problem.model, self.problem.model.training
-        found = predict_pieces(self.problem.task, model.eval(), self.parts, self.pieces)
-        model.train(mode)
-        return found
+        with evaluating(self.problem.model):
+            return predict_pieces(self.problem.task, self.problem.model, self.parts, self.pieces)

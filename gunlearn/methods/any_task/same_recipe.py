@@ -18,28 +18,40 @@ _READING = ("batch_size", "sampler", "num_neighbors")
 
 
 def same_recipe(
-    state: TrainingState | None, source: Any, model: nn.Module, given: dict[str, Any]
+    state: TrainingState | None, source: Any, model: nn.Module, given: dict[str, Any], validated: bool
 ) -> tuple[dict[str, Any], str]:
     """Return options of `Retrain`, and in words what they are; see also `missing_of_recipe`.
+
+    Where the number of steps is known, the model of the last one counts. A training that kept earlier weights than its
+    last is repeated to its end, and the best on validation items counts; without such items it ends where the weights
+    were kept.
 
     Args:
         state: of the training, if it is known.
         source: the optimiser that trained the model, or its `state_dict`, where there is no state.
         model: as trained; it does not change.
         given: `steps`, `lr` and `weight_decay` of the training where the caller named them.
+        validated: there are validation items.
     """
     options = {name: value for name, value in given.items() if value is not None}
-    known = state if state is not None else source
+    known, ended = state if state is not None else source, ""
     if state is not None:
+        kept = state.kept_at
         options |= {"steps": state.total} | {name: state.reading[name] for name in _READING if name in state.reading}
-        if state.steps == state.total:  # no earlier weights were the best
-            options["eval_every"] = None
+        if kept < state.total:
+            ended = f"the training kept the weights of step {kept} of {state.total}, and "
+        if kept < state.total and not validated:
+            options["steps"], ended = kept, f"{ended}there are no validation items to choose others by"
         if state.rates is not None:
             options["scheduler"] = repeated(state.rates, 0)
     if known is not None:
         settings = {name: options.pop(name, None) for name in ("lr", "weight_decay")}
         options["optimizer"] = NewLike(known, model, settings)
-    return options, _words(options, known, model)
+    if "steps" in options and (not ended or not validated):
+        options["eval_every"] = None
+    elif validated:
+        ended += f"the best on validation items, looked at after each {Retrain.eval_every} passes, counts"
+    return options, "; ".join(filter(None, [_words(options, known, model), ended]))
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from gunlearn.losses.functional import sum_tokens
 from gunlearn.methods.base import BY_MODE, Method, Outcome, Problem, check_interval, fill_in
 from gunlearn.methods.forget_part import forget_items
 from gunlearn.tasks.base import Parts, Task
-from gunlearn.tasks.items.statistics import batch_norm_layers
+from gunlearn.tasks.items.statistics import statistics_note
 
 _PIECE = 1024  # items of a data set without a loader that are loaded at a time
 _MODES = {"default": {"alpha": 3.0}, "paper": {"alpha": 10.0}}
@@ -105,9 +105,7 @@ class SSD(Method):
                 parameter.mul_(torch.where(chosen, factor, 1))
                 dampened += int(chosen.sum())
         notes: dict[str, Any] = {"dampened": dampened / sum(p.numel() for p in parameters)}
-        if batch_norm_layers(model):
-            notes["statistics"] = "of batch normalisation: frozen"
-        return Outcome(model, notes=notes)
+        return Outcome(model, notes=notes | statistics_note(model))
 
     def _pieces(self, task: Task, parts: Parts, name: str) -> list[Any]:
         """Return the items of a part in batches; none where they are read at once."""

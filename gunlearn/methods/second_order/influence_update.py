@@ -14,7 +14,7 @@ from gunlearn.errors import DivergenceError, InvalidInputError, UnsupportedMetho
 from gunlearn.methods.base import Method, Outcome, Problem
 from gunlearn.methods.second_order.removal import Removal
 from gunlearn.tasks.base import Task
-from gunlearn.tasks.items.statistics import batch_norm_layers
+from gunlearn.tasks.items.statistics import statistics_note
 
 SHARE = 1e-4  # first damping to try, as a share of the largest eigenvalue
 ATTEMPTS = 10  # dampings to try, each three times the one before
@@ -104,9 +104,7 @@ class InfluenceUpdate(Method):
                 notes["distance"] = float(step.norm())
                 notes["relative_distance"] = notes["distance"] / (float(theta.norm()) or 1.0)
             notes |= self.remarks(removal, theta)
-        if batch_norm_layers(problem.model):
-            notes["statistics"] = "of batch normalisation: frozen"
-        return Outcome(problem.model.eval(), notes=notes)
+        return Outcome(problem.model.eval(), notes=notes | statistics_note(problem.model))
 
     def released(self, step: Tensor, removal: Removal, notes: dict[str, Any], seed: int) -> Tensor:
         """Return the step `[num_params]` to publish: here the step itself."""

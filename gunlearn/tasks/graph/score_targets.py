@@ -10,6 +10,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
+from gunlearn.core.modes import evaluating
 from gunlearn.errors import UnsupportedMethodError
 from gunlearn.losses import Prediction
 from gunlearn.tasks.graph.pair_features import pair_features
@@ -128,10 +129,8 @@ class ScoreTarget:
     @torch.no_grad()
     def above(self) -> Tensor:
         """Return which edges are above their target (plain messages, evaluation mode), bool `[num_forget]`."""
-        mode = self.model.training
-        score = self.task.predict(self.model.eval(), self.data, self.items).logits
-        self.model.train(mode)
-        return score > self.target
+        with evaluating(self.model):
+            return self.task.predict(self.model, self.data, self.items).logits > self.target
 
     def release(self, predictions: dict[str, Prediction], rows: Callable[[Tensor], Tensor]) -> dict[str, Prediction]:
         """Give weight 0 to forgotten edges that are at their target."""

@@ -16,7 +16,7 @@ from gunlearn.tasks.base import Parts, Reader, Task, View
 from gunlearn.tasks.calling import own_words
 from gunlearn.tasks.items.array_parts import MOST_AT_ONCE, USUAL_BATCH, ArrayItems, ArrayParts, TableRows, TriedItems
 from gunlearn.tasks.items.columns import Column, class_labels, known_labels
-from gunlearn.tasks.items.statistics import STATISTICS, batch_norm_layers, recalibrate
+from gunlearn.tasks.items.statistics import STATISTICS, moving_norms, recalibrate
 from gunlearn.tasks.items.tables import as_table, rows_at
 from gunlearn.tasks.logits import log_of_classes, set_outputs
 
@@ -136,8 +136,8 @@ class ImageClassification(Task):
         return data
 
     def settle(self, model: nn.Module, partition: Any) -> dict[str, Any]:
-        """Recalibrate the statistics of batch normalisation, where that was asked for, and say so."""
-        layers = batch_norm_layers(model)
+        """Recalibrate the statistics of batch normalisation that learns, where that was asked for, and say so."""
+        layers = moving_norms(model)
         if not layers or self.statistics == "frozen":
             return {}
         rows = TableRows(partition.data, partition.retain_mask.nonzero().view(-1))

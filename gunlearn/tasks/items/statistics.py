@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gunlearn.core.modes import evaluating
+from gunlearn.core.modes import evaluating, keeps_statistics
 from gunlearn.errors import InvalidInputError
 from gunlearn.tasks.parts import Parts
 
@@ -22,6 +22,26 @@ def batch_norm_layers(model: nn.Module) -> list[_BatchNorm]:
     """Return the layers with running statistics."""
     layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     return [layer for layer in layers if layer.running_mean is not None]
+
+
+def moving_norms(model: nn.Module) -> list[_BatchNorm]:
+    """Return the layers whose running statistics move while the model trains."""
+    return [layer for layer in batch_norm_layers(model) if not keeps_statistics(layer)]
+
+
+def statistics_note(model: nn.Module, moved: str = "") -> dict[str, str]:
+    """Return the note on what became of running statistics while a model unlearned; none for a model without.
+
+    Args:
+        model: that unlearned.
+        moved: by what statistics moved, of layers that learn; empty where none did.
+    """
+    layers, moving = batch_norm_layers(model), moving_norms(model)
+    told = moved or "frozen"
+    if moved and len(moving) < len(layers):
+        which = f"{len(layers) - len(moving)} of {len(layers)} layers" if moving else "all layers"
+        told = f"kept in {which}, whose weights do not learn" + (f"; else {moved}" if moving else "")
+    return {"statistics": f"of batch normalisation: {told}"} if layers else {}
 
 
 @contextmanager
@@ -61,7 +81,8 @@ def check_batches(model: nn.Module, parts: Parts, names: Collection[str], size: 
     Raises:
         InvalidInputError: a batch, or the last one of a pass, holds a single item.
     """
-    layers = [name for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
+    named = model.named_modules()
+    layers = [name for name, module in named if isinstance(module, _BatchNorm) and not keeps_statistics(module)]
     for part in names if layers else ():
         count = parts.count(part)
         last = count if size is None or size >= count else count % size or size
