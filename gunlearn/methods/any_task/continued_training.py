@@ -15,8 +15,7 @@ from gunlearn.errors import InvalidInputError
 from gunlearn.losses import Objective
 from gunlearn.methods.any_task.brief_teacher import taught
 from gunlearn.methods.any_task.handed_on import Making
-from gunlearn.methods.any_task.lowered_rate import PASSES as PASSES_OF_RATE
-from gunlearn.methods.any_task.lowered_rate import LoweredRate, lowered_to
+from gunlearn.methods.any_task.lowered_rate import RATE_LOOKS, LoweredRate, lowered_to
 from gunlearn.methods.any_task.second_look import LOOKS, Look
 from gunlearn.methods.any_task.shrunk import shrinking_of
 from gunlearn.methods.any_task.starts import check_source, estimated, from_state, warn_of_other_steps
@@ -211,7 +210,7 @@ class ContinuedTraining(GradientMethod):
         checks = source is not None and not known_loss(source) and (allowed is None or allowed > spent + CHECK)
         spent += CHECK if checks else 0
         low = self._lowered(problem, source, None if allowed is None else allowed - spent)
-        spent += 0 if low is None else PASSES_OF_RATE
+        spent += 0 if low is None else RATE_LOOKS
         steps, learning = self._shares(self.steps if allowed is None else allowed - spent)
         changes = start.changes
         if source is not None and steps is not None and not learning and not is_small(problem.partition):
@@ -299,7 +298,7 @@ class ContinuedTraining(GradientMethod):
         asked = self.lr is not None or self.scheduler is not None or self.teacher_share or self.shrink < 1
         if source is None or asked or world_size() > 1 or not problem.task.shared_pass:
             return None
-        fewest = 2 * PASSES_OF_RATE
+        fewest = 2 * RATE_LOOKS
         if (self.steps if steps is None else steps) is None or (steps is not None and steps <= fewest):
             return None
         return lowered_to(source)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from gunlearn.methods.any_task.moved import Moved
+from gunlearn.methods.any_task.predictions_moved import Moved
 from gunlearn.methods.base import Problem
 from gunlearn.methods.forget_part import forget_pieces, has_forget_items
 from gunlearn.tasks.base import Parts
@@ -16,8 +16,8 @@ from gunlearn.training.training_state import TrainingState
 
 #: Share of a training's highest rate with which it goes on at least, where a scheduler lowered its rate.
 LOWERED = 0.1
-#: Passes that the looks cost: two, forward alone, at the start and after 4, 8, 16, ... steps.
-PASSES = 3
+#: Passes that its looks cost: two, forward alone, at the start and after 4, 8, 16, ... steps.
+RATE_LOOKS = 3
 _FIRST, _MOST = 4, 1000  # steps; retained items
 _MORE = 2.0  # 0.5 to 1.3 was measured where little had been learned by heart, up to 9 where much had
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gunlearn.methods.any_task.moved import Moved
+from gunlearn.methods.any_task.predictions_moved import Moved
 from gunlearn.methods.any_task.training_budget import CONSTANT
 from gunlearn.methods.base import Problem
 from gunlearn.methods.forget_part import forget_pieces
