@@ -19,7 +19,7 @@ PARTS = ("forget", "retain", "test")
 KEPT = (
     *("dataset", "task", "forget", "ratio", "count", "num_forget", "seed", "backbone", "method", "mode", "notes"),
     *("epochs", "price", "seconds", "device", "error", "unchanged", "retain_acc", "test_acc", "retain_auc"),
-    *("js_forget", "js_retain", "js_test", "js_floor_forget", "js_floor_retain", "js_floor_test"),
+    *("js_forget", "js_retain", "js_test", "js_floor_forget", "js_floor_retain", "js_floor_test", "utility_floor"),
 )
 METHODS = ("continued_training:default", "continued_training:estimated", "replay", "finetune", "auto")
 

@@ -42,6 +42,7 @@ _FIGURES = {
     "js_floor_forget": f"{_HERE}.divergence:ForgetFloor",
     "js_floor_test": f"{_HERE}.divergence:HeldOutFloor",
     "js_floor_retain": f"{_HERE}.divergence:RetainFloor",
+    "utility_floor": f"{_HERE}.utility:UtilityFloor",
     "alignment_forget": f"{_HERE}.prediction_alignment:ForgetAlignment",
     "alignment_test": f"{_HERE}.prediction_alignment:HeldOutAlignment",
     "alignment_retain": f"{_HERE}.prediction_alignment:RetainAlignment",

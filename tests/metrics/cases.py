@@ -70,6 +70,7 @@ CASES = [
     FigureCase("js_floor_forget", math.log(2), column=False, references=2),
     FigureCase("js_floor_test", math.log(2), column=False, references=2),
     FigureCase("js_floor_retain", math.log(2), column=False, references=2),
+    FigureCase("utility_floor", math.inf, column=False, references=2),
     FigureCase("alignment_forget", math.inf, references=1),
     FigureCase("alignment_test", math.inf, references=1),
     FigureCase("alignment_retain", math.inf, references=1),

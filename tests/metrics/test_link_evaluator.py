@@ -97,7 +97,17 @@ def expected_row(model, references, draws=5, seed=0, part=PARTITION):
         row[f"js_{name}"] = np.mean([js(p[name], b[name]) for b in others]) if others and has else None
         pairs = [js(a[name], b[name]) for a, b in itertools.combinations(q, 2)] if has else []
         row[f"js_floor_{name}"] = np.mean(pairs) if pairs else None
+    aucs = [auc_of_test_edges(logits(reference, part)) for reference in references]
+    gaps = [abs(a - b) for a, b in itertools.combinations(aucs, 2) if a is not None]
+    row["utility_floor"] = np.mean(gaps) if gaps else None
     return row
+
+
+def auc_of_test_edges(score):
+    if "test_pos" not in score:
+        return None
+    label = np.r_[np.ones(len(score["test_pos"])), np.zeros(len(score["test_neg"]))]
+    return roc_auc_score(label, np.r_[score["test_pos"], score["test_neg"]])
 
 
 def assert_rows(found, expected):
@@ -149,7 +159,7 @@ def test_data_without_test_edges():
     part, model, references = partition(split=False), Model(0), [Model(1), Model(2)]
     row = LinkEvaluator(LinkPrediction(), part, references).row(model)
     assert_rows(row, expected_row(model, references, part=part))
-    absent = {"retain_auc", "retain_ap", "mia_auc", "js_test", "js_floor_test"}
+    absent = {"retain_auc", "retain_ap", "mia_auc", "js_test", "js_floor_test", "utility_floor"}
     assert {name for name, value in row.items() if value is None} == absent
 
 
