@@ -197,4 +197,4 @@ def test_what_did_not_move_is_not_said_to_have_moved() -> None:
     parts = held.task.parts(held.partition, "retain", model, ("forget",))
     found = direction(held, model, parts, 1.0, None)
     assert found["forget_nll"][0] == found["forget_nll"][1]
-    assert max(found["forget_divergence"], StillMoving(held, parts, 4, 8, None)._moved()) < 1e-9
+    assert max(found["forget_divergence"], StillMoving(held, parts, 4, 8, None).moved.far()) < 1e-9
