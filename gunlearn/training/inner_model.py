@@ -15,3 +15,8 @@ def inner_model(model: nn.Module) -> nn.Module:
         if inner is None:
             return model
         model = inner
+
+
+def learning_names(model: nn.Module) -> list[str]:
+    """Return the names of the parameters that learn, as `inner_model` knows them."""
+    return [name for name, parameter in inner_model(model).named_parameters() if parameter.requires_grad]

@@ -11,7 +11,13 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from gunlearn.core.options import did_you_mean
 from gunlearn.errors import InvalidInputError, InvalidTypeError
-from gunlearn.training.resumed_optimizer import check_one_optimizer, classes_of, goes_on, resumed_optimizer
+from gunlearn.training.resumed_optimizer import (
+    check_one_optimizer,
+    classes_of,
+    goes_on,
+    is_state_dict,
+    resumed_optimizer,
+)
 from gunlearn.training.sophia import SophiaG
 from gunlearn.training.training_state import TrainingState
 
@@ -63,7 +69,7 @@ def find_scheduler(name: Any) -> type[LRScheduler]:
 def check_optimizer(spec: OptimizerSpec, options: Mapping[str, Any] | None) -> None:
     """Refuse unknown names, several optimisers, mappings that are no `state_dict`, and options beside a function."""
     check_one_optimizer(spec)
-    if isinstance(spec, Mapping) and not {"state", "param_groups"} <= set(spec):
+    if isinstance(spec, Mapping) and not is_state_dict(spec):
         raise InvalidInputError(
             f"Expected an 'optimizer' or its state_dict, with 'state' and 'param_groups' (got keys {sorted(spec)[:5]})"
         )

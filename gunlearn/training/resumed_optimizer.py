@@ -39,17 +39,22 @@ def goes_on(source: Any) -> bool:
     return isinstance(source, Optimizer | Mapping | TrainingState)
 
 
+def is_state_dict(source: Any) -> bool:
+    """Return whether this is the `state_dict` of an optimiser."""
+    return isinstance(source, Mapping) and {"state", "param_groups"} <= set(source)
+
+
 def check_one_optimizer(source: Any) -> None:
     """Refuse a tuple, list or mapping of optimisers or of their `state_dict`s, one for each module.
 
     Raises:
         InvalidInputError: with code that makes one of them, where they are of one class.
     """
-    whole = isinstance(source, Mapping) and {"state", "param_groups"} <= set(source)
+    whole = is_state_dict(source)
     each = list(source.values()) if isinstance(source, Mapping) else source
     if whole or not isinstance(each, list | tuple) or not each:
         return
-    if all(isinstance(one, Mapping) and {"state", "param_groups"} <= set(one) for one in each):
+    if all(map(is_state_dict, each)):
         raise InvalidInputError(
             f"Expected the state of one optimiser of all trained parameters (got those of {len(each)}); {ESTIMATES}"
         )

@@ -17,7 +17,7 @@ from gunlearn.core.atomic import write_file
 from gunlearn.core.digest import content_hash, state_hash
 from gunlearn.errors import CheckpointError, InvalidInputError
 from gunlearn.training.checkpoint_weights import weights_for
-from gunlearn.training.inner_model import inner_model
+from gunlearn.training.inner_model import inner_model, learning_names
 from gunlearn.training.optimizer_state import steps_counted
 
 _FORMAT = "gunlearn training state 1"
@@ -139,7 +139,7 @@ class TrainingState:
                     parameter.fill_(value)
             put(other)
             filled.append(dict(inner_model(other).named_parameters()))
-        learns = [name for name, parameter in inner_model(model).named_parameters() if parameter.requires_grad]
+        learns = learning_names(model)
         order = [index for group in self.optimizer["param_groups"] for index in group["params"]]
         entries = dict(self.optimizer["state"])
         for index, name in zip(order, self.names or learns, strict=False):

@@ -223,7 +223,7 @@ class ContinuedTraining(GradientMethod):
         making = Making(start.make, *changes, lambda _: shrinking())
         rate = None
         if low is not None and steps is not None:
-            rate = LoweredRate(problem, self._seen(problem), low)
+            rate = LoweredRate(problem, self._seen(problem) if watched is None else watched, low)
             problem = replace(problem, callbacks=[*problem.callbacks, rate])
         own = replace(self._ready(problem, state, steps, making, start.rises), moving=moving, rate=rate)
         if learning:
@@ -298,10 +298,8 @@ class ContinuedTraining(GradientMethod):
         asked = self.lr is not None or self.scheduler is not None or self.teacher_share or self.shrink < 1
         if source is None or asked or world_size() > 1 or not problem.task.shared_pass:
             return None
-        fewest = 2 * RATE_LOOKS
-        if (self.steps if steps is None else steps) is None or (steps is not None and steps <= fewest):
-            return None
-        return lowered_to(source)
+        too_few = self.steps is None if steps is None else steps <= 2 * RATE_LOOKS
+        return None if too_few else lowered_to(source)
 
     def _shares(self, steps: int | None) -> tuple[int | None, int]:
         """Return the steps of the model and those of its teacher, out of so many."""

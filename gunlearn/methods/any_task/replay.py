@@ -18,7 +18,7 @@ from gunlearn.training.another_loss import CHECK, read_as, warn_of_another_loss
 from gunlearn.training.arguments import TrainArguments
 from gunlearn.training.checkpoint_weights import weights_for
 from gunlearn.training.from_scratch import train_from_scratch
-from gunlearn.training.inner_model import inner_model
+from gunlearn.training.inner_model import inner_model, learning_names
 from gunlearn.training.repeated_rates import repeated
 from gunlearn.training.resumed_optimizer import resumed_optimizer
 from gunlearn.training.same_items import warn_of_other_items
@@ -80,13 +80,11 @@ class Replay(Method):
                 f"{', '.join(back) or 'none'}); {remedy}"
             )
         model, steps = problem.model, state.steps - moment.step
-        learning = {
-            name: parameter for name, parameter in inner_model(model).named_parameters() if parameter.requires_grad
-        }
+        learning = learning_names(model)
         growth, passes = growth_rate(state, model), 0 if state.known_loss else CHECK
         if passes:
             as_trained = read_as(state, BatchOptions())
-            warn_of_another_loss(lambda own: resumed_optimizer(state, own, list(learning)), problem, as_trained)
+            warn_of_another_loss(lambda own: resumed_optimizer(state, own, learning), problem, as_trained)
         inner_model(model).load_state_dict(weights_for(moment.weights, inner_model(model)))
         if problem.fresh is not None:
             problem.fresh.put(model)
@@ -99,7 +97,7 @@ class Replay(Method):
             if moment.rng is not None:  # here, since batches draw their seed before
                 torch.set_rng_state(moment.rng)
             return resumed_optimizer(
-                replace(state, steps=moment.step, optimizer=moment.optimizer), parameters, list(learning)
+                replace(state, steps=moment.step, optimizer=moment.optimizer), parameters, learning
             )
 
         making = Making(make)

@@ -25,7 +25,7 @@ from gunlearn.training.estimated_state import (
     set_second_moments,
 )
 from gunlearn.training.from_scratch import fresh_like
-from gunlearn.training.inner_model import inner_model
+from gunlearn.training.inner_model import learning_names
 from gunlearn.training.optimizer_state import steps_taken
 from gunlearn.training.optimizers import find_optimizer, make_optimizer, makes_its_own
 from gunlearn.training.resumed_optimizer import resumed_optimizer
@@ -71,7 +71,7 @@ def from_state(source: Any, model: nn.Module, lr: float | None, weight_decay: fl
 
     Its rate is `lr`, else its own, or the highest one of the training if a scheduler lowered it.
     """
-    names = [name for name, parameter in inner_model(model).named_parameters() if parameter.requires_grad]
+    names = learning_names(model)
 
     def settle(optimizer: Any) -> None:
         for group in optimizer.param_groups:

@@ -83,7 +83,7 @@ class ImageClassification(Task):
 
     def trial_items(self, data: Data) -> ArrayItems:
         """Return the first training items, and one of the highest class: a model may lack it."""
-        rows = trainable_mask(data, data.x.shape[0], getattr(data.x, "device", "cpu")).nonzero().view(-1)
+        rows = _trainable(data).nonzero().view(-1)
         y = known_labels(data.y.dataset) if isinstance(data.y, Column) else data.y
         if y is None or not len(rows):
             return ArrayItems(*rows_at(data, rows[:_TRIED]))
@@ -110,11 +110,11 @@ class ImageClassification(Task):
         return parts
 
     def training_parts(self, data: Data) -> ArrayParts:
-        train = trainable_mask(data, data.x.shape[0], getattr(data.x, "device", "cpu"))
+        train = _trainable(data)
         return ArrayParts(data, None, train, {"retain": self.batch_size})
 
     def training_items(self, data: Data) -> list[Tensor]:
-        rows = trainable_mask(data, data.x.shape[0], getattr(data.x, "device", "cpu")).nonzero().view(-1)
+        rows = _trainable(data).nonzero().view(-1)
         return [rows, data.y[rows]] if isinstance(data.y, Tensor) else [rows]
 
     def validation_items(self, data: Data) -> TableRows | None:
@@ -154,6 +154,11 @@ def _check_labels(items: ArrayItems, classes: int) -> None:
         f"Expected labels from 0 to {classes - 1}, the model's logits of {classes} classes (got "
         f"{int((y >= classes).sum())} of {y.numel()} above, the largest is {int(y.max())})"
     )
+
+
+def _trainable(data: Data) -> Tensor:
+    """Return the mask of the items that may be learned from, `[num_items]`."""
+    return trainable_mask(data, data.x.shape[0], getattr(data.x, "device", "cpu"))
 
 
 def _remedy(x: Tensor) -> str:
