@@ -10,7 +10,9 @@ from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import CosineAnnealingLR, CyclicLR, OneCycleLR, ReduceLROnPlateau
 
 import gunlearn as gu
+from gunlearn.methods import Problem
 from gunlearn.methods.any_task.lowered_rate import LOWERED, RATE_LOOKS, LoweredRate, lowered_to
+from gunlearn.methods.any_task.predictions_moved import Moved
 from tests.methods.forgetting import club
 
 TASK, STEPS = "node_classification", 200
@@ -144,3 +146,25 @@ def test_the_highest_rate_of_one_cycle_is_known() -> None:
         scheduler.step()
     assert optimizer.param_groups[0]["lr"] < 1e-6
     assert lowered_to(optimizer) == LOWERED
+
+
+def test_a_resumed_run_goes_on_at_its_rate() -> None:
+    """The control is a new one: at the low rate, before its first look."""
+    rate, resumed = LoweredRate(LOWERED, None), LoweredRate(LOWERED, None)
+    rate.taken, rate.factor = 17, 1.0
+    resumed.load_state_dict(rate.state_dict())
+    assert (resumed.taken, resumed.factor) == (17, 1.0)
+
+
+def test_a_few_retained_items_stand_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five of them, from the first to the last; the control reads all."""
+    data = gu.node_split(club(), 0.2, 0.2)
+    task, partition, model = gu.NodeClassification(), gu.ForgetNodes(count=2).resolve(data), gu.GCN(20, 16, 4)
+    problem = Problem(model, model, partition, task)
+    parts = task.parts(partition, "retain", model, ("forget", "retain"))
+    every = Moved.retained(problem, parts).pieces[0]
+    assert every.num_items > 5
+    monkeypatch.setattr(f"{Moved.__module__}._MOST", 5)
+    some = Moved.retained(problem, parts).pieces[0]
+    assert some.num_items == 5
+    assert [int(some.index[k]) for k in (0, -1)] == [int(every.index[k]) for k in (0, -1)]
