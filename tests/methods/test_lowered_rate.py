@@ -138,6 +138,17 @@ def test_how_far_a_rate_was_lowered(group: dict[str, float], low: float | None) 
     assert lowered_to({"param_groups": [group]}) == low
 
 
+def test_the_group_whose_rate_fell_farthest_counts() -> None:
+    """A rate that rose to its end is no lower than its highest, which a state holds in single precision."""
+    groups = [{"lr": 2e-3, "initial_lr": 1e-2}, {"lr": 5e-3, "initial_lr": 1e-2}]
+    assert lowered_to({"param_groups": groups}) == pytest.approx(0.2)
+    rates = torch.tensor([[0.05], [0.1]])
+    assert float(rates[-1]) > 0.1
+    rose = {"state": {}, "param_groups": [{"lr": 0.1, "params": [0]}]}
+    assert lowered_to(gu.TrainingState(2, 2, "SGD", rose, rates=rates)) is None
+    assert lowered_to(gu.TrainingState(2, 2, "SGD", rose, rates=2 * rates)) == pytest.approx(0.5)  # control
+
+
 def test_the_highest_rate_of_one_cycle_is_known() -> None:
     optimizer = torch.optim.Adam([torch.nn.Parameter(torch.ones(1))], lr=1e-3)
     scheduler = OneCycleLR(optimizer, 1e-2, total_steps=10)

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -227,6 +228,8 @@ def test_decay_is_summed_over_changing_rates_and_unknown_steps_say_nothing() -> 
     _, _, optimizer, state = trained("AdamW", 0.5, step_size=20, gamma=0.01)
     kept = math.exp(-0.5 * (20 * 2e-2 + 20 * 2e-4))
     assert lacking_decay(state, None, None) == f"next to no weight decay (over it a weight keeps {kept:.1%})"
+    half = math.exp(-0.5 * 20 * 2e-2)  # of a training that ended in the middle
+    assert f"keeps {half:.1%})" in lacking_decay(replace(state, total=20), None, None)
     assert lacking_decay(None, optimizer, 40) == ""  # exp(-.4) = .67, at least
     assert lacking_decay(None, optimizer, 20) == (
         f"next to no weight decay (over it a weight keeps {math.exp(-0.5 * 20 * 2e-2):.1%})"
