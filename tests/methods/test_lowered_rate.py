@@ -13,6 +13,7 @@ import gunlearn as gu
 from gunlearn.methods import Problem
 from gunlearn.methods.any_task.lowered_rate import LOWERED, RATE_LOOKS, LoweredRate, lowered_to
 from gunlearn.methods.any_task.predictions_moved import Moved
+from gunlearn.methods.any_task.training_budget import fall
 from tests.methods.forgetting import club
 
 TASK, STEPS = "node_classification", 200
@@ -147,6 +148,16 @@ def test_the_group_whose_rate_fell_farthest_counts() -> None:
     rose = {"state": {}, "param_groups": [{"lr": 0.1, "params": [0]}]}
     assert lowered_to(gu.TrainingState(2, 2, "SGD", rose, rates=rates)) is None
     assert lowered_to(gu.TrainingState(2, 2, "SGD", rose, rates=2 * rates)) == pytest.approx(0.5)  # control
+
+
+def test_a_low_rate_falls_to_nothing_over_the_last_quarter_too() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)
+    scheduler, found = fall(8, times=lambda: 0.1)(optimizer), []
+    for _ in range(9):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert found == pytest.approx([0.1] * 7 + [0.05, 0.0])
 
 
 def test_the_highest_rate_of_one_cycle_is_known() -> None:
