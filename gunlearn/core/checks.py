@@ -115,11 +115,13 @@ def check_model(model: Any) -> None:
     """
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(f"Expected 'model' to be a torch module (got {type(model).__name__})")
-    if isinstance(model, torch.jit.ScriptModule):
-        raise UnsupportedModelError(
-            f"Expected a module of Python (got TorchScript's {type(model).__name__}); pass the module that was "
-            "scripted or traced, with module.load_state_dict(model.state_dict()), and script what you get"
-        )
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            where, own = (f" in '{name}'", f".{name}") if name else ("", "")
+            raise UnsupportedModelError(
+                f"Expected a module of Python (got TorchScript's {type(module).__name__}{where}); pass the module that "
+                f"was scripted or traced, with module.load_state_dict(model{own}.state_dict()), and script what you get"
+            )
     if not any(True for _ in model.parameters()):
         raise InvalidInputError(f"Expected a model with parameters (got {type(model).__name__} with none)")
     for name, tensor in model.state_dict().items():

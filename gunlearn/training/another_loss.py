@@ -106,22 +106,23 @@ def warn_of_another_loss(make: Callable[[list[nn.Parameter]], Any], problem: Any
         )
 
 
-def warn_of_a_fall(before: float, after: float, problem: Any, reading: BatchOptions) -> None:
+def warn_of_a_fall(before: float, after: float, penalty: float, problem: Any, reading: BatchOptions) -> None:
     """Warn where going on lowered the loss by more than a training that had ended at its minimum leaves.
 
     Without the forgotten data the loss of what stays may be high for a reason, so that the loss of all data, at the
     trained weights, has to be as high; it costs a pass, where the other one fell.
 
     Args:
-        before: the loss on the retained data at the trained weights, in nats.
+        before: the loss on the retained data at the trained weights, with the optimiser's L2 penalty, in nats.
         after: that of the result.
+        penalty: the part of `before` that is penalty.
         problem: see `gunlearn.methods.Problem`.
         reading: how much a pass reads.
     """
     if not _fell(before, after):
         return
     data, task = problem.partition.data, problem.task
-    trained = float(training_losses(problem.reference, data, task, reading, problem.seed).mean())
+    trained = float(training_losses(problem.reference, data, task, reading, problem.seed).mean()) + penalty
     if _fell(trained, after):
         warnings.warn(
             f"At the trained weights the loss of '{task.name}' was {trained:.2g} nats on all training data, and going "

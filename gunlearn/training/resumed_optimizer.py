@@ -22,7 +22,8 @@ ESTIMATES = "let method 'continued_training' estimate its state (optimizer=\"ada
 _WHOLE = "; what it trains beside the model, such as a predictor, belongs into the model (torch.nn.ModuleDict)"
 _SAME = 0.5  # share of a parameter's values
 _LIKE_PARAMETER = ("exp_avg", "exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg", "sum", "acc_delta", "prev")
-_ADDED = {"params", "param_names", "initial_lr"}  # keys of a group that are no settings of its class
+#: Keys of a group that are no settings of its class; the last five are those of schedulers.
+_ADDED = {"params", "param_names", "initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum"}
 
 
 def classes_of(module: ModuleType, base: type) -> dict[str, Any]:

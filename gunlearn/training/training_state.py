@@ -58,7 +58,8 @@ class TrainingState:
         names: of the parameters in the order of the optimiser's groups; empty where they are in the model's order.
         weights: hash of the final weights, so that no other model's state is taken for this one's; empty where unknown.
         reading: how items were read: `batch_size`, `sampler`, `num_neighbors`, `max_grad_norm`.
-        rates: learning rates of all steps, `[steps, num_groups]`, where they changed; `None` where they did not.
+        rates: learning rates of all steps of the training, `[total, num_groups]`, where they changed; `None` where they
+            did not.
         moments: checkpoints in the order of their steps.
         growth: rate at which the norm of the weights still changed, see `gunlearn.training.settled`, where the
             checkpoints that told it are gone; `None` where it is not known.
@@ -148,7 +149,7 @@ class TrainingState:
                 key: value.masked_fill(anew, 0) if isinstance(value, Tensor) and value.shape == anew.shape else value
                 for key, value in entries.get(index, {}).items()
             }
-        return replace(self, optimizer={**self.optimizer, "state": entries}, moments=(), rates=None)
+        return replace(self, optimizer={**self.optimizer, "state": entries}, moments=())
 
     def earliest(self, steps: float) -> Moment | None:
         """Return the checkpoint farthest back, but at most so many steps before the end; `None` if there is none."""

@@ -16,8 +16,8 @@ from gunlearn.diffusion.noised_items import draw_items
 from gunlearn.errors import GunlearnError, InvalidInputError, UnsupportedMethodError, UnsupportedModelError
 from gunlearn.losses import KLToReference
 from gunlearn.methods import METHODS, Problem, build_method
+from gunlearn.methods.any_task.predictions_moved import Moved
 from gunlearn.methods.any_task.scrub_warnings import direction
-from gunlearn.methods.any_task.still_moving import StillMoving
 from gunlearn.methods.gradient import GradientMethod
 from tests.diffusion.tiny_pipelines import SMALL, Oracle
 from tests.tasks.cases import Denoiser
@@ -197,4 +197,4 @@ def test_what_did_not_move_is_not_said_to_have_moved() -> None:
     parts = held.task.parts(held.partition, "retain", model, ("forget",))
     found = direction(held, model, parts, 1.0, None)
     assert found["forget_nll"][0] == found["forget_nll"][1]
-    assert max(found["forget_divergence"], StillMoving(held, parts, 4, 8, None).moved.far()) < 1e-9
+    assert max(found["forget_divergence"], Moved.forgotten(held, parts, None).far()) < 1e-9

@@ -137,6 +137,24 @@ def of_torchscript() -> nn.Module:
     return torch.jit.script(Mixed())  # type: ignore[no-any-return]
 
 
+class Scripted(nn.Module):
+    """A module of Python around one of TorchScript; the control is `Mixed`, in the test below."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = of_torchscript()
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        return self.inner(x, edge_index)  # type: ignore[no-any-return]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_part_of_torchscript_is_refused_by_its_name() -> None:
+    data = gu.node_split(make_data(), 0.2, 0.2)
+    with pytest.raises(UnsupportedModelError, match=r"in 'inner'.*load_state_dict\(model\.inner\.state_dict\(\)\)"):
+        gu.unlearn(Scripted(), data, gu.ForgetNodes(count=2), "finetune", task="node_classification")
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("method", ["utu", "auto"])
 @pytest.mark.parametrize("call", [None, lambda model, data: model(data.x, data.edge_index)])

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -161,6 +162,31 @@ def test_rates_change_as_they_did() -> None:
     assert "rate of 0.02, changed as then" in result.notes["why"]
 
 
+@pytest.mark.parametrize("source", ["optimizer", "state_dict", "training"])
+def test_the_highest_rate_of_one_cycle_counts(source: str) -> None:
+    """It starts at a twenty-fifth of it, and ends at far less; decoupled decay is summed at no lower rate."""
+    data = gu.node_split(club(), 0.2, 0.2)
+    torch.manual_seed(0)
+    model, keeping = gu.GCN(20, 8, 4), gu.KeepState(steps=40)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.5)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-2, total_steps=40)
+    for _ in range(40):
+        optimizer.zero_grad()
+        out = model(data.x, data.edge_index)[data.train_mask]
+        nn.functional.cross_entropy(out, data.y[data.train_mask]).backward()
+        optimizer.step()
+        keeping.step(model, optimizer)
+        scheduler.step() if scheduler.last_epoch < 39 else None
+    given: dict[str, Any] = {"optimizer": optimizer, "state_dict": optimizer.state_dict()}
+    state = keeping.state(model)
+    known = {"training": state} if source == "training" else {"optimizer": given[source], "training_steps": 40}
+    why = gu.unlearn(model, data, gu.ForgetNodes(count=2), "auto", TASK, budget=1.0, **known).notes["why"]
+    assert f"at a rate of 0.02{', changed as then' if source == 'training' else ''}, with" in why
+    kept = math.exp(-0.5 * float(state.rates.sum()))  # .82; at the highest rate all the time .67
+    told = f"next to no weight decay (over it a weight keeps {kept:.1%})" if source == "training" else ""
+    assert lacking_decay(known.get("training"), known.get("optimizer"), 40) == told
+
+
 def test_what_nobody_said_is_said() -> None:
     model, data, _, _ = trained()
     notes = gu.unlearn(model, data, gu.ForgetNodes(count=2), "auto", TASK, budget=1.0).notes
@@ -202,6 +228,8 @@ def test_decay_is_summed_over_changing_rates_and_unknown_steps_say_nothing() -> 
     _, _, optimizer, state = trained("AdamW", 0.5, step_size=20, gamma=0.01)
     kept = math.exp(-0.5 * (20 * 2e-2 + 20 * 2e-4))
     assert lacking_decay(state, None, None) == f"next to no weight decay (over it a weight keeps {kept:.1%})"
+    half = math.exp(-0.5 * 20 * 2e-2)  # of a training that ended in the middle
+    assert f"keeps {half:.1%})" in lacking_decay(replace(state, total=20), None, None)
     assert lacking_decay(None, optimizer, 40) == ""  # exp(-.4) = .67, at least
     assert lacking_decay(None, optimizer, 20) == (
         f"next to no weight decay (over it a weight keeps {math.exp(-0.5 * 20 * 2e-2):.1%})"

@@ -14,6 +14,7 @@ from torch_geometric.nn import GCNConv
 import gunlearn as gu
 from gunlearn.errors import InvalidInputError
 from gunlearn.methods import METHODS, Problem, run_method
+from gunlearn.methods.any_task.predictions_moved import Moved
 from gunlearn.methods.any_task.second_look import Look
 from gunlearn.methods.any_task.still_moving import FEWEST, StillMoving
 from gunlearn.methods.base import Outcome
@@ -43,7 +44,8 @@ def watched(steps: int, most: int, at: Any) -> int:
     data.y = (data.y > 0).long()
     task, partition, model = gu.tasks.as_task(TASK), REQUEST.resolve(data), OneWeight()
     parts = task.parts(partition, "retain", model, ("forget", "retain"))
-    moving = StillMoving(Problem(model, copy.deepcopy(model), partition, task), parts, steps, most, None)
+    problem = Problem(model, copy.deepcopy(model), partition, task)
+    moving = StillMoving(Moved.forgotten(problem, parts, None), steps, most)
     taken = 0
     while not moving.ends():
         taken += 1
@@ -112,7 +114,8 @@ def test_predictions_are_those_without_dropout() -> None:
     data = gu.node_split(club(), 0.2, 0.2)
     task, partition, model = gu.tasks.as_task(TASK), REQUEST.resolve(data), Dropped().train()
     parts = task.parts(partition, "retain", model, ("forget", "retain"))
-    moving = StillMoving(Problem(model, copy.deepcopy(model), partition, task), parts, 20, 40, None)
+    problem = Problem(model, copy.deepcopy(model), partition, task)
+    moving = StillMoving(Moved.forgotten(problem, parts, None), 20, 40)
     assert moving.moved.far() < 1e-12
     assert model.training
 

@@ -1,5 +1,6 @@
 """The fused path against PyG's own gather-scatter: every supported layer, graph and feature layout."""
 
+import contextlib
 import copy
 import gc
 import weakref
@@ -254,6 +255,37 @@ def test_removed_edges_hooks_explainers_and_operators():
     with plain_path(), fast_path(model):
         assert_same(outputs(model, x, index), outputs(model, x, index))
     assert path_of(model) == "gather-scatter in 2 of 2 layers (GCNConv)"
+
+
+@pytest.mark.parametrize("kind", ["forward", "before", "backward"])
+@pytest.mark.parametrize(
+    ("make", "at"),
+    [
+        (lambda: pyg.SAGEConv(DIM, 4), "lin_l"),
+        (lambda: pyg.GINConv(nn.Sequential(nn.Linear(DIM, 4), nn.ReLU())), "nn"),
+        (lambda: pyg.GINConv(nn.Sequential(nn.Linear(DIM, 4), nn.ReLU())), "nn.0"),
+        (lambda: pyg.GINConv(pyg.MLP([DIM, 4, 3])), "nn"),
+    ],
+)
+def test_a_hook_of_a_linear_map_sees_what_it_sees_without_the_fast_path(make, at, kind):
+    """Messages of wide features pass behind the map where nothing looks, see `test_wide_features_...` below."""
+    (x, index), found = graph(), []
+    for path in (contextlib.nullcontext, fast_path):
+        model, seen = make(), []
+        model.load_state_dict(found[0][1] if found else model.state_dict())
+        inner, given = model.get_submodule(at), x.clone().requires_grad_()
+        if kind == "forward":
+            inner.register_forward_hook(lambda module, args, out, seen=seen: seen.append(args[0].detach()))
+        elif kind == "before":
+            inner.register_forward_pre_hook(lambda module, args, seen=seen: seen.append(args[0].detach()))
+        else:
+            inner.register_full_backward_hook(lambda module, by_input, by_output, seen=seen: seen.append(by_input[0]))
+        with path(model):
+            model(given, index).square().sum().backward()
+        found.append((seen, model.state_dict()))
+    (plain, _), (fast, _) = found
+    assert len(plain) == len(fast) == 1
+    torch.testing.assert_close(fast[0], plain[0], rtol=1e-4, atol=1e-4)
 
 
 def test_nothing_is_left_behind():

@@ -119,15 +119,20 @@ def test_other_models_are_taken_as_before(make) -> None:
 class Counts(Plain):
     """Notes how many edges it was called on, outside the kernels that read them without a copy."""
 
-    def forward(self, x, edge_index, batch=None, batch_size=None):
+    def forward(self, x, edge_index, batch=None, batch_size=None, edge_weight=None):
+        self.weighted.append(edge_weight is not None)
         if batch is not None or batch_size is not None:
             self.edges.append(edge_index.size(1))
         return self.encode(x, edge_index)
 
 
 def test_a_search_for_a_pairs_argument_reads_a_few_edges() -> None:
-    """All edges in each call would gather `[num_edges, num_features]` as often as the model has such arguments."""
-    model, Counts.edges = new(Counts), []
+    """All edges in each call would gather `[num_edges, num_features]` as often as the model has such arguments.
+
+    Those of graphs are not tried with pairs.
+    """
+    model, Counts.edges, Counts.weighted = new(Counts), [], []
     unlearn(model)
+    assert not any(Counts.weighted)
     assert len(Counts.edges) == 2
     assert max(Counts.edges) <= 11 < links().edge_index.size(1)

@@ -16,6 +16,7 @@ from gunlearn.losses import Objective
 from gunlearn.methods.any_task.brief_teacher import taught
 from gunlearn.methods.any_task.handed_on import Making
 from gunlearn.methods.any_task.lowered_rate import RATE_LOOKS, LoweredRate, lowered_to
+from gunlearn.methods.any_task.predictions_moved import Moved
 from gunlearn.methods.any_task.second_look import LOOKS, Look
 from gunlearn.methods.any_task.shrunk import shrinking_of
 from gunlearn.methods.any_task.starts import check_source, estimated, from_state, warn_of_other_steps
@@ -68,8 +69,8 @@ class ContinuedTraining(GradientMethod):
             the one named here, or its gradients were much smaller.
         lr: learning rate; `None` goes on with that of the state, or is 1e-3. Where a scheduler lowered it, on a graph,
             that is the last one but at least a tenth of the highest, and the highest again once the predictions of
-            forgotten items have moved twice as far as those of retained ones; else (other items, `teacher_share`,
-            `shrink`) the highest.
+            forgotten items have moved twice as far as those of retained ones (6 steps and fewer of a `budget` leave
+            none for that look); else (other items, `teacher_share`, `shrink`) the highest.
         weight_decay: the training's penalty; `None` is that of the state, or estimated (0 for AdamW).
         training_steps: optimiser steps of the training, where neither `training` nor the `optimizer` counts them.
         budget: share of the training's steps that may be spent; `None` is 1/20 for up to 10 items (nodes: that touch at
@@ -209,21 +210,25 @@ class ContinuedTraining(GradientMethod):
         spent = looks + start.passes + (0 if watched is None else PASSES)
         checks = source is not None and not known_loss(source) and (allowed is None or allowed > spent + CHECK)
         spent += CHECK if checks else 0
-        low = self._lowered(problem, source, None if allowed is None else allowed - spent)
-        spent += 0 if low is None else RATE_LOOKS
+        low = self._lowered(problem, source)
+        few = allowed is not None and allowed - spent <= 2 * RATE_LOOKS
+        compared = None if low is None or few else self._seen(problem) if watched is None else watched
+        spent += 0 if compared is None else RATE_LOOKS
         steps, learning = self._shares(self.steps if allowed is None else allowed - spent)
         changes = start.changes
         if source is not None and steps is not None and not learning and not is_small(problem.partition):
             changes += (partial(shorten_memory, steps=steps),)
+        seen = watched if compared is None else compared
+        forgotten = None if seen is None else Moved.forgotten(problem, seen, reading.batch_size)
         moving = None
-        if watched is not None and steps is not None:
-            moving = StillMoving(problem, watched, steps, most - spent, reading.batch_size)
+        if watched is not None and forgotten is not None and steps is not None:
+            moving = StillMoving(forgotten, steps, most - spent)
             steps = moving.most
             problem = replace(problem, callbacks=[*problem.callbacks, moving])  # its state is checkpointed
         making = Making(start.make, *changes, lambda _: shrinking())
         rate = None
-        if low is not None and steps is not None:
-            rate = LoweredRate(problem, self._seen(problem) if watched is None else watched, low)
+        if low is not None:
+            rate = LoweredRate(low, None if compared is None else forgotten)
             problem = replace(problem, callbacks=[*problem.callbacks, rate])
         own = replace(self._ready(problem, state, steps, making, start.rises), moving=moving, rate=rate)
         if learning:
@@ -248,7 +253,7 @@ class ContinuedTraining(GradientMethod):
             outcome = look.not_farther(outcome, making.made, not keep, slack=0.0 if source is None else _SLACK)
             if "training_loss" in outcome.notes and not keep and not known_loss(source):
                 before, after = (outcome.notes[f"training_loss{when}"] for when in ("_before", ""))
-                warn_of_a_fall(before, after, problem, own.reading)
+                warn_of_a_fall(before, after, look.penalty, problem, own.reading)
         if total is not None and outcome.state is not None:
             taken = outcome.state.step
             outcome.notes["price"] = round((taken + spent + learning) / total, 4)
@@ -287,19 +292,19 @@ class ContinuedTraining(GradientMethod):
         grows = growth is not None and growth > GROWING
         if self.budget is not None or self.teacher_share or self.shrink < 1 or grows or world_size() > 1:
             return None
-        parts = self._seen(problem)
+        return self._seen(problem)
+
+    def _seen(self, problem: Problem) -> Parts | None:
+        """Return the forgotten items and the retained ones; `None` where a request names none of the task's items."""
+        parts = problem.task.parts(problem.partition, "retain", problem.model, ("forget", "retain"))
         return parts if has_forget_items(parts) else None
 
-    def _seen(self, problem: Problem) -> Parts:
-        return problem.task.parts(problem.partition, "retain", problem.model, ("forget", "retain"))
-
-    def _lowered(self, problem: Problem, source: Any, steps: int | None) -> float | None:
+    def _lowered(self, problem: Problem, source: Any) -> float | None:
         """Return the share of its highest rate with which a run on a graph starts; `None` for all of it."""
         asked = self.lr is not None or self.scheduler is not None or self.teacher_share or self.shrink < 1
         if source is None or asked or world_size() > 1 or not problem.task.shared_pass:
             return None
-        too_few = self.steps is None if steps is None else steps <= 2 * RATE_LOOKS
-        return None if too_few else lowered_to(source)
+        return lowered_to(source)
 
     def _shares(self, steps: int | None) -> tuple[int | None, int]:
         """Return the steps of the model and those of its teacher, out of so many."""

@@ -79,7 +79,7 @@ class Making:
             optimizer=on_cpu(state, copied=False),
             names=() if "" in names else names,
             reading=dict(reading),
-            rates=None if before is None or not moments else before.rates,
+            rates=None if before is None else before.rates,
             moments=tuple(moments),
             growth=growth,
             known_loss=before is not None and before.known_loss,

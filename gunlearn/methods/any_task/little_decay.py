@@ -6,8 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
+from gunlearn.training.highest_rate import groups_of, highest_rates
 from gunlearn.training.optimizer_state import is_decoupled, optimizer_kind
 from gunlearn.training.training_state import TrainingState
 
@@ -33,28 +32,31 @@ def lacking_decay(state: TrainingState | None, source: Any, steps: int | None) -
         steps: of the training, where there is no state; `None` where they are not known.
     """
     if state is not None:
-        groups, kind, steps = state.optimizer["param_groups"], state.kind, state.kept_at
+        source, kind, steps = state, state.kind, state.kept_at
     elif source is None:
         return ""
     else:
-        groups = source["param_groups"] if isinstance(source, Mapping) else source.param_groups
         kind = "" if isinstance(source, Mapping) else optimizer_kind(source)
-    left = [_left(group, kind, steps, _rates(state, number)) for number, group in enumerate(groups)]
+    rates = zip(groups_of(source), _summed_rates(source, steps), strict=True)
+    left = [_left(group, kind, summed) for group, summed in rates]
     if min(left) == 1:
         return "no weight decay"
     return f"next to no weight decay (over it a weight keeps {min(left):.1%})" if min(left) > _LEFT else ""
 
 
-def _rates(state: TrainingState | None, group: int) -> torch.Tensor | None:
-    return None if state is None or state.rates is None else state.rates[:, group]
+def _summed_rates(source: Any, steps: int | None) -> list[float | None]:
+    """Return the sum of the learning rates of each group over a training; `None` where nobody knows its steps.
+
+    Without the rates of all steps the highest one is taken for each.
+    """
+    if isinstance(source, TrainingState) and source.rates is not None:
+        return source.rates[:steps].sum(0).tolist()
+    return [None if steps is None else rate * steps for rate in highest_rates(source)]
 
 
-def _left(group: Mapping[str, Any], kind: str, steps: int | None, rates: torch.Tensor | None) -> float:
+def _left(group: Mapping[str, Any], kind: str, summed: float | None) -> float:
     """Return the share of a group's weights that decoupled decay leaves; 0 for a penalty, and where nobody knows."""
     decay = float(group.get("weight_decay") or 0.0)
     if not decay or not group["params"]:
         return 1.0
-    if not is_decoupled(group, kind) or steps is None:
-        return 0.0
-    rate = max(float(group["lr"]), float(group.get("initial_lr", 0.0)))  # a scheduler may have lowered it
-    return math.exp(-decay * (rate * steps if rates is None else float(rates[:steps].sum())))
+    return math.exp(-decay * summed) if is_decoupled(group, kind) and summed is not None else 0.0

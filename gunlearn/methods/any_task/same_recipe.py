@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from gunlearn.methods.any_task.retrain import Retrain
+from gunlearn.training.highest_rate import highest_rates
 from gunlearn.training.inner_model import inner_model
 from gunlearn.training.repeated_rates import repeated
 from gunlearn.training.resumed_optimizer import resumed_optimizer, started_anew
@@ -80,8 +81,9 @@ class NewLike:
         if len(learns) > len(held):
             learns = [new for new, (_, old) in zip(learns, own, strict=True) if old.requires_grad]
         made = started_anew(made, held, learns)
-        for group in made.param_groups:
-            group["lr"] = max(group["lr"], group.pop("initial_lr", group["lr"]))
+        for group, highest in zip(made.param_groups, highest_rates(self.known), strict=True):
+            group["lr"] = highest
+            group.pop("initial_lr", None)
             group.update({name: value for name, value in self.settings.items() if value is not None})
         return made
 

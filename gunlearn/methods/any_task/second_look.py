@@ -36,6 +36,7 @@ class Look:
     def __init__(self, model: nn.Module, data: Any, task: Task, reading: BatchOptions, seed: int) -> None:
         self.seen = data, task, reading, seed
         self.weights = copy.deepcopy(model.state_dict())
+        self.penalty = 0.0  # in nats, before the run; known after it, when its optimiser is
         self.losses = training_losses(model, *self.seen) if world_size() == 1 else None
 
     def not_farther(self, outcome: Outcome, optimizer: Any, take_back: bool = True, slack: float = 0.0) -> Outcome:
@@ -50,6 +51,7 @@ class Look:
             return outcome
         losses = training_losses(model, *self.seen)
         added = [penalty_of(weights, decay) for weights in (self.weights, model.state_dict())]
+        self.penalty = added[0]
         before, after = float(self.losses.mean()) + added[0], float(losses.mean()) + added[1]
         outcome.notes |= {"training_loss_before": before, "training_loss": after}
         by_chance = _T * float((losses - self.losses).std()) / len(losses) ** 0.5

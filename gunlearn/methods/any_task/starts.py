@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from gunlearn.errors import UnsupportedModelError
-from gunlearn.methods.any_task.lowered_rate import highest_rate
 from gunlearn.methods.base import Problem
 from gunlearn.methods.freezing import learning_like
 from gunlearn.methods.gradient import GradientMethod
@@ -25,6 +24,7 @@ from gunlearn.training.estimated_state import (
     set_second_moments,
 )
 from gunlearn.training.from_scratch import fresh_like
+from gunlearn.training.highest_rate import highest_rates
 from gunlearn.training.inner_model import learning_names
 from gunlearn.training.optimizer_state import steps_taken
 from gunlearn.training.optimizers import find_optimizer, make_optimizer, makes_its_own
@@ -74,8 +74,8 @@ def from_state(source: Any, model: nn.Module, lr: float | None, weight_decay: fl
     names = learning_names(model)
 
     def settle(optimizer: Any) -> None:
-        for group in optimizer.param_groups:
-            group["lr"] = highest_rate(group) if lr is None else lr
+        for group, highest in zip(optimizer.param_groups, highest_rates(source), strict=True):
+            group["lr"] = highest if lr is None else lr
             group.pop("initial_lr", None)
             if weight_decay is not None:
                 group["weight_decay"] = weight_decay

@@ -6,9 +6,6 @@ from typing import Any
 
 from gunlearn.methods.any_task.predictions_moved import Moved
 from gunlearn.methods.any_task.training_budget import CONSTANT
-from gunlearn.methods.base import Problem
-from gunlearn.methods.forget_part import forget_pieces
-from gunlearn.tasks.base import Parts
 from gunlearn.training.callbacks import StatefulCallback
 
 #: Steps before which nothing can be told: twice the memory of Adam's first moments.
@@ -30,16 +27,13 @@ class StillMoving(StatefulCallback):
     may double by chance. Neither labels of forgotten items nor their loss are read.
 
     Args:
-        problem: whose model learns.
-        parts: with the forgotten items.
+        moved: how far the forgotten items have.
         steps: at first.
         most: steps, at most.
-        batch_size: items per pass, where items are predicted alone.
     """
 
-    def __init__(self, problem: Problem, parts: Parts, steps: int, most: int, batch_size: int | None) -> None:
-        self.moved = Moved(problem, parts, forget_pieces(problem.task, parts, batch_size))
-        self.steps, self.most, self.taken = steps, max(steps, most), 0
+    def __init__(self, moved: Moved, steps: int, most: int) -> None:
+        self.moved, self.steps, self.most, self.taken = moved, steps, max(steps, most), 0
         self.before: float | None = None
 
     def ends(self) -> bool:

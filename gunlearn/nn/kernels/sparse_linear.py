@@ -86,7 +86,9 @@ def before_linear(x: object, maps: Sequence[nn.Module]) -> SparseMatrix | Tensor
 
 
 def first_linear(module: nn.Module) -> nn.Module | None:
-    """Return the linear map that a network applies first; `None` if it starts with anything else."""
+    """Return the linear map that a network applies first; `None` if it starts with anything else, or with a hook."""
+    if has_hooks(module):
+        return None
     if type(module) is nn.Sequential and len(module):
         return first_linear(module[0])
     if type(module) is pyg.MLP and isinstance(module.lins, nn.ModuleList) and len(module.lins):
@@ -99,6 +101,10 @@ def is_replaced(module: nn.Module) -> bool:
     return (
         type(module) in LINEAR_MAPS
         and isinstance(module.__dict__.get("forward"), SparseLinear)
-        and not module._forward_hooks
-        and not module._forward_pre_hooks
+        and not has_hooks(module)
     )
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Return whether a hook of a module sees its input, or the gradient of that."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
