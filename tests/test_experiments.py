@@ -14,7 +14,7 @@ from tests.conftest import REPOSITORY, committed
 STUDIES = "edge_training_influence fuzz influence_in_inpo inpo_edges removal_influence retain_samples speed tofu_small"
 STUDIES += " image_memory digits_text fade_graphs front_page paper_modes nearest.hard"
 STUDIES += " nearest.one_after_another nearest.own_models nearest.push_then_settle digits_scrub fashion_scrub"
-STUDIES += " nearest.large nearest.settled mode_connectivity.basins"
+STUDIES += " nearest.large nearest.largest_gap nearest.settled mode_connectivity.basins"
 STUDIES += " digits_diffusion fashion_diffusion mode_connectivity.alignment"
 STUDIES += " mode_connectivity.between mode_connectivity.adapters"
 
