@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -14,29 +13,22 @@ import torch
 from gunlearn.errors import InvalidInputError
 from gunlearn.losses import Objective
 from gunlearn.methods.any_task.brief_teacher import taught
+from gunlearn.methods.any_task.going_on import KnownTraining, Spending
 from gunlearn.methods.any_task.handed_on import Making
-from gunlearn.methods.any_task.lowered_rate import RATE_LOOKS, LoweredRate, lowered_to
-from gunlearn.methods.any_task.predictions_moved import Moved
-from gunlearn.methods.any_task.second_look import LOOKS, Look
+from gunlearn.methods.any_task.lowered_rate import LoweredRate
+from gunlearn.methods.any_task.second_look import Look
 from gunlearn.methods.any_task.shrunk import shrinking_of
-from gunlearn.methods.any_task.starts import check_source, estimated, from_state, warn_of_other_steps
-from gunlearn.methods.any_task.still_moving import FEWEST, PASSES, StillMoving
-from gunlearn.methods.any_task.training_budget import AT_MOST, fall, is_small, is_trace, steps_of
+from gunlearn.methods.any_task.still_moving import StillMoving
+from gunlearn.methods.any_task.training_budget import fall
 from gunlearn.methods.base import BY_MODE, Outcome, Problem, check_interval
-from gunlearn.methods.forget_part import has_forget_items
 from gunlearn.methods.freezing import RetainedStatistics
 from gunlearn.methods.gradient import GradientMethod
 from gunlearn.tasks.base import Parts
-from gunlearn.training.another_loss import CHECK, known_loss, read_as, warn_of_a_fall, warn_of_another_loss
+from gunlearn.training.another_loss import known_loss, read_as, warn_of_a_fall, warn_of_another_loss
 from gunlearn.training.arguments import TrainArguments
-from gunlearn.training.optimizer_state import steps_taken
 from gunlearn.training.optimizers import SchedulerSpec, goes_on
-from gunlearn.training.processes import world_size
 from gunlearn.training.run import reading_of
-from gunlearn.training.same_items import warn_of_other_items
-from gunlearn.training.second_moments import shorten_memory
-from gunlearn.training.settled import GROWING, growth_rate
-from gunlearn.training.state_sources import NONE, as_training_state
+from gunlearn.training.state_sources import NONE
 from gunlearn.training.step import Change
 from gunlearn.training.training_state import TrainingState
 from gunlearn.training.unseen import UNSEEN_WEIGHT, Unseen, find_unseen, training_objective, weight_of
@@ -181,85 +173,58 @@ class ContinuedTraining(GradientMethod):
     def run(self, problem: Problem) -> Outcome:
         problem = replace(problem, task=problem.task.for_training())
         shrinking = shrinking_of(problem.model, problem.task, self.shrink, self.towards)
-        state = as_training_state(self.training)
-        if state is not None:
-            state.check_model(problem.reference)
-            warn_of_other_items(state, problem.task, problem.partition.data)
-            self._check_reading(state)
-        growth = None if state is None else growth_rate(state, problem.model)
-        source = state if state is not None else self.optimizer if goes_on(self.optimizer) else None
-        total = (self.training_steps or steps_taken(self.optimizer)) if state is None else state.total
-        by_budget = self.steps is None and self.epochs is None
-        at_most = AT_MOST if self.at_most is None else self.at_most
-        brief = by_budget and self._is_brief(problem, growth)  # too few steps to see whether it still moves
-        if by_budget and source is not None and total is not None and int((self.budget or at_most) * total) < 1:
-            check_source(source, problem.model)
-        allowed = steps_of(self.budget, problem.partition, total, at_most, brief) if by_budget else None
-        most = 0 if allowed is None or total is None else int(at_most * total)
-        watched = self._watched(problem, growth) if most > FEWEST + LOOKS + PASSES and not brief else None
-        if watched is not None:
-            allowed = max(allowed or 0, FEWEST + LOOKS + PASSES)
-        looks = LOOKS if allowed is None or allowed > LOOKS else 0
-        if source is None:
-            room = None if allowed is None else allowed - looks - 1
-            start = estimated(self, problem, self.arguments().lr, self.weight_decay, room)
-        else:
-            warn_of_other_steps(source, self.training_steps)
-            start = from_state(source, problem.model, self.lr, self.weight_decay)
-        reading = self.reading if state is None else read_as(state, self.reading)
-        spent = looks + start.passes + (0 if watched is None else PASSES)
-        checks = source is not None and not known_loss(source) and (allowed is None or allowed > spent + CHECK)
-        spent += CHECK if checks else 0
-        low = self._lowered(problem, source)
-        few = allowed is not None and allowed - spent <= 2 * RATE_LOOKS
-        compared = None if low is None or few else self._seen(problem) if watched is None else watched
-        spent += 0 if compared is None else RATE_LOOKS
-        steps, learning = self._shares(self.steps if allowed is None else allowed - spent)
-        changes = start.changes
-        if source is not None and steps is not None and not learning and not is_small(problem.partition):
-            changes += (partial(shorten_memory, steps=steps),)
-        seen = watched if compared is None else compared
-        forgotten = None if seen is None else Moved.forgotten(problem, seen, reading.batch_size)
-        moving = None
-        if watched is not None and forgotten is not None and steps is not None:
-            moving = StillMoving(forgotten, steps, most - spent)
-            steps = moving.most
-            problem = replace(problem, callbacks=[*problem.callbacks, moving])  # its state is checkpointed
+        known = KnownTraining.of(self, problem)
+        spending = Spending.of(self, problem, known)
+        start, reading = spending.start, self.reading if known.state is None else read_as(known.state, self.reading)
+        moving, rate = spending.watches(problem, reading.batch_size)
+        own_callbacks = [callback for callback in (moving, rate) if callback is not None]
+        problem = replace(problem, callbacks=[*problem.callbacks, *own_callbacks])  # their state is checkpointed
+        changes = spending.changes(problem.partition)
         making = Making(start.make, *changes, lambda _: shrinking())
-        rate = None
-        if low is not None:
-            rate = LoweredRate(low, None if compared is None else forgotten)
-            problem = replace(problem, callbacks=[*problem.callbacks, rate])
-        own = replace(self._ready(problem, state, steps, making, start.rises), moving=moving, rate=rate)
-        if learning:
+        steps = spending.steps if moving is None else moving.most
+        own = replace(self._ready(problem, known.state, steps, making, start.rises), moving=moving, rate=rate)
+        if spending.learning:
             make = Making(start.make, *changes)
-            unseen, doubt = taught(self.name, problem, self.unseen_weight, learning, make, own.reading)
+            unseen, doubt = taught(self.name, problem, self.unseen_weight, spending.learning, make, own.reading)
             if doubt:
-                self.doubted(doubt, learning)
+                self.doubted(doubt, spending.learning)
             own = replace(own, unseen=unseen)
-        if checks:
+        if spending.checks:
             warn_of_another_loss(start.make, problem, reading)
         data = problem.partition.retain_data
-        look = Look(problem.model, data, problem.task, own.reading, problem.seed) if looks else None
+        look = Look(problem.model, data, problem.task, own.reading, problem.seed) if spending.looks else None
         outcome = GradientMethod.run(own, problem)
-        outcome.notes |= {"start": start.words, "shrink": self.shrink, "passes": spent + learning}
-        outcome.notes["unseen_weight"] = weight_of(own.unseen)
-        if learning:
-            outcome.notes["teacher_steps"] = learning
-        if rate is not None:
-            outcome.notes["rate"] = f"{rate.factor:.3g} of its highest"
         if look is not None:
-            keep = self.shrink < 1 or learning > 0
-            outcome = look.not_farther(outcome, making.made, not keep, slack=0.0 if source is None else _SLACK)
-            if "training_loss" in outcome.notes and not keep and not known_loss(source):
-                before, after = (outcome.notes[f"training_loss{when}"] for when in ("_before", ""))
-                warn_of_a_fall(before, after, look.penalty, problem, own.reading)
-        if total is not None and outcome.state is not None:
-            taken = outcome.state.step
-            outcome.notes["price"] = round((taken + spent + learning) / total, 4)
-            outcome.training = making.state(outcome.model, state, taken, total, reading_of(own), growth=growth)
+            outcome = self._looked(look, outcome, spending, own, making.made, problem)
+        return self._recorded(outcome, spending, own, making)
+
+    def _looked(
+        self, look: Look, outcome: Outcome, spending: Spending, own: _Run, optimizer: Any, problem: Problem
+    ) -> Outcome:
+        """Return the outcome, with the trained weights where the steps raised the loss; a large fall is warned of."""
+        source, keep = spending.known.source, self.shrink < 1 or spending.learning > 0
+        outcome = look.not_farther(outcome, optimizer, not keep, slack=0.0 if source is None else _SLACK)
+        if "training_loss" in outcome.notes and not keep and not known_loss(source):
+            before, after = (outcome.notes[f"training_loss{when}"] for when in ("_before", ""))
+            warn_of_a_fall(before, after, look.penalty, problem, own.reading)
+        return outcome
+
+    def _recorded(self, outcome: Outcome, spending: Spending, own: _Run, making: Making) -> Outcome:
+        """Return the outcome with notes, and the state that the next request goes on with."""
+        known, spent = spending.known, spending.passes + spending.learning
+        outcome.notes |= {"start": spending.start.words, "shrink": self.shrink, "passes": spent}
+        outcome.notes["unseen_weight"] = weight_of(own.unseen)
+        if spending.learning:
+            outcome.notes["teacher_steps"] = spending.learning
+        if own.rate is not None:
+            outcome.notes["rate"] = f"{own.rate.factor:.3g} of its highest"
+        if known.total is not None and outcome.state is not None:
+            taken, total = outcome.state.step, known.total
+            outcome.notes["price"] = round((taken + spent) / total, 4)
+            reading = reading_of(own)
+            outcome.training = making.state(outcome.model, known.state, taken, total, reading, growth=known.growth)
         if outcome.unchanged:
-            outcome.training = state
+            outcome.training = known.state
         return outcome
 
     def doubted(self, doubt: str, steps: int) -> None:
@@ -269,52 +234,6 @@ class ContinuedTraining(GradientMethod):
             UserWarning,
             stacklevel=2,
         )
-
-    def _check_reading(self, state: TrainingState) -> None:
-        """Refuse to read items in another way than the training: the optimiser's state is that of its batches."""
-        for name, value in state.reading.items():
-            own = getattr(self, name)
-            if own not in (value, type(self).__dataclass_fields__[name].default):
-                raise InvalidInputError(
-                    f"Expected {name}={value!r}, as the 'training' read its items, or nothing (got {own!r})"
-                )
-
-    def _is_brief(self, problem: Problem, growth: float | None) -> bool:
-        """Return whether a few steps do, where nobody asked for more."""
-        asked = self.budget is not None or self.at_most is not None or self.teacher_share or self.shrink < 1
-        return not asked and is_trace(problem.task, problem.partition, growth)
-
-    def _watched(self, problem: Problem, growth: float | None) -> Parts | None:
-        """Return the forgotten items whose predictions decide how long the run is; `None` where nothing does.
-
-        A training that had not settled moves them on by itself.
-        """
-        grows = growth is not None and growth > GROWING
-        if self.budget is not None or self.teacher_share or self.shrink < 1 or grows or world_size() > 1:
-            return None
-        return self._seen(problem)
-
-    def _seen(self, problem: Problem) -> Parts | None:
-        """Return the forgotten items and the retained ones; `None` where a request names none of the task's items."""
-        parts = problem.task.parts(problem.partition, "retain", problem.model, ("forget", "retain"))
-        return parts if has_forget_items(parts) else None
-
-    def _lowered(self, problem: Problem, source: Any) -> float | None:
-        """Return the share of its highest rate with which a run on a graph starts; `None` for all of it."""
-        asked = self.lr is not None or self.scheduler is not None or self.teacher_share or self.shrink < 1
-        if source is None or asked or world_size() > 1 or not problem.task.shared_pass:
-            return None
-        return lowered_to(source)
-
-    def _shares(self, steps: int | None) -> tuple[int | None, int]:
-        """Return the steps of the model and those of its teacher, out of so many."""
-        learning = round(self.teacher_share * (steps or 0))
-        if self.teacher_share and not learning:
-            raise InvalidInputError(
-                f"Expected a 'teacher_share' of at least one step (got {self.teacher_share:g} of {steps}); raise "
-                "'budget'"
-            )
-        return (None if steps is None else max(1, steps - learning)), learning
 
     def _ready(
         self, problem: Problem, state: TrainingState | None, steps: int | None, making: Making, rises: bool

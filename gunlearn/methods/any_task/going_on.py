@@ -1,0 +1,185 @@
+"""What is known of a training that goes on, and what its steps and passes are spent on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from gunlearn.errors import InvalidInputError
+from gunlearn.methods.any_task.lowered_rate import RATE_LOOKS, LoweredRate, lowered_to
+from gunlearn.methods.any_task.predictions_moved import Moved
+from gunlearn.methods.any_task.second_look import LOOKS
+from gunlearn.methods.any_task.starts import Start, check_source, estimated, from_state, warn_of_other_steps
+from gunlearn.methods.any_task.still_moving import FEWEST, PASSES, StillMoving
+from gunlearn.methods.any_task.training_budget import AT_MOST, is_small, is_trace, steps_of
+from gunlearn.methods.base import Problem
+from gunlearn.methods.forget_part import has_forget_items
+from gunlearn.tasks.base import Parts
+from gunlearn.training.another_loss import CHECK, known_loss
+from gunlearn.training.optimizer_state import steps_taken
+from gunlearn.training.optimizers import goes_on
+from gunlearn.training.processes import world_size
+from gunlearn.training.same_items import warn_of_other_items
+from gunlearn.training.second_moments import shorten_memory
+from gunlearn.training.settled import GROWING, growth_rate
+from gunlearn.training.state_sources import as_training_state
+from gunlearn.training.training_state import TrainingState
+
+if TYPE_CHECKING:
+    from gunlearn.methods.any_task.continued_training import ContinuedTraining
+
+
+@dataclass(frozen=True)
+class KnownTraining:
+    """What is known of a training.
+
+    Attributes:
+        state: its state with checkpoints; `None` without.
+        source: what goes on: the state, an optimiser or its `state_dict`; `None` where it has to be estimated.
+        total: its optimiser steps.
+        growth: see `gunlearn.training.settled`.
+    """
+
+    state: TrainingState | None
+    source: Any
+    total: int | None
+    growth: float | None
+
+    @classmethod
+    def of(cls, method: ContinuedTraining, problem: Problem) -> KnownTraining:
+        """Return what the settings of a method tell.
+
+        Raises:
+            InvalidInputError: the state of another model, or of a training that read its items in another way.
+        """
+        state = as_training_state(method.training)
+        if state is None:
+            total = method.training_steps or steps_taken(method.optimizer)
+            return cls(None, method.optimizer if goes_on(method.optimizer) else None, total, None)
+        state.check_model(problem.reference)
+        warn_of_other_items(state, problem.task, problem.partition.data)
+        for name, value in state.reading.items():  # the optimiser's state is that of its batches
+            own = getattr(method, name)
+            if own not in (value, type(method).__dataclass_fields__[name].default):
+                raise InvalidInputError(
+                    f"Expected {name}={value!r}, as the 'training' read its items, or nothing (got {own!r})"
+                )
+        return cls(state, state, state.total, growth_rate(state, problem.model))
+
+
+@dataclass(frozen=True)
+class Spending:
+    """What a run starts from, and what its steps and passes are spent on.
+
+    Attributes:
+        known: of the training.
+        start: where the optimiser comes from.
+        steps: of the model; `None` where passes (`epochs`) count.
+        learning: of a teacher, before them.
+        most: up to which the steps may be doubled, all passes counted.
+        passes: over the data beside the steps.
+        looks: the loss before and after is compared.
+        checks: the loss is held against what the optimiser remembers.
+        low: share of its highest rate with which it starts; `None` for all of it.
+        watched: the forgotten items whose predictions decide how long it is; `None` where nothing does.
+        compared: those that decide whether the rate rises.
+    """
+
+    known: KnownTraining
+    start: Start
+    steps: int | None
+    learning: int
+    most: int
+    passes: int
+    looks: bool
+    checks: bool
+    low: float | None
+    watched: Parts | None
+    compared: Parts | None
+
+    @classmethod
+    def of(cls, method: ContinuedTraining, problem: Problem, known: KnownTraining) -> Spending:
+        """Return what a request is worth; looks and checks that do not fit the budget are left out."""
+        source, total = known.source, known.total
+        by_budget = method.steps is None and method.epochs is None
+        at_most = AT_MOST if method.at_most is None else method.at_most
+        brief = by_budget and _is_brief(method, problem, known.growth)  # too few steps to see whether it still moves
+        if by_budget and source is not None and total is not None and int((method.budget or at_most) * total) < 1:
+            check_source(source, problem.model)
+        allowed = steps_of(method.budget, problem.partition, total, at_most, brief) if by_budget else None
+        most = 0 if allowed is None or total is None else int(at_most * total)
+        watched = _watched(method, problem, known.growth) if most > FEWEST + LOOKS + PASSES and not brief else None
+        if watched is not None:
+            allowed = max(allowed or 0, FEWEST + LOOKS + PASSES)
+        looks = LOOKS if allowed is None or allowed > LOOKS else 0
+        if source is None:
+            room = None if allowed is None else allowed - looks - 1
+            start = estimated(method, problem, method.arguments().lr, method.weight_decay, room)
+        else:
+            warn_of_other_steps(source, method.training_steps)
+            start = from_state(source, problem.model, method.lr, method.weight_decay)
+        spent = looks + start.passes + (0 if watched is None else PASSES)
+        checks = source is not None and not known_loss(source) and (allowed is None or allowed > spent + CHECK)
+        spent += CHECK if checks else 0
+        low = _lowered(method, problem, source)
+        few = allowed is not None and allowed - spent <= 2 * RATE_LOOKS
+        compared = None if low is None or few else seen(problem) if watched is None else watched
+        spent += 0 if compared is None else RATE_LOOKS
+        steps, learning = _shares(method.teacher_share, method.steps if allowed is None else allowed - spent)
+        return cls(known, start, steps, learning, most, spent, looks > 0, checks, low, watched, compared)
+
+    def changes(self, partition: Any) -> tuple[Callable[[Any], None], ...]:
+        """Return how the optimiser's settings change for the run."""
+        if self.known.source is None or self.steps is None or self.learning or is_small(partition):
+            return self.start.changes
+        return (*self.start.changes, partial(shorten_memory, steps=self.steps))
+
+    def watches(self, problem: Problem, batch_size: int | None) -> tuple[StillMoving | None, LoweredRate | None]:
+        """Return what says how many steps are taken, and what its rate is multiplied by."""
+        items = self.watched if self.compared is None else self.compared
+        forgotten = None if items is None else Moved.forgotten(problem, items, batch_size)
+        moving = None
+        if self.watched is not None and forgotten is not None and self.steps is not None:
+            moving = StillMoving(forgotten, self.steps, self.most - self.passes)
+        rate = None if self.low is None else LoweredRate(self.low, None if self.compared is None else forgotten)
+        return moving, rate
+
+
+def seen(problem: Problem) -> Parts | None:
+    """Return the forgotten items and the retained ones; `None` where a request names none of the task's items."""
+    parts = problem.task.parts(problem.partition, "retain", problem.model, ("forget", "retain"))
+    return parts if has_forget_items(parts) else None
+
+
+def _is_brief(method: ContinuedTraining, problem: Problem, growth: float | None) -> bool:
+    """Return whether a few steps do, where nobody asked for more."""
+    asked = method.budget is not None or method.at_most is not None or method.teacher_share or method.shrink < 1
+    return not asked and is_trace(problem.task, problem.partition, growth)
+
+
+def _watched(method: ContinuedTraining, problem: Problem, growth: float | None) -> Parts | None:
+    """Return the items that `Spending.watched` holds; a training that had not settled moves them on by itself."""
+    grows = growth is not None and growth > GROWING
+    if method.budget is not None or method.teacher_share or method.shrink < 1 or grows or world_size() > 1:
+        return None
+    return seen(problem)
+
+
+def _lowered(method: ContinuedTraining, problem: Problem, source: Any) -> float | None:
+    """Return the share of its highest rate with which a run on a graph starts; `None` for all of it."""
+    asked = method.lr is not None or method.scheduler is not None or method.teacher_share or method.shrink < 1
+    if source is None or asked or world_size() > 1 or not problem.task.shared_pass:
+        return None
+    return lowered_to(source)
+
+
+def _shares(teacher_share: float, steps: int | None) -> tuple[int | None, int]:
+    """Return the steps of the model and those of its teacher, out of so many."""
+    learning = round(teacher_share * (steps or 0))
+    if teacher_share and not learning:
+        raise InvalidInputError(
+            f"Expected a 'teacher_share' of at least one step (got {teacher_share:g} of {steps}); raise 'budget'"
+        )
+    return (None if steps is None else max(1, steps - learning)), learning
