@@ -14,7 +14,7 @@ from gunlearn.methods import METHODS
 from gunlearn.methods.any_task.brief_teacher import can_teach
 from gunlearn.methods.any_task.careful_teacher import CarefullyTaught, DoubtedTeacher
 from gunlearn.methods.any_task.little_decay import lacking_decay
-from gunlearn.methods.any_task.same_recipe import same_recipe
+from gunlearn.methods.any_task.same_recipe import check_loss, same_recipe
 from gunlearn.methods.any_task.training_budget import is_trace, share_of, steps_of, training_items_around
 from gunlearn.methods.any_task.what_is_missing import missing_of_going_on, missing_of_recipe
 from gunlearn.methods.any_task.whole_classes import classes_that_go, node_classes_that_go
@@ -66,8 +66,8 @@ class Auto(Method):
 
     A twentieth of the training's steps is spent on up to 10 items (nodes: that touch at most a tenth of the graph),
     an eighth on more nodes, a fifth on more edges and with a teacher, all of the budget with one under batch
-    normalisation; more while the predictions of forgotten items move; and never more than the budget (but for a pass
-    that checks the loss of a training of your own before `replay`). `replay` goes back to the earliest checkpoint
+    normalisation; more while the predictions of forgotten items move; and never more than the budget (but for two
+    passes that check the loss of a training of your own before `replay`). `replay` goes back to the earliest checkpoint
     within that share, or to the nearest within the budget where none is. Validation items are read under link
     prediction and with a teacher. The rules come from the tables of `experiments/nearest`.
 
@@ -83,7 +83,7 @@ class Auto(Method):
         training_steps: optimiser steps of the training, where neither `training` nor the `optimizer` counts them.
         lr: learning rate of the training, where no `training` says so.
         weight_decay: penalty of the training, where no `training` says so; `None` estimates it from the weights.
-        train: your training function `train(data, seed) -> model`, for rule 2.
+        train: your training function `train(data, seed) -> model`, for rule 2; other rules do not call it.
         batch_size: items per step of the chosen method, where it takes one; `None` reads as the `training` did, else
             in a loader's batches, else all. Another one than that of the `training` is refused.
     """
@@ -236,6 +236,8 @@ class Auto(Method):
         name, options, why = self.choose(problem.task, problem.partition, problem.model)
         options = self._in_batches(name, options)
         method = self._built(name, options, problem)
+        if name == "retrain" and self.train is None:
+            check_loss(as_training_state(self.training), self.optimizer, problem, BatchOptions(self.batch_size))
         try:
             outcome = method.run_with_fresh_state(problem)
         except DoubtedTeacher as doubted:
@@ -252,6 +254,8 @@ class Auto(Method):
             )
         if name in ("continued_training", "replay") and node_classes_that_go(problem.task, problem.partition):
             chosen += f" {WHOLE_CLASS}"
+        if self.train is not None and "train" not in options:
+            chosen += " 'train' was not called: it retrains, from a budget of 1."
         written = {key: str(value) for key, value in method.config().items() if key in options}
         outcome.notes |= {"chosen": name, "options": written, "why": chosen}
         lacks = self._lacks(name, options, outcome)

@@ -175,11 +175,11 @@ def _check_together(spec: str, options: Mapping[str, Any]) -> None:
     """Refuse options of which one would be ignored."""
     if options.get("steps") is not None and "epochs" in options:
         raise InvalidInputError(f"Expected 'epochs' or 'steps' of '{spec}' (got both)")
-    if callable(options.get("train")) and len(options) > 1:
+    if callable(options.get("train")) and len(options) > 1 and spec != "auto":  # which calls it where it retrains
         others = sorted(set(options) - {"train"})
         raise InvalidInputError(f"Expected no settings of '{spec}' beside 'train', which has its own (got {others})")
     if "lr" in options and makes_its_own(options.get("optimizer")):
-        raise InvalidInputError(f"Expected no 'lr' of '{spec}' beside an optimizer function, which sets its own")
+        raise InvalidInputError(f"Expected no 'lr' of '{spec}' beside an 'optimizer' that has its own (got both)")
 
 
 def _check_filled(spec: str, method: Method, options: Mapping[str, Any]) -> None:

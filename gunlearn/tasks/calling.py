@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from gunlearn.core.behaviour import code_hash
 from gunlearn.core.digest import content_hash
 from gunlearn.errors import GunlearnError, InvalidTypeError, UnsupportedModelError
+from gunlearn.requests.graph_tensors import GONE
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
@@ -77,6 +78,8 @@ def contents(data: Data) -> str:
     parts = []
     for name in data.keys():  # noqa: SIM118 - iterating a Data yields pairs
         value = data[name]
+        if name == GONE:  # ours, not the caller's
+            continue
         if isinstance(value, Tensor):
             parts.append(f"{name} {list(value.shape)} {str(value.dtype).removeprefix('torch.')}")
         elif name != "num_nodes":

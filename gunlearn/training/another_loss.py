@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gunlearn.core.modes import set_training
 from gunlearn.seed import isolated_rng
@@ -19,10 +20,11 @@ from gunlearn.training.minimised_loss import decay_of, training_losses
 from gunlearn.training.optimizer_step import summed
 from gunlearn.training.training_state import TrainingState
 
-_LARGE = 2.0  # where the loss is the training's, 0.1 to 1.2 was measured
+#: Where the loss is the training's, sizes of 0.1 to 2.9 were measured; steady parts were below 0.3, or below 2.1 means.
+_LARGE, _STEADY, _PULL = 3.0, 0.6, 2.5
 _FALL, _LEAST = 0.5, 0.05  # share of the loss, nats
 #: Passes over the data that the check costs.
-CHECK = 1
+CHECK = 2
 
 
 def known_loss(source: Any) -> bool:
@@ -36,18 +38,50 @@ def read_as(state: TrainingState, reading: BatchOptions) -> BatchOptions:
     return BatchOptions(**own | {name: value for name, value in state.reading.items() if name in own})
 
 
+@dataclass(frozen=True)
+class ByMemory:
+    """A loss's gradient, with the L2 penalty's, in units of what Adam remembers of the size of its gradients.
+
+    All are root mean squares over the weights, each weight's gradient divided by its root of `exp_avg_sq`.
+
+    Attributes:
+        size: of the gradient. About 1 or less where the optimiser was run on this loss, since the gradients that it
+            remembers were larger before.
+        steady: of the part that stays the same from one step to the next and that the optimiser does not remember.
+            Dropout, drawn pairs and steps that swing to and fro leave none of it, but another loss does.
+        mean: of the mean gradient that the optimiser remembers (`exp_avg`).
+    """
+
+    size: float
+    steady: float
+    mean: float
+
+    @property
+    def is_another(self) -> bool:
+        """Return whether the loss is none that the optimiser was run on."""
+        return self.size > _LARGE or self.pulls
+
+    @property
+    def pulls(self) -> bool:
+        """Return whether the steady part says so."""
+        return self.steady > max(_STEADY, _PULL * self.mean)
+
+
 def gradient_by_memory(
     optimizer: Any, model: nn.Module, data: Any, task: Task, reading: BatchOptions, seed: int
-) -> float | None:
-    r"""Return the size of the loss's gradient, with the L2 penalty's, over what Adam remembers of its gradients.
+) -> ByMemory | None:
+    r"""Return how the loss's gradient, at the weights and one step further, compares with what Adam remembers.
 
-    .. math:: \sqrt{\tfrac{1}{n} \sum_i g_i^2 / \hat v_i}
+    With gradients :math:`g` at the weights and :math:`g'` after a step, under other dropout and other negatives,
 
-    About 1 or less where the optimiser was run on this loss: :math:`\hat v` is a mean of its squared gradients, which
-    were larger before.
+    .. math::
+
+        size^2 = \tfrac{1}{n} \sum_i g_i^2 / \hat v_i, \qquad
+        steady^2 = \max(0, \tfrac{1}{n} \sum_i g_i (g'_i - \hat m_i) / \hat v_i), \qquad
+        mean^2 = \tfrac{1}{n} \sum_i \hat m_i^2 / \hat v_i
 
     Args:
-        optimizer: with its state, over the parameters of `model`.
+        optimizer: with its state, over the parameters of `model`; it does not change.
         model: as trained; it does not change.
         data: all that it was trained on.
         task: what the model predicts.
@@ -59,29 +93,46 @@ def gradient_by_memory(
     """
     if not isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW):
         return None
-    rates = {id(p): float(group["betas"][1]) for group in optimizer.param_groups for p in group["params"]}
-    trained = [(name, p) for name, p in model.named_parameters() if "exp_avg_sq" in optimizer.state.get(p, {})]
-    judged = set_training(copy.deepcopy(model))
-    with isolated_rng(seed):
-        summed(training_step(judged, data, task, reading)[1](), backward=True)
-    gradients, decay = dict(judged.named_parameters()), decay_of(optimizer, model) or {}
-    total, number = 0.0, 0
-    for name, parameter in trained:
-        gradient, state = gradients[name].grad, optimizer.state[parameter]
-        if gradient is None:
-            continue
-        gradient = gradient + decay.get(name, 0.0) * parameter.detach()
-        memory = state["exp_avg_sq"] / (1 - rates[id(parameter)] ** float(state["step"]))
-        known = memory > 0  # inputs that are always zero have no gradient
-        total += float((gradient[known].double().square() / memory[known].double()).sum())
-        number += int(known.sum())
-    return (total / number) ** 0.5 if number else None
+    judged, own = copy.deepcopy((model, optimizer))
+    set_training(judged)
+    rates = {id(p): group["betas"] for group in own.param_groups for p in group["params"]}
+    known: dict[str, tuple[Tensor, Tensor]] = {}
+    for name, p in judged.named_parameters():
+        if "exp_avg_sq" in own.state.get(p, {}):
+            state, (first, second) = own.state[p], rates[id(p)]
+            mean, square = (1 - float(rate) ** float(state["step"]) for rate in (first, second))
+            known[name] = (state["exp_avg"].double() / mean, state["exp_avg_sq"].double() / square)
+
+    def gradients(at: int) -> dict[str, Tensor]:
+        judged.zero_grad(set_to_none=True)
+        with isolated_rng(at):
+            summed(training_step(judged, data, task, reading)[1](), backward=True)
+        decay = decay_of(own, judged) or {}
+        return {
+            name: p.grad.double() + decay.get(name, 0.0) * p.detach().double()
+            for name, p in judged.named_parameters()
+            if p.grad is not None and name in known
+        }
+
+    before = gradients(seed)
+    own.step()
+    after = gradients(seed + 1)
+    size, steady, remembered, number = 0.0, 0.0, 0.0, 0
+    for name, gradient in before.items():
+        mean, square = known[name]
+        has = square > 0  # inputs that are always zero have no gradient
+        g, m, v = gradient[has], mean[has], square[has]
+        size += float((g.square() / v).sum())
+        steady += float((g * (after[name][has] - m) / v).sum())
+        remembered += float((m.square() / v).sum())
+        number += int(has.sum())
+    return ByMemory(*((max(0.0, s) / number) ** 0.5 for s in (size, steady, remembered))) if number else None
 
 
 def warn_of_another_loss(make: Callable[[list[nn.Parameter]], Any], problem: Any, reading: BatchOptions) -> None:
     """Warn where a model is not at rest under the loss that goes on.
 
-    Mini-batches, whose gradients are larger than their mean, hide a small difference.
+    Mini-batches, whose gradients differ from step to step, hide a small difference.
 
     Args:
         make: makes the optimiser that goes on, from parameters of the model.
@@ -92,18 +143,25 @@ def warn_of_another_loss(make: Callable[[list[nn.Parameter]], Any], problem: Any
     for parameter, own in zip(model.parameters(), problem.model.parameters(), strict=True):
         parameter.requires_grad_(own.requires_grad)
     optimizer = make([parameter for parameter in model.parameters() if parameter.requires_grad])
-    ratio = gradient_by_memory(optimizer, model, problem.partition.data, problem.task, reading, problem.seed)
-    if ratio is not None and ratio > _LARGE:
-        warnings.warn(
-            f"At the trained weights the gradient of '{problem.task.name}' on the training data is {ratio:.1f} times "
-            "what the optimiser remembers of its gradients (at most about 1 is expected). The model was trained by "
-            "another loss (label smoothing, class weights) or on other data, its gradients were clipped or scaled, it "
-            "is not the model that this optimiser left, or the optimiser held the parameters in another order, which "
-            "a state_dict does not tell (hand in the optimiser itself). The steps minimise the task's own loss, which "
-            "leads away from another; give a task of your own with the training's loss (docs/models.md)",
-            UserWarning,
-            stacklevel=2,
+    found = gradient_by_memory(optimizer, model, problem.partition.data, problem.task, reading, problem.seed)
+    if found is None or not found.is_another:
+        return
+    seen = f"is {found.size:.1f} times what the optimiser remembers of its gradients (at most about 1 is expected)"
+    if found.pulls:
+        seen = (
+            f"pulls from step to step into one direction, {found.steady / found.mean:.1f} times as strongly as the "
+            "optimiser remembers of its last steps (at most about 2 is expected)"
         )
+    warnings.warn(
+        f"At the trained weights the gradient of '{problem.task.name}' on the training data {seen}. The model was "
+        "trained by another loss (label smoothing, class weights) or on other data, it read its items in other batches "
+        "than are read now (batch_size), its gradients were clipped or scaled, it is not the model that this optimiser "
+        "left, or the optimiser held the parameters in another order, which a state_dict does not tell (hand in the "
+        "optimiser itself). The steps minimise the task's own loss, which leads away from another; give a task of your "
+        "own with the training's loss (docs/models.md)",
+        UserWarning,
+        stacklevel=2,
+    )
 
 
 def warn_of_a_fall(before: float, after: float, penalty: float, problem: Any, reading: BatchOptions) -> None:

@@ -39,12 +39,12 @@ class KeepState(StatefulCallback):
     transformers takes `gunlearn.llm.as_trainer_callback(keeping)` among its callbacks.
 
     Checkpoints are taken 1/20, 1/10 and 1/5 of all steps before the end, since going back that far costs that share of
-    a training. Each holds weights, optimiser state and random state, three times the model's size with Adam, on the
-    CPU; while training goes on there are up to five.
+    a training; where nobody planned the steps, at most that far. Each holds weights, optimiser state and random state,
+    three times the model's size with Adam, on the CPU; while training goes on there are up to five.
 
     Args:
-        steps: that are planned, which say when checkpoints are due; `None` where the loop says so itself. Budgets and
-            prices count those that were taken.
+        steps: that are planned, which say when checkpoints are due; `None` where the loop says so itself, or nobody
+            knows. Budgets and prices count those that were taken.
 
     Raises:
         InvalidInputError: no steps.
@@ -56,6 +56,7 @@ class KeepState(StatefulCallback):
         if steps is not None:
             check_integer("steps", steps, minimum=1)
         self._plan(steps or 1)
+        self.planned = steps is not None
         self.taken, self.kind = 0, ""
         self.names: tuple[str, ...] = ()
         self.moments: list[Moment] = []
@@ -66,7 +67,7 @@ class KeepState(StatefulCallback):
         self._rate: list[float] | None = None
 
     def _plan(self, steps: int) -> None:
-        self.every = max(1, steps // _PARTS)
+        self.planned, self.every = True, max(1, steps // _PARTS)
 
     def step(self, model: nn.Module, optimizer: Any) -> None:
         """Note a step that was taken, and keep a checkpoint where one is due; call it before a scheduler's step.
@@ -80,6 +81,9 @@ class KeepState(StatefulCallback):
         self.rates.append(self._rate or _rates(optimizer))
         self._rate = None
         optimizer = self._follow(model, optimizer)
+        while not self.planned and self.taken >= 2 * _PARTS * self.every:
+            self.every *= 2
+            self.moments = [moment for moment in self.moments if moment.step % self.every == 0]
         if self.taken % self.every == 0:
             reach = self.taken - _KEPT[-1] * self.every
             self.moments = [moment for moment in self.moments if moment.step >= reach]
@@ -132,7 +136,8 @@ class KeepState(StatefulCallback):
             raise InvalidInputError(
                 "Expected the weights that the last 'step' left (got others, such as those of an earlier epoch); call "
                 "'settle()' each time the best weights are taken, so that the optimiser's state is theirs, and 'step' "
-                "after all that changes weights in a step"
+                "after all that changes weights in a step; for an average of weights (EMA, SWA) hand in "
+                "optimizer=optimizer.state_dict()"
             )
         if not unmoved and self.ended is not None and not self.ended[0]:
             raise InvalidInputError(

@@ -117,7 +117,8 @@ def _moved(source: Optimizer, parameters: list[nn.Parameter]) -> Optimizer:
         if share < _SAME:
             raise InvalidInputError(
                 f"Expected an optimiser of this model's parameters as they are now (got one with a parameter of shape "
-                f"{tuple(own.shape)} that has other values, or is not the model's); {_REMEDY}{_WHOLE}"
+                f"{tuple(own.shape)} that has other values, or is not the model's); {_REMEDY} (the latter where the "
+                f"model is an average of the trained weights, such as EMA or SWA){_WHOLE}"
             )
         match[own] = free.pop(index)
     _check_none_left(free, held)

@@ -42,7 +42,8 @@ def as_training_state(source: Any) -> TrainingState | None:
     if isinstance(source, Optimizer | Mapping):
         raise InvalidTypeError(
             f"Expected 'training' to be the state of a training with its checkpoints (got {type(source).__name__}); "
-            "hand an optimiser, or its state_dict, to method 'continued_training' or 'auto' as optimizer="
+            "hand an optimiser, or its state_dict, to method 'continued_training' or 'auto' as optimizer=; of a "
+            "checkpoint in a file hand in the path"
         )
     if not hasattr(source, "training") or not hasattr(source, "method"):
         raise InvalidTypeError(

@@ -43,6 +43,25 @@ def test_the_rules():
         Auto(budget=0)
 
 
+def test_a_function_that_trains_is_called_where_it_retrains_alone():
+    """Beside a budget, too; where it is not called, that is said."""
+    _, data = classifier()
+    base = gu.train(gu.GCN(20, 8, 4), data, "node_classification", epochs=40, lr=1e-2, eval_every=40)
+    calls = []
+
+    def train(graph, seed):
+        calls.append(seed)
+        return gu.train(gu.GCN(20, 8, 4), graph, "node_classification", epochs=2).model
+
+    request = gu.ForgetNodes(count=2)
+    for budget, name in ((1, "retrain"), (0.005, "utu")):
+        given = {"budget": budget, "training": base, "train": train}
+        result = gu.unlearn(base.model, data, request, "auto", "node_classification", **given)
+        assert result.notes["chosen"] == name
+        assert ("'train' was not called" in result.notes["why"]) == (name != "retrain")
+        assert len(calls) == 1
+
+
 def test_with_a_training_it_replays_what_the_budget_allows():
     _, data = classifier()
     base = gu.train(gu.GCN(20, 8, 4), data, "node_classification", epochs=40, lr=1e-2, eval_every=40)

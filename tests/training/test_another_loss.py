@@ -13,20 +13,26 @@ import gunlearn as gu
 from gunlearn.methods import Problem
 from gunlearn.tasks.sampling import BatchOptions
 from gunlearn.training.another_loss import gradient_by_memory, warn_of_a_fall
+from tests.conftest import REPOSITORY
 from tests.methods.forgetting import club
+from tests.test_readme import executed
 
 TASK = "node_classification"
 LOSSES: dict[str, Any] = {
     "its own": cross_entropy,
     "smoothed labels": lambda z, y: cross_entropy(z, y, label_smoothing=0.3),
+    "slightly smoothed labels": lambda z, y: cross_entropy(z, y, label_smoothing=0.05),
     "class weights": lambda z, y: cross_entropy(z, y, weight=torch.tensor([0.05, 20.0, 1.0, 1.0])),
 }
 
 
-def own_loop(loss: Any, steps: int = 400) -> tuple[Any, Any, Any, gu.TrainingState]:
+def own_loop(
+    loss: Any, steps: int = 400, dropout: float = 0.0, dtype: torch.dtype = torch.float32
+) -> tuple[Any, Any, Any, gu.TrainingState]:
     data = gu.node_split(club(), 0.2, 0.2)
+    data.x = data.x.to(dtype)
     torch.manual_seed(0)
-    model = gu.GCN(20, 8, 4)
+    model = gu.GCN(20, 8, 4, dropout=dropout).to(dtype)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2, weight_decay=1e-3)
     keeping = gu.KeepState(steps=steps)
     for _ in range(steps):
@@ -38,9 +44,11 @@ def own_loop(loss: Any, steps: int = 400) -> tuple[Any, Any, Any, gu.TrainingSta
 
 
 @pytest.mark.parametrize("method", ["continued_training", "replay", "auto"])
-@pytest.mark.parametrize("name", LOSSES)
-def test_another_loss_is_warned_of(name: str, method: str) -> None:
-    data, model, _, state = own_loop(LOSSES[name])
+@pytest.mark.parametrize(
+    ("name", "dropout"), [*((name, 0.0) for name in LOSSES), ("its own", 0.5), ("smoothed labels", 0.5)]
+)
+def test_another_loss_is_warned_of(name: str, dropout: float, method: str) -> None:
+    data, model, _, state = own_loop(LOSSES[name], dropout=dropout)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         result = gu.unlearn(model, data, gu.ForgetNodes(count=2), method, TASK, training=state, budget=0.2)
@@ -79,11 +87,62 @@ def test_the_gradient_is_held_against_what_adam_remembers() -> None:
     squares = [optimizer.state[p]["exp_avg_sq"] / (1 - 0.999**30) for p in model.parameters()]
     each = torch.cat([(g.square() / v)[v > 0].flatten() for g, v in zip(gradients, squares, strict=True)])
     given = (model, data, task, BatchOptions(), 0)
-    assert gradient_by_memory(optimizer, *given) == pytest.approx(float(each.mean().sqrt()), rel=1e-4)
+    assert gradient_by_memory(optimizer, *given).size == pytest.approx(float(each.mean().sqrt()), rel=1e-4)
     sgd = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     assert gradient_by_memory(sgd, *given) is None
     torch.testing.assert_close(dict(model.state_dict()), dict(before), rtol=0, atol=0)
     assert all(parameter.grad is None or parameter.grad.abs().sum() > 0 for parameter in model.parameters())
+
+
+def test_what_pulls_on_is_the_gradient_of_this_step_and_of_the_next() -> None:
+    """The same by a step of torch's Adam on a copy; a gradient that swings to and fro would be negative: nothing."""
+    data, model, optimizer, _ = own_loop(LOSSES["smoothed labels"], 30, dtype=torch.float64)
+    index, ahead = data.train_mask, copy.deepcopy(model)
+    further = torch.optim.Adam(ahead.parameters(), lr=1e-2, weight_decay=1e-3)
+    further.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+
+    def gradients(of: Any) -> list[torch.Tensor]:
+        loss = cross_entropy(of(data.x, data.edge_index)[index], data.y[index])
+        return list(
+            torch.autograd.grad(loss + sum(0.5e-3 * p.square().sum() for p in of.parameters()), of.parameters())
+        )
+
+    now = gradients(model)
+    cross_entropy(ahead(data.x, data.edge_index)[index], data.y[index]).backward()
+    further.step()
+    pulled, remembered = 0.0, 0.0
+    for p, g, later in zip(model.parameters(), now, gradients(ahead), strict=True):
+        mean = optimizer.state[p]["exp_avg"] / (1 - 0.9**30)
+        square = optimizer.state[p]["exp_avg_sq"] / (1 - 0.999**30)
+        known = square > 0
+        pulled += float((g * (later - mean) / square)[known].sum())
+        remembered += float((mean.square() / square)[known].sum())
+    found = gradient_by_memory(optimizer, model, data, gu.tasks.as_task(TASK), BatchOptions(), 0)
+    assert found.steady / found.mean == pytest.approx((pulled / remembered) ** 0.5, rel=1e-6)
+
+
+@pytest.mark.parametrize("handed", ["training", "optimizer"])
+@pytest.mark.parametrize("name", ["its own", "smoothed labels"])
+def test_a_retraining_by_the_recipe_asks_for_the_loss_too(name: str, handed: str) -> None:
+    data, model, optimizer, state = own_loop(LOSSES[name], 100)
+    given = {"training": state, "optimizer": optimizer}[handed]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = gu.unlearn(model, data, gu.ForgetNodes(count=2), "auto", TASK, budget=1, **{handed: given})
+    assert result.notes["chosen"] == "retrain"
+    assert sum("trained by another loss" in str(one.message) for one in caught) == (name != "its own")
+
+
+def test_the_task_of_the_docs_has_the_loss_of_its_training() -> None:
+    """Under it a training with smoothed labels goes on without a word; control: the task with plain ones."""
+    names = executed(REPOSITORY / "docs" / "models.md", "class SmoothedNodes")
+    assert gu.evaluate(names["result"]).rows[0]["forget_acc"] is not None
+    data, model, _, state = own_loop(lambda z, y: cross_entropy(z, y, label_smoothing=0.2))
+    for task, number in ((names["SmoothedNodes"](), 0), (TASK, 1)):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            gu.unlearn(model, data, gu.ForgetNodes(count=2), "auto", task, training=state)
+        assert sum("trained by another loss" in str(one.message) for one in caught) == number
 
 
 def test_a_training_of_the_package_is_not_asked() -> None:
@@ -106,7 +165,7 @@ def test_an_input_that_is_always_zero_hides_no_other_loss() -> None:
     found = gradient_by_memory(optimizer, model, data, gu.NodeClassification(), BatchOptions(), 0)
     memory[:, 3] = 1e30  # control: no gradient over a large memory counts, and lowers the mean
     counted = gradient_by_memory(optimizer, model, data, gu.NodeClassification(), BatchOptions(), 0)
-    assert found > counted > 0
+    assert found.size > counted.size > 0
 
 
 @pytest.mark.parametrize("kind", ["SGD", "RMSprop"])

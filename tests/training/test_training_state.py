@@ -54,6 +54,17 @@ def test_checkpoints_lie_a_twentieth_a_tenth_and_a_fifth_before_the_end() -> Non
     assert held == 3 * size
 
 
+@pytest.mark.parametrize(("steps", "kept"), [(3, [1, 2]), (39, [35, 37, 38]), (100, [84, 92, 96]), (330, [304, 320])])
+def test_a_loop_that_nobody_planned_keeps_checkpoints_that_far_back_too(steps: int, kept: list[int]) -> None:
+    """Not the last few steps alone; right after the distances doubled one is missing."""
+    keeping, model = gu.KeepState(), net()
+    looped(model, keeping, steps=steps)
+    found = [moment.step for moment in keeping.state(model).moments]
+    assert found == kept
+    assert len(keeping.moments) <= 5
+    assert 0.07 < (steps - found[0]) / steps <= 0.2 or steps == 3
+
+
 def test_a_loop_of_ones_own_keeps_the_same_state() -> None:
     graph, model = data(), net()
     keeping = gu.KeepState(steps=60)

@@ -51,19 +51,22 @@ class Start:
 
 
 def warn_of_other_steps(source: Any, named: int | None) -> None:
-    """Warn where the bare `state_dict` of an optimiser counts other steps of the training than the caller names.
+    """Warn where an optimiser, or its `state_dict`, counts other steps of the training than the caller names.
 
-    Nothing in such a dictionary says of which model it is: another model's state of the same shapes goes on too. An
-    optimiser knows its parameters, and a `TrainingState` its model. A rate or a weight decay beside it is refused.
+    Nothing in a bare `state_dict` says of which model it is: another model's state of the same shapes goes on too. A
+    rate or a weight decay beside it is refused.
     """
-    steps = steps_taken(source) if isinstance(source, Mapping) else None
-    if named is not None and steps is not None and steps != named:
-        warnings.warn(
-            f"the optimiser's state_dict counts {steps} steps, where training_steps={named} was named: is it that of "
-            "the training which ended in this model? A state_dict does not know its model; the optimiser itself does "
-            "(optimizer=optimizer)",
-            stacklevel=2,
+    steps = steps_taken(source)
+    if named is None or steps is None or steps == named:
+        return
+    who, says = "optimiser", f"budgets and prices are shares of {named}; without it the optimiser's count is taken"
+    if isinstance(source, Mapping):
+        who = "optimiser's state_dict"
+        says = (
+            "is it that of the training which ended in this model? A state_dict does not know its model; the optimiser "
+            "itself does (optimizer=optimizer)"
         )
+    warnings.warn(f"the {who} counts {steps} steps, where training_steps={named} was named: {says}", stacklevel=2)
 
 
 def from_state(source: Any, model: nn.Module, lr: float | None, weight_decay: float | None) -> Start:

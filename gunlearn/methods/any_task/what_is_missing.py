@@ -8,7 +8,7 @@ from gunlearn.training.training_state import TrainingState
 
 _STATE = (
     "the optimiser's state (training=, what gunlearn.train returned or gunlearn.KeepState kept, or optimizer=, "
-    "your own)"
+    "your own), without which a training by another loss than the task's own is not noticed"
 )
 
 

@@ -242,7 +242,7 @@ class GraphTask(Task):
         probe = private_copy(getattr(model, "_orig_mod", model), self).eval()
         remedy = (
             "take a method that reads retained items alone, such as 'finetune', or one with an option "
-            "message_graph='full', which reads them on the original graph"
+            "message_graph='full', such as 'continued_training', which reads them on the original graph"
         )
         with torch.no_grad(), isolated_rng():
             apart = self.encode(probe, alone)
