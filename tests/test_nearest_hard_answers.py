@@ -134,6 +134,7 @@ def said_of_other_requests(rows: Rows) -> list[str]:
     appnp = [forget(row) for row in rows.all("nodes", ("appnp",), ("auto",))]
     (ten, tenth), (utu, _) = (rows.all("nodes", ("sage",), (n,), dataset="chameleon_filtered") for n in ("auto", "utu"))
     mines = {n: rows.all("nodes", ("sage",), (n,), dataset="minesweeper") for n in ("auto", "utu", "retrain")}
+    loose = {n: rows.all("nodes", ("sage",), (n,), dataset="tolokers") for n in ("auto", "utu", "retrain")}
     planted = [rows.one("planted_edges", "gcn", name)["forget_prob"] for name in ("utu", "retrain")]
     grown = growths(rows.rows, [])["nodes", "Cora", "gin"]
     return [
@@ -152,6 +153,11 @@ def said_of_other_requests(rows: Rows) -> list[str]:
         f"at {short(forget(mines['auto'][1]), 1)} for 10 % (`utu`: {forget(mines['utu'][1]):.1f})",
         "returns in {:.0f} and {:.0f} steps".format(*(row["relearn_steps"] for row in mines["auto"]))
         + " (retrained: {:.0f} and {:.0f})".format(*(row["relearn_steps"] for row in mines["retrain"])),
+        f"ten nodes end at {short(forget(loose['auto'][0]))} floors (`utu` {short(forget(loose['utu'][0]))}), 10 % at "
+        f"{forget(loose['auto'][1]):.2f} ({forget(loose['utu'][1]):.2f})",
+        "returns in {:.0f} step (10 %; retrained {:.0f}), as where nothing was done ({:.0f})".format(
+            *(loose[name][1]["relearn_steps"] for name in ("auto", "retrain", "utu"))
+        ),
         f"({short(planted[0])} as probable, retrained {short(planted[1])})",
         f"GIN with weight decay had not settled: {short(max(grown), 3)}",
     ]
