@@ -14,6 +14,7 @@ from gunlearn.connectivity.path_evaluation import GRID_POINTS
 from gunlearn.connectivity.weight_paths import WeightPath
 from gunlearn.core.checks import check_integer, check_number
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
+from gunlearn.methods.any_task.whole_classes import classes_that_go, node_classes_that_go
 from gunlearn.metrics.base import Figure
 from gunlearn.metrics.problem import evaluator
 from gunlearn.tasks.base import Task
@@ -43,6 +44,8 @@ class Dial:
         self.path, self.task, self.partition, self.data, self.seed = path, task, partition, data, seed
         self.original = original
         self.losses = PartLosses(task, partition, task.adopt(copy.deepcopy(path.template)), data, seed)
+        gone = [] if partition is None else classes_that_go(task, partition) + node_classes_that_go(task, partition)
+        self.judged = self.losses.without_classes("val", gone)
 
     def at(self, t: float) -> nn.Module:
         """Return a new model with the weights at `t`, in evaluation mode."""
@@ -70,8 +73,9 @@ class Dial:
         """Return the point farthest from the first model that keeps what the first model knows.
 
         Only retained and validation items are read: at the point, and at every one before it, neither loss is more than
-        `slack` nats above the first model's. With models that were trained without the forgotten items, of these points
-        the one whose predictions on forgotten items are nearest to theirs (`alignment_forget`).
+        `slack` nats above the first model's. Validation items of a class that goes as a whole do not count: a model
+        that never saw the class gets them wrong. With models that were trained without the forgotten items, of these
+        points the one whose predictions on forgotten items are nearest to theirs (`alignment_forget`).
 
         Args:
             slack: in nats, at least 0.
@@ -88,7 +92,7 @@ class Dial:
         first: dict[str, float] = {}
         for t in (k / (points - 1) for k in range(points)):
             self.path.put(model, t, self.losses.recompute)
-            losses = self.losses.losses(model, ("retain", "val"))
+            losses = self.losses.losses(model, ("retain", self.judged))
             found = {name: value for name, value in losses.items() if value is not None}
             if not found:
                 raise InvalidInputError("Expected retained items to choose a point by (got none)")

@@ -50,6 +50,18 @@ class PartLosses:
         if validation is not None:
             self.held["val"] = retained, [validation]
 
+    def without_classes(self, name: str, classes: Sequence[int]) -> str:
+        """Hold the items of a part that are of none of these classes, too; return the name under which they are."""
+        if not classes or name not in self.held:
+            return name
+        data, pieces = self.held[name]
+        rest = []
+        for items in pieces:
+            label = items.label if hasattr(items, "label") else items.y
+            rest.append(items.take((~torch.isin(label.view(-1).cpu(), torch.tensor(classes))).nonzero().view(-1)))
+        self.held[f"{name}_that_stays"] = data, [items for items in rest if items.num_items]
+        return f"{name}_that_stays"
+
     @torch.no_grad()
     def losses(self, model: nn.Module, names: Sequence[str] = PARTS) -> dict[str, float | None]:
         """Return the loss of each part in `names` by its name, `None` without items; no other part is read."""

@@ -163,6 +163,11 @@ def test_a_dial_keeps_what_stays(results) -> None:
     losses = PartLosses(TASK, one.partition, dial.path.template)
     ts = [k / 20 for k in range(21)]
     table = {t: losses.losses(dial.at(t)) for t in ts}
+    data = one.partition.data
+    stays = data.val_mask & (data.y != 1)  # the request takes class 1 away as a whole
+    with torch.no_grad():
+        for t in ts:
+            table[t]["val"] = float(torch.nn.functional.cross_entropy(dial.at(t)(data.x[stays]), data.y[stays]))
     for slack in (0.02, 0.2):
         expected = 0.0
         for t in ts:
@@ -180,6 +185,20 @@ def test_a_dial_keeps_what_stays(results) -> None:
     mean = dial.mean(0.5, 1.0, 3)
     weights = [dial.at(t).state_dict()["0.weight"] for t in (0.5, 0.75, 1.0)]
     assert torch.allclose(mean.state_dict()["0.weight"], torch.stack(weights).mean(0), atol=1e-6)
+
+
+@pytest.mark.parametrize(("whole", "chosen"), [(True, 1.0), (False, 0.0)])
+def test_a_dial_asks_no_validation_items_of_a_class_that_goes(whole: bool, chosen: float) -> None:
+    """The far end says class 0 of everything; control: one node of class 1 stays, so that its items have a say."""
+    data = graph()
+    training = (data.train_mask & (data.y == 1)).nonzero().view(-1)
+    original = gnn("gcn", data)
+    far = copy.deepcopy(original)
+    with torch.no_grad():
+        next(p for p in far.parameters() if p.shape == (2,)).copy_(torch.tensor([9.0, -9.0]))  # the last bias
+    request = gu.ForgetNodes(training if whole else training[1:])
+    dial = gu.connect(original, far, data, request, "node_classification", points=3).dial
+    assert dial.choose(0.05, points=5) == chosen
 
 
 def test_a_dial_takes_the_point_nearest_to_references(results) -> None:
