@@ -20,7 +20,7 @@ from gunlearn.training.minimised_loss import decay_of, training_losses
 from gunlearn.training.optimizer_step import summed
 from gunlearn.training.training_state import TrainingState
 
-#: Where the loss is the training's, sizes of 0.1 to 2.9 were measured; steady parts were below 0.3, or below 2.1 means.
+#: Where the loss is the training's, sizes of 0.1 to 2.9 were measured; steady parts were below 0.4, or below 2.1 means.
 _LARGE, _STEADY, _PULL = 3.0, 0.6, 2.5
 _FALL, _LEAST = 0.5, 0.05  # share of the loss, nats
 #: Passes over the data that the check costs.
