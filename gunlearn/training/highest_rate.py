@@ -9,8 +9,8 @@ from gunlearn.training.training_state import TrainingState
 def highest_rates(source: Any) -> list[float]:
     """Return the highest learning rate that is known of each group of an optimiser.
 
-    Schedulers of torch leave it in the group, but for `CyclicLR` and `ReduceLROnPlateau`; nor does a loop that sets the
-    rate itself. A `TrainingState` has the rates of all steps.
+    Schedulers of torch leave it in the group, but `CyclicLR` and `ReduceLROnPlateau` do not, and a loop that sets the
+    rate itself does not either. A `TrainingState` has the rates of all steps.
 
     Args:
         source: an optimiser, its `state_dict` or a `TrainingState`.
