@@ -2,11 +2,10 @@
 
 import json
 from statistics import median
-from typing import Any
 
 from experiments.nearest.__main__ import PARTS
 from tests.conftest import REPOSITORY
-from tests.test_nearest_answers import TEXT
+from tests.test_nearest_answers import TEXT, ends, short
 
 ROWS = json.loads((REPOSITORY / "experiments" / "nearest" / "largest_gap.json").read_text(encoding="utf-8"))
 TENTH = "continued training, a tenth"
@@ -22,14 +21,6 @@ def of(field: str, decay: float, way: str) -> list[float]:
     return [median(values) for values in found]
 
 
-def short(value: float, digits: int = 1) -> str:
-    return f"{value:.{digits}f}".removeprefix("0")
-
-
-def ends(values: Any, digits: int = 2) -> str:
-    return f"{short(min(values), digits)} to {short(max(values), digits)}"
-
-
 def test_the_answers_say_what_the_rows_say() -> None:
     gaps = {decay: [row["gap"] for row in ROWS if row["decay"] == decay] for decay in (5e-4, 0.0)}
     tenth = max(max(of(f"floors_{part}", 5e-4, TENTH)) for part in PARTS)
@@ -41,8 +32,8 @@ def test_the_answers_say_what_the_rows_say() -> None:
     inside, of_retrained = (of("mia_item_auc", 0.0, way) for way in ("auto", "retrain"))
     assert {*of("relearn_steps", 0.0, "auto"), *of("relearn_steps", 0.0, "retrain")} == {300}
     said = [
-        f"is {ends(gaps[5e-4])} with weight decay and {ends(gaps[0.0])} without (means), where it is "
-        f"{ends([row['gap_of_all'] for row in ROWS])} over all",
+        f"is {ends(gaps[5e-4], 2)} with weight decay and {ends(gaps[0.0], 2)} without (means), where it is "
+        f"{ends([row['gap_of_all'] for row in ROWS], 2)} over all",
         f"within {tenth:.1f} floors on every part (medians), where `utu` is {away[0]:.0f} and {away[1]:.0f} away",
         f"({steps[0]:.0f} and {steps[1]:.0f}; {retrained[0]:.0f} and {retrained[1]:.0f})",
         " and ".join(f"{a:.1f} of {b:.1f}" for a, b in zip(left, before, strict=True)) + " floors",

@@ -44,8 +44,6 @@ class Dial:
         self.path, self.task, self.partition, self.data, self.seed = path, task, partition, data, seed
         self.original = original
         self.losses = PartLosses(task, partition, task.adopt(copy.deepcopy(path.template)), data, seed)
-        gone = [] if partition is None else classes_that_go(task, partition) + node_classes_that_go(task, partition)
-        self.judged = self.losses.without_classes("val", gone)
 
     def at(self, t: float) -> nn.Module:
         """Return a new model with the weights at `t`, in evaluation mode."""
@@ -88,11 +86,14 @@ class Dial:
         check_number("slack", slack, minimum=0.0)
         check_integer("points", points, minimum=2)
         model = self.task.adopt(copy.deepcopy(self.path.template))
+        of = self.partition
+        gone = [] if of is None else classes_that_go(self.task, of) + node_classes_that_go(self.task, of)
+        judged = "retain", self.losses.without_classes("val", gone)
         kept: list[float] = []
         first: dict[str, float] = {}
         for t in (k / (points - 1) for k in range(points)):
             self.path.put(model, t, self.losses.recompute)
-            losses = self.losses.losses(model, ("retain", self.judged))
+            losses = self.losses.losses(model, judged)
             found = {name: value for name, value in losses.items() if value is not None}
             if not found:
                 raise InvalidInputError("Expected retained items to choose a point by (got none)")

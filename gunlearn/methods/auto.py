@@ -14,7 +14,7 @@ from gunlearn.methods import METHODS
 from gunlearn.methods.any_task.brief_teacher import can_teach
 from gunlearn.methods.any_task.careful_teacher import CarefullyTaught, DoubtedTeacher
 from gunlearn.methods.any_task.little_decay import lacking_decay
-from gunlearn.methods.any_task.same_recipe import check_loss, same_recipe
+from gunlearn.methods.any_task.same_recipe import same_recipe
 from gunlearn.methods.any_task.training_budget import is_trace, share_of, steps_of, training_items_around
 from gunlearn.methods.any_task.what_is_missing import missing_of_going_on, missing_of_recipe
 from gunlearn.methods.any_task.whole_classes import classes_that_go, node_classes_that_go
@@ -24,7 +24,7 @@ from gunlearn.nn.layers.linear_head import LinearHead
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.items.statistics import moving_norms
 from gunlearn.tasks.sampling import BatchOptions
-from gunlearn.training.another_loss import CHECK
+from gunlearn.training.another_loss import CHECK, check_loss
 from gunlearn.training.optimizer_state import steps_taken
 from gunlearn.training.optimizers import check_optimizer, goes_on
 from gunlearn.training.resumed_optimizer import ESTIMATES, check_one_optimizer
@@ -237,7 +237,7 @@ class Auto(Method):
         options = self._in_batches(name, options)
         method = self._built(name, options, problem)
         if name == "retrain" and self.train is None:
-            check_loss(as_training_state(self.training), self.optimizer, problem, BatchOptions(self.batch_size))
+            check_loss(as_training_state(self.training) or self.optimizer, problem, BatchOptions(self.batch_size))
         try:
             outcome = method.run_with_fresh_state(problem)
         except DoubtedTeacher as doubted:

@@ -16,8 +16,10 @@ from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.sampling import BatchOptions
 from gunlearn.training.from_scratch import training_step
+from gunlearn.training.inner_model import learning_names
 from gunlearn.training.minimised_loss import decay_of, training_losses
 from gunlearn.training.optimizer_step import summed
+from gunlearn.training.resumed_optimizer import resumed_optimizer
 from gunlearn.training.training_state import TrainingState
 
 #: Where the loss is the training's, sizes of 0.1 to 2.9 were measured; steady parts were below 0.4, or below 2.1 means.
@@ -162,6 +164,22 @@ def warn_of_another_loss(make: Callable[[list[nn.Parameter]], Any], problem: Any
         UserWarning,
         stacklevel=2,
     )
+
+
+def check_loss(source: Any, problem: Any, reading: BatchOptions) -> int:
+    """Warn where the training had another loss than the task's own; return the passes over the data that it cost.
+
+    Args:
+        source: the state of the training, its optimiser or a `state_dict`; `None` where nothing is known.
+        problem: see `gunlearn.methods.Problem`, with the trained model.
+        reading: how much a pass reads, where the state does not say so.
+    """
+    if source is None or known_loss(source):
+        return 0
+    names = learning_names(problem.model)
+    as_trained = read_as(source, reading) if isinstance(source, TrainingState) else reading
+    warn_of_another_loss(lambda own: resumed_optimizer(source, own, names), problem, as_trained)
+    return CHECK
 
 
 def warn_of_a_fall(before: float, after: float, penalty: float, problem: Any, reading: BatchOptions) -> None:

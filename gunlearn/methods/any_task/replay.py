@@ -14,7 +14,7 @@ from gunlearn.methods.any_task.handed_on import Making
 from gunlearn.methods.any_task.training_budget import share_of
 from gunlearn.methods.base import Method, Outcome, Problem, check_interval
 from gunlearn.tasks.sampling import BatchOptions
-from gunlearn.training.another_loss import CHECK, read_as, warn_of_another_loss
+from gunlearn.training.another_loss import check_loss
 from gunlearn.training.arguments import TrainArguments
 from gunlearn.training.checkpoint_weights import weights_for
 from gunlearn.training.from_scratch import train_from_scratch
@@ -81,10 +81,7 @@ class Replay(Method):
             )
         model, steps = problem.model, state.steps - moment.step
         learning = learning_names(model)
-        growth, passes = growth_rate(state, model), 0 if state.known_loss else CHECK
-        if passes:
-            as_trained = read_as(state, BatchOptions())
-            warn_of_another_loss(lambda own: resumed_optimizer(state, own, learning), problem, as_trained)
+        growth, passes = growth_rate(state, model), check_loss(state, problem, BatchOptions())
         inner_model(model).load_state_dict(weights_for(moment.weights, inner_model(model)))
         if problem.fresh is not None:
             problem.fresh.put(model)

@@ -9,11 +9,8 @@ from typing import Any, ClassVar
 from torch import nn
 
 from gunlearn.methods.any_task.retrain import Retrain
-from gunlearn.methods.base import Problem
-from gunlearn.tasks.sampling import BatchOptions
-from gunlearn.training.another_loss import known_loss, read_as, warn_of_another_loss
 from gunlearn.training.highest_rate import highest_rates
-from gunlearn.training.inner_model import inner_model, learning_names
+from gunlearn.training.inner_model import inner_model
 from gunlearn.training.repeated_rates import repeated
 from gunlearn.training.resumed_optimizer import resumed_optimizer, started_anew
 from gunlearn.training.training_state import TrainingState
@@ -56,23 +53,6 @@ def same_recipe(
     elif validated:
         ended += f"the best on validation items, looked at after each {Retrain.eval_every} passes, counts"
     return options, "; ".join(filter(None, [_words(options, known, model), ended]))
-
-
-def check_loss(state: TrainingState | None, source: Any, problem: Problem, reading: BatchOptions) -> None:
-    """Warn where the training had another loss than the task's own, which a retraining by its recipe minimises.
-
-    Args:
-        state: of the training, if it is known.
-        source: the optimiser that trained the model, or its `state_dict`, where there is no state.
-        problem: with the trained model.
-        reading: how much a pass reads, where the state does not say so.
-    """
-    known = source if state is None else state
-    if known is None or known_loss(known):
-        return
-    names = learning_names(problem.model)
-    as_trained = reading if state is None else read_as(state, reading)
-    warn_of_another_loss(lambda own: resumed_optimizer(known, own, names), problem, as_trained)
 
 
 @dataclass(frozen=True, eq=False)
