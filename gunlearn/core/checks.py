@@ -21,6 +21,10 @@ from gunlearn.errors import (
 
 def check_differentiable(loss: Tensor) -> None:
     """Refuse losses without a gradient, before autograd does in its own words."""
+    if not loss.requires_grad and not torch.is_grad_enabled():
+        raise InvalidInputError(
+            "Expected a call that records gradients (got one inside torch.no_grad()); call it outside"
+        )
     if not loss.requires_grad:
         raise UnsupportedModelError(
             "Expected a loss with a gradient for the trained weights (got none): does the model's forward run "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from string import ascii_lowercase
 from types import ModuleType
 from typing import Any
 
@@ -63,12 +64,13 @@ def check_one_optimizer(source: Any) -> None:
     if not all(isinstance(one, Optimizer) for one in each):
         return
     kinds = [type(one).__name__ for one in each]
-    joined = (
-        f"join them: joint = torch.optim.{kinds[0]}([*a.param_groups, *b.param_groups]), and "
-        "joint.state.update({**a.state, **b.state}); or "
-        if len(set(kinds)) == 1 and is_of_torch(each[0])
-        else ""
-    )
+    joined = ""
+    if len(set(kinds)) == 1 and is_of_torch(each[0]) and len(each) <= len(ascii_lowercase):
+        groups, states = (
+            ", ".join(f"{stars}{name}.{part}" for name in ascii_lowercase[: len(each)])
+            for stars, part in (("*", "param_groups"), ("**", "state"))
+        )
+        joined = f"join them: joint = torch.optim.{kinds[0]}([{groups}]), and joint.state.update({{{states}}}); or "
     raise InvalidInputError(
         f"Expected one optimiser of all trained parameters (got {len(each)}: {', '.join(kinds)}); {joined}{ESTIMATES}"
     )

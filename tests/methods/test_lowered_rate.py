@@ -1,5 +1,6 @@
 """Going on where a scheduler lowered the training's rate: at a low one, unless forgotten items move first of all."""
 
+import warnings
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -84,6 +85,31 @@ def test_the_rates_of_all_steps_tell_the_highest_one_where_the_optimiser_does_no
     before = dict(model.named_parameters())
     assert max(float((p - before[name]).abs().max()) for name, p in result.model.named_parameters()) > 1e-2
     assert lowered_to(result.training) == LOWERED
+    known = {"optimizer": optimizer, "training_steps": STEPS}
+    with pytest.warns(UserWarning, match=r"goes on at its learning rate of .*, and it was made with 0\.01"):
+        gu.unlearn(model, data, gu.ForgetNodes(count=2), "continued_training", TASK, **known)
+
+
+def test_a_rate_that_stayed_needs_no_word() -> None:
+    """The control has a twentieth of the rate that it was made with."""
+    torch.manual_seed(0)
+    data, model = gu.node_split(club(), 0.2, 0.2), gu.GCN(20, 16, 4)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(5):
+        optimizer.zero_grad()
+        cross_entropy(model(data.x, data.edge_index)[data.train_mask], data.y[data.train_mask]).backward()
+        optimizer.step()
+
+    def said() -> list[str]:
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            more = {"optimizer": optimizer, "steps": 1}
+            gu.unlearn(model, data, gu.ForgetNodes(count=2), "continued_training", TASK, **more)
+        return [str(warning.message) for warning in found if "was made with" in str(warning.message)]
+
+    assert not said()
+    optimizer.param_groups[0]["lr"] = 5e-4
+    assert len(said()) == 1
 
 
 @pytest.mark.parametrize(("options", "passes"), [({"epochs": 20}, 3), ({"budget": 0.1}, 3), ({"budget": 0.04}, 0)])

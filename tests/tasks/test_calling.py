@@ -278,6 +278,14 @@ def test_a_forward_pass_without_gradients_is_refused() -> None:
         gu.unlearn(Cut(8, 8, 2, 3), classes(), gu.ForgetNodes([3]), "finetune", NODES)
 
 
+def test_a_call_inside_no_grad_is_told_so() -> None:
+    """The control is the model's own `no_grad`, above."""
+    data = gu.node_split(gu.load("digits"), seed=0)
+    model = gu.GCN(data.num_features, 4, 10)
+    with torch.no_grad(), pytest.raises(InvalidInputError, match=r"one inside torch\.no_grad\(\)\); call it outside"):
+        gu.unlearn(model, data, gu.ForgetNodes(count=2), "finetune", epochs=1)
+
+
 def test_calls_that_enclose_other_values_are_told_apart() -> None:
     def weighted(value: float):
         weights = torch.full((3,), value)

@@ -227,6 +227,16 @@ def test_several_optimisers_are_refused_with_code_that_joins_them(form: Any) -> 
     assert all(map(torch.equal, net.state_dict().values(), own.state_dict().values()))
 
 
+def test_the_code_joins_as_many_as_there_are() -> None:
+    each = [torch.optim.Adam([nn.Parameter(torch.ones(1))]) for _ in range(3)]
+    with pytest.raises(InvalidInputError, match="got 3: Adam, Adam, Adam") as refused:
+        make_optimizer(each, [], 1.0)
+    code = re.search(r"joint = (.*), and joint", str(refused.value))
+    assert code is not None
+    joint = eval(code[1], {"torch": torch, **dict(zip("abc", each, strict=True))})
+    assert [group["params"] for group in joint.param_groups] == [one.param_groups[0]["params"] for one in each]
+
+
 def test_several_optimisers_that_cannot_be_joined_are_not_said_to_be() -> None:
     net, each = of_two_parts()
     others = [each[0], torch.optim.SGD(net[2].parameters(), lr=0.1)]

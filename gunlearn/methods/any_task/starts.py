@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from gunlearn.errors import UnsupportedModelError
+from gunlearn.methods.any_task.lowered_rate import LOWERED
 from gunlearn.methods.base import Problem
 from gunlearn.methods.freezing import learning_like
 from gunlearn.methods.gradient import GradientMethod
@@ -75,6 +77,7 @@ def from_state(source: Any, model: nn.Module, lr: float | None, weight_decay: fl
     Its rate is `lr`, else its own, or the highest one of the training if a scheduler lowered it.
     """
     names = learning_names(model)
+    _warn_of_a_rate_near_zero(source)
 
     def settle(optimizer: Any) -> None:
         for group, highest in zip(optimizer.param_groups, highest_rates(source), strict=True):
@@ -86,6 +89,25 @@ def from_state(source: Any, model: nn.Module, lr: float | None, weight_decay: fl
     return Start(
         "the state of the training", lambda parameters: resumed_optimizer(source, parameters, names), (settle,)
     )
+
+
+def _warn_of_a_rate_near_zero(source: Any) -> None:
+    """Warn where an optimiser was made with more than ten times the highest rate that it tells of each group.
+
+    `ReduceLROnPlateau`, `CyclicLR` and loops that set the rate leave no trace of the highest but that one.
+    """
+    if not isinstance(source, Optimizer) or not float(source.defaults.get("lr", 0.0)):
+        return
+    highest, made = max(highest_rates(source)), float(source.defaults["lr"])
+    if highest < LOWERED * made:
+        warnings.warn(
+            f"The optimiser goes on at its learning rate of {highest:.2g}, and it was made with {made:.2g}: where a "
+            "scheduler or the loop lowered the rate, steps at this one hardly change the model; set the training's "
+            "highest in its param_groups, or hand in its state, which knows all (training=, what gunlearn.KeepState "
+            "kept)",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 def check_source(source: Any, model: nn.Module) -> None:
