@@ -33,6 +33,7 @@ from experiments.nearest.__main__ import table as nearest_table
 from experiments.nearest.hard import table as hard
 from experiments.nearest.large import table as large
 from experiments.nearest.largest_gap import table as largest_gap
+from experiments.nearest.one_after_another import table as one_after_another
 from experiments.nearest.own_models import table as own_models
 from experiments.nearest.push_then_settle import table as push
 from experiments.nearest.targets import table as targets
@@ -76,6 +77,7 @@ def nearest() -> dict[str, str]:
     found |= {"targets": targets(read("nearest", "targets")), "large": large(read("nearest", "large"))}
     found |= {"misses": misses.table(rows), "settled": settled.table(rows, read("nearest", "settled"))}
     found |= {"push": push(read("nearest", "push")), "largest_gap": largest_gap(read("nearest", "largest_gap"))}
+    found |= {"one_after_another": one_after_another(read("nearest", "one_after_another"))}
     return {**found, "own_models": own_models(read("nearest", "own_models"))}
 
 
