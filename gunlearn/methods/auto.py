@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 from torch_geometric.data import Data
 
+from gunlearn.core.checks import check_integer
 from gunlearn.errors import InvalidInputError
 from gunlearn.methods import METHODS
 from gunlearn.methods.any_task.brief_teacher import can_teach
@@ -24,7 +25,8 @@ from gunlearn.nn.layers.linear_head import LinearHead
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.items.statistics import moving_norms
 from gunlearn.tasks.sampling import BatchOptions
-from gunlearn.training.another_loss import CHECK, check_loss
+from gunlearn.training.another_loss import CHECK, check_loss, known_loss
+from gunlearn.training.mean_step import growth_by_memory
 from gunlearn.training.optimizer_state import steps_taken
 from gunlearn.training.optimizers import check_optimizer, goes_on
 from gunlearn.training.resumed_optimizer import ESTIMATES, check_one_optimizer
@@ -58,7 +60,8 @@ class Auto(Method):
        recognised: nothing that is read says that the images are of another one;
     4. `budget` below a hundredth: `utu`, which costs nothing;
     5. `training` that had not settled (`gunlearn.training.settled`: its weights still grew by more than a tenth per
-       training, as without weight decay): `continued_training` with a teacher where nodes or items are forgotten whose
+       training, as without weight decay; of an `optimizer` alone what Adam remembers of its last steps tells that, see
+       `gunlearn.training.mean_step`): `continued_training` with a teacher where nodes or items are forgotten whose
        model can be drawn anew, else `replay` from a checkpoint within the budget; the teacher, too, where it had
        settled and the model of a graph has batch normalisation: weight decay shrinks the weights before it, and
        nothing that the model says;
@@ -111,6 +114,14 @@ class Auto(Method):
         BatchOptions(self.batch_size)  # refuses other than numbers of items
         check_interval(self, "> 0", *([] if self.lr is None else ["lr"]))
         check_interval(self, ">= 0", *([] if self.weight_decay is None else ["weight_decay"]))
+        if self.training_steps is not None:
+            check_integer("training_steps", self.training_steps, minimum=1)
+        told = {name: getattr(self, name) for name in ("lr", "weight_decay", "training_steps")}
+        told = {name: value for name, value in told.items() if value is not None}
+        if told and self.training not in (None, NONE):
+            raise InvalidInputError(
+                f"Expected no other words of a training beside 'training', which says them (got {told})"
+            )
 
     def _check_optimizer(self) -> None:
         check_one_optimizer(self.optimizer)
@@ -153,7 +164,7 @@ class Auto(Method):
             known |= self._spending(partition)
         options = {name: value for name, value in known.items() if value is not None}
         if self.optimizer is not None:
-            return "continued_training", options, "the optimiser of its training is at hand, without a checkpoint"
+            return self._by_optimizer(options, task, partition, model)
         return "continued_training", options, "it comes nearest to retraining where no state of the training is given"
 
     def _retrain(self, task: Task, partition: Any, model: nn.Module, why: str) -> tuple[str, dict[str, Any], str]:
@@ -219,6 +230,21 @@ class Auto(Method):
             return "replay", {"training": state, "budget": share}, f"the training had not settled: {how}"
         return "continued_training", options, f"no checkpoint lies in its last {self.most:.1%}, though {how}"
 
+    def _by_optimizer(
+        self, options: dict[str, Any], task: Task, partition: Any, model: nn.Module
+    ) -> tuple[str, dict[str, Any], str]:
+        """Return the choice where the optimiser of the training is at hand, and nothing else of it."""
+        growth = growth_by_memory(self.optimizer, model, self._steps())
+        if growth is None or growth <= GROWING:
+            return "continued_training", options, "the optimiser of its training is at hand, without a checkpoint"
+        unsettled = "the last steps that the optimiser remembers say that the training had not settled"
+        how = f"at its end the norm of the weights changed by {growth:.1%} per training"
+        if not self._may_teach(task, partition, model):
+            return "continued_training", options, f"{unsettled}, and it left no checkpoint to go back to: {how}"
+        taught = {name: value for name, value in options.items() if name != "at_most"}
+        taught |= {"budget": TAUGHT_SHARE} | TEACHER
+        return "continued_training", taught, f"{unsettled}, so what it learned by heart stays without a teacher: {how}"
+
     def _steps(self) -> int | None:
         """Return the steps of the training, where they were given or the optimiser counted them."""
         return self.training_steps or steps_taken(self.optimizer)
@@ -241,7 +267,7 @@ class Auto(Method):
         try:
             outcome = method.run_with_fresh_state(problem)
         except DoubtedTeacher as doubted:
-            name, options, why, before = self._untaught(doubted, why, options["training"], problem.model)
+            name, options, why, before = self._untaught(doubted, why, options, problem.model)
             method = self._built(name, options, problem)
             outcome = method.run_with_fresh_state(problem)
             outcome.notes["price"] = round(outcome.notes["price"] + before, 4)
@@ -249,8 +275,8 @@ class Auto(Method):
         lacking = self._lacking_decay() if name in ("continued_training", "replay") else ""
         if lacking:
             chosen += (
-                f" The training had {lacking}: what it learned by heart, steps on the rest hardly undo, so that "
-                "it may stay far from retraining; a budget of 1 retrains."
+                f" The training's optimiser had {lacking}: what was learned by heart, steps on the rest hardly undo, "
+                "so that it may stay far from retraining; a budget of 1 retrains."
             )
         if name in ("continued_training", "replay") and node_classes_that_go(problem.task, problem.partition):
             chosen += f" {WHOLE_CLASS}"
@@ -279,12 +305,17 @@ class Auto(Method):
         return method
 
     def _untaught(
-        self, doubted: DoubtedTeacher, why: str, state: TrainingState, model: nn.Module
+        self, doubted: DoubtedTeacher, why: str, options: dict[str, Any], model: nn.Module
     ) -> tuple[str, dict[str, Any], str, float]:
         """Return the choice with what a teacher of no use has left of the budget, and the share that it took."""
+        state, why = options.get("training"), f"{why}; but {doubted}, so that it was left out"
+        if state is None:
+            taken = doubted.steps / (self._steps() or doubted.steps)
+            known = {name: value for name, value in options.items() if name not in ("budget", *TEACHER)}
+            return "continued_training", known | {"at_most": self.most - taken}, why, taken
         taken, growth = doubted.steps / state.total, growth_rate(state, model)
-        rest, why = self.most - taken, f"{why}; but {doubted}, so that it was left out"
-        moment = state.earliest(rest * state.total - CHECK)
+        rest = self.most - taken
+        moment = state.earliest(rest * state.total - (0 if known_loss(state) else CHECK))
         if moment is None or growth is None or growth <= GROWING:
             return "continued_training", {"training": state, "at_most": rest}, why, taken
         share = (state.steps - moment.step) / state.total

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from gunlearn.core.modes import set_training
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
+from gunlearn.tasks.named import LINKS_BY_DEFAULT
 from gunlearn.tasks.sampling import BatchOptions
 from gunlearn.training.from_scratch import training_step
 from gunlearn.training.inner_model import learning_names
@@ -22,8 +23,9 @@ from gunlearn.training.optimizer_step import summed
 from gunlearn.training.resumed_optimizer import resumed_optimizer
 from gunlearn.training.training_state import TrainingState
 
-#: Where the loss is the training's, sizes of 0.1 to 2.9 were measured; steady parts were below 0.4, or below 2.1 means.
-_LARGE, _STEADY, _PULL = 3.0, 0.6, 2.5
+#: Where the loss is the training's, sizes of 0.1 to 2.9 were measured; steady parts were below 0.4, or below 2.1 means,
+#: and where negatives are drawn anew below 3.7 means in 8 of 9 trainings.
+_LARGE, _STEADY, _PULL, _PULL_OF_LINKS = 3.0, 0.6, 2.5, 4.0
 _FALL, _LEAST = 0.5, 0.05  # share of the loss, nats
 #: Passes over the data that the check costs.
 CHECK = 2
@@ -52,11 +54,13 @@ class ByMemory:
         steady: of the part that stays the same from one step to the next and that the optimiser does not remember.
             Dropout, drawn pairs and steps that swing to and fro leave none of it, but another loss does.
         mean: of the mean gradient that the optimiser remembers (`exp_avg`).
+        pull: so many means a steady part may be.
     """
 
     size: float
     steady: float
     mean: float
+    pull: float = _PULL
 
     @property
     def is_another(self) -> bool:
@@ -66,7 +70,7 @@ class ByMemory:
     @property
     def pulls(self) -> bool:
         """Return whether the steady part says so."""
-        return self.steady > max(_STEADY, _PULL * self.mean)
+        return self.steady > max(_STEADY, self.pull * self.mean)
 
 
 def gradient_by_memory(
@@ -91,9 +95,9 @@ def gradient_by_memory(
         seed: of dropout and negatives.
 
     Returns:
-        `None` where an optimiser other than Adam or AdamW goes on.
+        `None` where an optimiser other than torch's own Adam or AdamW goes on, or one without state.
     """
-    if not isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW):
+    if type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW):
         return None
     judged, own = copy.deepcopy((model, optimizer))
     set_training(judged)
@@ -120,15 +124,19 @@ def gradient_by_memory(
     own.step()
     after = gradients(seed + 1)
     size, steady, remembered, number = 0.0, 0.0, 0.0, 0
-    for name, gradient in before.items():
-        mean, square = known[name]
+    for name in before.keys() & after.keys():  # a layer that is dropped at random has none
+        gradient, (mean, square) = before[name], known[name]
         has = square > 0  # inputs that are always zero have no gradient
         g, m, v = gradient[has], mean[has], square[has]
         size += float((g.square() / v).sum())
         steady += float((g * (after[name][has] - m) / v).sum())
         remembered += float((m.square() / v).sum())
         number += int(has.sum())
-    return ByMemory(*((max(0.0, s) / number) ** 0.5 for s in (size, steady, remembered))) if number else None
+    if not number:
+        return None
+    pull = _PULL_OF_LINKS if LINKS_BY_DEFAULT in (task.name, task.measured_as) else _PULL
+    found = [(max(0.0, total) / number) ** 0.5 for total in (size, steady, remembered)]
+    return ByMemory(found[0], found[1], found[2], pull)
 
 
 def warn_of_another_loss(make: Callable[[list[nn.Parameter]], Any], problem: Any, reading: BatchOptions) -> None:
@@ -150,13 +158,15 @@ def warn_of_another_loss(make: Callable[[list[nn.Parameter]], Any], problem: Any
         return
     seen = f"is {found.size:.1f} times what the optimiser remembers of its gradients (at most about 1 is expected)"
     if found.pulls:
+        times = found.steady / found.mean if found.mean else float("inf")
         seen = (
-            f"pulls from step to step into one direction, {found.steady / found.mean:.1f} times as strongly as the "
+            f"pulls from step to step into one direction, {times:.1f} times as strongly as the "
             "optimiser remembers of its last steps (at most about 2 is expected)"
         )
     warnings.warn(
         f"At the trained weights the gradient of '{problem.task.name}' on the training data {seen}. The model was "
-        "trained by another loss (label smoothing, class weights) or on other data, it read its items in other batches "
+        "trained by another loss (label smoothing, class weights, a sum over items) or on other data, "
+        "it read its items in other batches "
         "than are read now (batch_size), its gradients were clipped or scaled, it is not the model that this optimiser "
         "left, or the optimiser held the parameters in another order, which a state_dict does not tell (hand in the "
         "optimiser itself). The steps minimise the task's own loss, which leads away from another; give a task of your "
@@ -178,7 +188,7 @@ def check_loss(source: Any, problem: Any, reading: BatchOptions) -> int:
         return 0
     names = learning_names(problem.model)
     as_trained = read_as(source, reading) if isinstance(source, TrainingState) else reading
-    warn_of_another_loss(lambda own: resumed_optimizer(source, own, names), problem, as_trained)
+    warn_of_another_loss(lambda own: resumed_optimizer(source, own, names, may_be_new=True), problem, as_trained)
     return CHECK
 
 
@@ -203,7 +213,8 @@ def warn_of_a_fall(before: float, after: float, penalty: float, problem: Any, re
         warnings.warn(
             f"At the trained weights the loss of '{task.name}' was {trained:.2g} nats on all training data, and going "
             f"on lowered it to {after:.2g}. Either the training had ended long before that loss was at its minimum, or "
-            "it minimised another one (label smoothing, class weights): the model is now that of a longer training, or "
+            "it minimised another one (label smoothing, class weights, a sum over items): the model is "
+            "now that of a longer training, or "
             "of another loss, and may be farther from retraining than before; hand in its state and steps, or "
             "give a task of your own with the training's loss (docs/models.md)",
             UserWarning,

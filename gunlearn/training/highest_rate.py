@@ -27,4 +27,4 @@ def groups_of(source: Any) -> list[dict[str, Any]]:
 
 
 def _told(group: Mapping[str, Any]) -> float:
-    return max(float(group[name]) for name in ("lr", "initial_lr", "max_lr") if name in group)
+    return max(float(group.get(name) or 0.0) for name in ("lr", "initial_lr", "max_lr"))

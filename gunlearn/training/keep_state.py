@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 
 from gunlearn.core.checks import check_integer
 from gunlearn.core.digest import state_hash
@@ -146,7 +147,9 @@ class KeepState(StatefulCallback):
                 "each time better weights are taken, too"
             )
         steps, optimizer, moments = self._now() if self.ended is None or unmoved else self.ended
-        rates = torch.tensor(self.rates)
+        rates = pad_sequence(
+            [torch.tensor(of_step) for of_step in self.rates], batch_first=True
+        )  # of groups added later
         wanted = [steps - back * self.every for back in _KEPT]
         return TrainingState(
             steps=steps,
@@ -221,4 +224,4 @@ def _versions(optimizer: Any) -> list[int]:
 
 
 def _rates(optimizer: Any) -> list[float]:
-    return [float(group["lr"]) for group in optimizer.param_groups]
+    return [float(group["lr"] or 0.0) for group in optimizer.param_groups]  # transformers' Adafactor may have none

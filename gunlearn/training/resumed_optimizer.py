@@ -88,8 +88,11 @@ def resumed_optimizer(
         may_be_new: `source` need not have taken a step.
 
     Raises:
-        InvalidInputError: other parameters, a `state_dict` of no class of `torch.optim`, or no step taken.
+        InvalidInputError: other parameters or none, a `state_dict` of no class of `torch.optim`, no step taken, or
+            settings that no step goes on with (`maximize`, no learning rate).
     """
+    if not parameters:
+        raise InvalidInputError("Expected a model with trainable parameters (got none that require grad)")
     if isinstance(source, TrainingState):
         made = _loaded(source.optimizer, source.kind, list(parameters), names, source.names)
         may_be_new = may_be_new or not source.steps
@@ -97,12 +100,25 @@ def resumed_optimizer(
         made = _moved(source, list(parameters))
     else:
         made = _loaded(source, "", list(parameters), names)
+    _check_goes_on(made)
     if not may_be_new and not has_stepped(made) and leaves_state(made):
         raise InvalidInputError(
             f"Expected the optimiser's state after the training (got that of a new {type(made).__name__}, which has "
             f"taken no step); {_REMEDY}, or {ESTIMATES}"
         )
     return made
+
+
+def _check_goes_on(optimizer: Optimizer) -> None:
+    """Refuse settings that no step of a method goes on with."""
+    kind = type(optimizer).__name__
+    if any(group.get("maximize") for group in optimizer.param_groups):
+        raise InvalidInputError(
+            f"Expected an optimiser that lowers the loss (got {kind} with maximize=True); give a task of your own with "
+            "the training's loss, its sign changed"
+        )
+    if any(group.get("lr", 0.0) is None for group in optimizer.param_groups):
+        raise InvalidInputError(f"Expected an optimiser with a learning rate (got {kind} with lr=None); {ESTIMATES}")
 
 
 def _moved(source: Optimizer, parameters: list[nn.Parameter]) -> Optimizer:
@@ -127,7 +143,7 @@ def _moved(source: Optimizer, parameters: list[nn.Parameter]) -> Optimizer:
     if is_of_torch(source):
         learning = {number for number, p in enumerate(every) if p.requires_grad}  # as torch numbers them
         return _loaded(part_of_state(source.state_dict(), learning), type(source).__name__, [match[p] for p in held])
-    made = copy.copy(source)
+    made = _copied(source, match)
     made.param_groups = [
         {key: value if key == "params" else copy.deepcopy(value) for key, value in group.items()}
         for group in source.param_groups
@@ -254,11 +270,22 @@ def started_anew(optimizer: Any, held: Sequence[nn.Parameter], parameters: Seque
         held: parameters.
         parameters: what takes their places, in the same order.
     """
-    place = {id(own): new for own, new in zip(held, parameters, strict=True)}
-    made = copy.copy(optimizer)
+    place = dict(zip(held, parameters, strict=True))
+    made = _copied(optimizer, place)
     made.param_groups = []
     for group in optimizer.param_groups:
         settings = copy.deepcopy({key: value for key, value in group.items() if key != "params"})
-        made.param_groups.append({**settings, "params": [place[id(own)] for own in group["params"]]})
+        made.param_groups.append({**settings, "params": [place[own] for own in group["params"]]})
     made.state = defaultdict(dict)
+    return made
+
+
+def _copied(optimizer: Any, place: Mapping[Any, Any]) -> Any:
+    """Return a copy with the attributes of the caller's own class, in which parameters change places.
+
+    Torch copies groups and state alone. A scheduler replaces `step` by one of the optimiser that it was made for.
+    """
+    made = copy.copy(optimizer)
+    own = {name: value for name, value in vars(optimizer).items() if name != "step" and name not in vars(made)}
+    vars(made).update(copy.deepcopy(own, {id(old): new for old, new in place.items()}))
     return made

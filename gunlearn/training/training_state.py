@@ -58,8 +58,8 @@ class TrainingState:
         names: of the parameters in the order of the optimiser's groups; empty where they are in the model's order.
         weights: hash of the final weights, so that no other model's state is taken for this one's; empty where unknown.
         reading: how items were read: `batch_size`, `sampler`, `num_neighbors`, `max_grad_norm`.
-        rates: learning rates of all steps of the training, `[total, num_groups]`, where they changed; `None` where they
-            did not.
+        rates: learning rates of all steps of the training, `[total, num_groups]`, where they changed, or of its last
+            ones alone, where it was resumed and nobody noted the others; `None` where they did not change.
         moments: checkpoints in the order of their steps.
         growth: rate at which the norm of the weights still changed, see `gunlearn.training.settled`, where the
             checkpoints that told it are gone; `None` where it is not known.
@@ -93,6 +93,11 @@ class TrainingState:
         Steps before a training was resumed count, too, where the optimiser counts them; those of requests do not.
         """
         return min(steps_counted(self.optimizer) or self.steps, self.total)
+
+    @property
+    def knows_all_rates(self) -> bool:
+        """Whether `rates` are those of all steps, and not of the part of a training after it was resumed."""
+        return self.rates is None or self.rates.size(0) >= self.total
 
     def check_model(self, model: nn.Module) -> None:
         """Raise `InvalidInputError` if the training ended in other weights than those of `model`."""

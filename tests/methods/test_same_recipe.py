@@ -193,7 +193,7 @@ def test_a_training_without_weight_decay_is_named(decay: float, source: str) -> 
     model, data, optimizer, state = trained(decay=decay)
     more = {"training": state, "optimizer": optimizer, "weight_decay": decay}[source]
     why = gu.unlearn(model, data, gu.ForgetNodes(count=2), "auto", TASK, **{source: more}).notes["why"]
-    assert ("had no weight decay: what it learned by heart" in why) is (decay == 0)
+    assert ("had no weight decay: what was learned by heart" in why) is (decay == 0)
 
 
 @pytest.mark.parametrize("source", ["training", "optimizer", "state_dict"])
@@ -210,7 +210,7 @@ def test_decoupled_decay_that_takes_less_than_a_fifth_of_a_weight_is_named(
     told = "had next to no weight decay (over it a weight keeps " in notes["why"]
     assert told is (kind == "AdamW" and decay < 1)
     if told:
-        assert f"keeps {math.exp(-0.8 * decay):.1%}): what it learned by heart" in notes["why"]
+        assert f"keeps {math.exp(-0.8 * decay):.1%}): what was learned by heart" in notes["why"]
 
 
 def test_decay_is_summed_over_changing_rates_and_unknown_steps_say_nothing() -> None:

@@ -88,6 +88,8 @@ def test_a_training_s_own_state_may_raise_the_loss_a_little(
     given = {"training": base} if state else {"lr": 1e-3, "weight_decay": 0.0}
     result = gu.unlearn(base.model, data, gu.ForgetEdges(count=3), "continued_training", TASK, steps=3, **given)
     assert same_weights(result.model, base.model) is back
+    assert ("may have minimised another loss" in (result.unchanged or "")) is (state and back)
+    assert ("give the state of the training" in (result.unchanged or "")) is (back and not state)
 
 
 @pytest.mark.parametrize(("forgotten", "touched", "small"), [(10, 10, True), (10, 11, False), (11, 10, False)])
@@ -99,14 +101,20 @@ def test_few_nodes_touch_a_tenth_of_the_graph_at_most(forgotten: int, touched: i
     assert is_small(nodes) is (forgotten <= 10)
 
 
-@pytest.mark.parametrize(("growth", "left", "chosen"), [(0.5, 22, "replay"), (0.5, 21, None), (0.0, 22, None)])
-def test_what_a_teacher_of_no_use_left_is_spent_by_the_same_rules(growth: float, left: int, chosen: str | None) -> None:
-    """Going back 20 of 100 steps takes two passes more; where the training had settled, it goes on."""
+@pytest.mark.parametrize(
+    ("growth", "left", "known", "chosen"),
+    [(0.5, 22, False, "replay"), (0.5, 21, False, None), (0.5, 20, True, "replay"), (0.0, 22, False, None)],
+)
+def test_what_a_teacher_of_no_use_left_is_spent_by_the_same_rules(
+    growth: float, left: int, known: bool, chosen: str | None
+) -> None:
+    """Going back 20 of 100 steps takes two passes more that check the loss; where it had settled, it goes on."""
     model = nn.Linear(3, 2).double()
     before = {name: value * math.exp(-0.2 * growth) for name, value in model.state_dict().items()}
     state = gu.TrainingState(100, 100, "Adam", {"state": {}, "param_groups": []}, moments=(Moment(80, before, {}),))
+    state = replace(state, known_loss=known)
     auto = Auto(training=state, budget=(left + 12) / 100)
-    name, options, why, taken = auto._untaught(DoubtedTeacher("it is of no use", 12), "so", state, model)
+    name, options, why, taken = auto._untaught(DoubtedTeacher("it is of no use", 12), "so", {"training": state}, model)
     assert name == (chosen or "continued_training")
     assert why == "so; but it is of no use, so that it was left out"
     assert options["budget" if chosen else "at_most"] == pytest.approx(0.2 if chosen else left / 100)

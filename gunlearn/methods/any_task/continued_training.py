@@ -10,13 +10,14 @@ from typing import Any, ClassVar
 
 import torch
 
+from gunlearn.core.checks import check_integer
 from gunlearn.errors import InvalidInputError
 from gunlearn.losses import Objective
 from gunlearn.methods.any_task.brief_teacher import taught
 from gunlearn.methods.any_task.going_on import KnownTraining, Spending
 from gunlearn.methods.any_task.handed_on import Making
 from gunlearn.methods.any_task.lowered_rate import LoweredRate
-from gunlearn.methods.any_task.second_look import Look
+from gunlearn.methods.any_task.second_look import Look, warn_of_a_rise
 from gunlearn.methods.any_task.shrunk import shrinking_of
 from gunlearn.methods.any_task.still_moving import StillMoving
 from gunlearn.methods.any_task.training_budget import fall
@@ -49,7 +50,10 @@ class ContinuedTraining(GradientMethod):
     show. The learning rate stays for three quarters of the steps and then falls to 0, which settles the weights. Steps
     that raised the training's loss on the retained data are taken back (not after `shrink`, nor with a teacher). For
     requests of more than ten items Adam forgets its old second moments over a third of the usual steps (not of
-    `epochs`, nor with a teacher).
+    `epochs`, nor with a teacher). Where Adam's memory says that the training had not settled
+    (`gunlearn.training.mean_step`), and there is no checkpoint, a run of a `budget` first moves back by as many of the
+    training's mean steps, so that it makes no longer training (not where the rate fell, with `shrink`, `saliency` or a
+    teacher); `notes["start"]` says so.
 
     Args:
         training: the state of the training: a `Result` of `gunlearn.train`, its `training`, the folder or file that it
@@ -139,6 +143,8 @@ class ContinuedTraining(GradientMethod):
             )
         if self.budget is not None and not (self.steps is None and self.epochs is None):
             raise InvalidInputError(f"Expected 'budget', or 'steps' or 'epochs' (got {self.budget:g} and another)")
+        if self.training_steps is not None:
+            check_integer("training_steps", self.training_steps, minimum=1)
         super().__post_init__()
 
     def _check_teacher(self) -> None:
@@ -172,6 +178,8 @@ class ContinuedTraining(GradientMethod):
 
     def run(self, problem: Problem) -> Outcome:
         problem = replace(problem, task=problem.task.for_training())
+        if not any(parameter.requires_grad for parameter in problem.model.parameters()):
+            raise InvalidInputError("Expected a model with trainable parameters (got none that require grad)")
         shrinking = shrinking_of(problem.model, problem.task, self.shrink, self.towards)
         known = KnownTraining.of(self, problem)
         spending = Spending.of(self, problem, known)
@@ -207,12 +215,16 @@ class ContinuedTraining(GradientMethod):
         if "training_loss" in outcome.notes and not keep and not known_loss(source):
             before, after = (outcome.notes[f"training_loss{when}"] for when in ("_before", ""))
             warn_of_a_fall(before, after, look.penalty, problem, own.reading)
+        if "training_loss" in outcome.notes and self.shrink < 1:
+            warn_of_a_rise(outcome)
         return outcome
 
     def _recorded(self, outcome: Outcome, spending: Spending, own: _Run, making: Making) -> Outcome:
         """Return the outcome with notes, and the state that the next request goes on with."""
         known, spent = spending.known, spending.passes + spending.learning
         outcome.notes |= {"start": spending.start.words, "shrink": self.shrink, "passes": spent}
+        if spending.goes_back:
+            outcome.notes["start"] += f", and {spending.steps} of its mean steps back"
         outcome.notes["unseen_weight"] = weight_of(own.unseen)
         if spending.learning:
             outcome.notes["teacher_steps"] = spending.learning

@@ -18,6 +18,7 @@ from gunlearn.methods.base import Problem
 from gunlearn.methods.forget_part import has_forget_items
 from gunlearn.tasks.base import Parts
 from gunlearn.training.another_loss import CHECK, known_loss
+from gunlearn.training.mean_step import growth_by_memory, step_back
 from gunlearn.training.optimizer_state import steps_taken
 from gunlearn.training.optimizers import goes_on
 from gunlearn.training.processes import world_size
@@ -57,7 +58,9 @@ class KnownTraining:
         state = as_training_state(method.training)
         if state is None:
             total = method.training_steps or steps_taken(method.optimizer)
-            return cls(None, method.optimizer if goes_on(method.optimizer) else None, total, None)
+            if not goes_on(method.optimizer):
+                return cls(None, None, total, None)
+            return cls(None, method.optimizer, total, growth_by_memory(method.optimizer, problem.model, total))
         state.check_model(problem.reference)
         warn_of_other_items(state, problem.task, problem.partition.data)
         for name, value in state.reading.items():  # the optimiser's state is that of its batches
@@ -66,7 +69,15 @@ class KnownTraining:
                 raise InvalidInputError(
                     f"Expected {name}={value!r}, as the 'training' read its items, or nothing (got {own!r})"
                 )
-        return cls(state, state, state.total, growth_rate(state, problem.model))
+        growth = growth_rate(state, problem.model)
+        if growth is None:
+            growth = growth_by_memory(state, problem.model, state.total)
+        return cls(state, state, state.total, growth)
+
+    @property
+    def grows(self) -> bool:
+        """Whether the training is known not to have settled."""
+        return self.growth is not None and self.growth > GROWING
 
 
 @dataclass(frozen=True)
@@ -85,6 +96,7 @@ class Spending:
         low: share of its highest rate with which it starts; `None` for all of it.
         watched: the forgotten items whose predictions decide how long it is; `None` where nothing does.
         compared: those that decide whether the rate rises.
+        goes_back: before the steps it moves back by as many mean steps of the training, see `step_back`.
     """
 
     known: KnownTraining
@@ -98,6 +110,7 @@ class Spending:
     low: float | None
     watched: Parts | None
     compared: Parts | None
+    goes_back: bool
 
     @classmethod
     def of(cls, method: ContinuedTraining, problem: Problem, known: KnownTraining) -> Spending:
@@ -105,12 +118,14 @@ class Spending:
         source, total = known.source, known.total
         by_budget = method.steps is None and method.epochs is None
         at_most = AT_MOST if method.at_most is None else method.at_most
-        brief = by_budget and _is_brief(method, problem, known.growth)  # too few steps to see whether it still moves
+        brief = (
+            by_budget and known.state is not None and _is_brief(method, problem, known.growth)
+        )  # too few steps to see whether it still moves
         if by_budget and source is not None and total is not None and int((method.budget or at_most) * total) < 1:
             check_source(source, problem.model)
         allowed = steps_of(method.budget, problem.partition, total, at_most, brief) if by_budget else None
         most = 0 if allowed is None or total is None else int(at_most * total)
-        watched = _watched(method, problem, known.growth) if most > FEWEST + LOOKS + PASSES and not brief else None
+        watched = _watched(method, problem, known) if most > FEWEST + LOOKS + PASSES and not brief else None
         if watched is not None:
             allowed = max(allowed or 0, FEWEST + LOOKS + PASSES)
         looks = LOOKS if allowed is None or allowed > LOOKS else 0
@@ -128,13 +143,16 @@ class Spending:
         compared = None if low is None or few else seen(problem) if watched is None else watched
         spent += 0 if compared is None else RATE_LOOKS
         steps, learning = _shares(method.teacher_share, method.steps if allowed is None else allowed - spent)
-        return cls(known, start, steps, learning, most, spent, looks > 0, checks, low, watched, compared)
+        goes_back = by_budget and low is None and _goes_back(method, known)
+        return cls(known, start, steps, learning, most, spent, looks > 0, checks, low, watched, compared, goes_back)
 
     def changes(self, partition: Any) -> tuple[Callable[[Any], None], ...]:
-        """Return how the optimiser's settings change for the run."""
-        if self.known.source is None or self.steps is None or self.learning or is_small(partition):
+        """Return how the optimiser changes for the run, and its parameters with it."""
+        if self.known.source is None or self.steps is None or self.learning:
             return self.start.changes
-        return (*self.start.changes, partial(shorten_memory, steps=self.steps))
+        back = (partial(step_back, steps=self.steps),) if self.goes_back else ()
+        shorter = () if is_small(partition) else (partial(shorten_memory, steps=self.steps),)
+        return (*back, *self.start.changes, *shorter)
 
     def watches(self, problem: Problem, batch_size: int | None) -> tuple[StillMoving | None, LoweredRate | None]:
         """Return what says how many steps are taken, and what its rate is multiplied by."""
@@ -159,10 +177,15 @@ def _is_brief(method: ContinuedTraining, problem: Problem, growth: float | None)
     return not asked and is_trace(problem.task, problem.partition, growth)
 
 
-def _watched(method: ContinuedTraining, problem: Problem, growth: float | None) -> Parts | None:
+def _goes_back(method: ContinuedTraining, known: KnownTraining) -> bool:
+    """Return whether a training had not settled, so that going on makes a longer one, and left no checkpoint."""
+    kept = known.state is not None and known.state.moments
+    return known.grows and not kept and not method.teacher_share and method.shrink == 1 and method.saliency is None
+
+
+def _watched(method: ContinuedTraining, problem: Problem, known: KnownTraining) -> Parts | None:
     """Return the items that `Spending.watched` holds; a training that had not settled moves them on by itself."""
-    grows = growth is not None and growth > GROWING
-    if method.budget is not None or method.teacher_share or method.shrink < 1 or grows or world_size() > 1:
+    if method.budget is not None or method.teacher_share or method.shrink < 1 or known.grows or world_size() > 1:
         return None
     return seen(problem)
 

@@ -49,7 +49,7 @@ def _summed_rates(source: Any, steps: int | None) -> list[float | None]:
 
     Without the rates of all steps the highest one is taken for each.
     """
-    if isinstance(source, TrainingState) and source.rates is not None:
+    if isinstance(source, TrainingState) and source.rates is not None and source.knows_all_rates:
         return source.rates[:steps].sum(0).tolist()
     return [None if steps is None else rate * steps for rate in highest_rates(source)]
 

@@ -43,8 +43,10 @@ class Moved:
         return cls(problem, parts, [items])
 
     def far(self) -> float:
-        """Return the divergence now."""
+        """Return the divergence now; 0 under a task without logits, whose predictions nothing compares."""
         now, start = self._predicted(), self.start
+        if now.logits is None:
+            return 0.0
         ours, theirs = now.require("logits").double(), start.require("logits").double()
         if now.gaussian:
             return float(gaussian_js_divergence(ours, theirs).mean())

@@ -43,7 +43,7 @@ def same_recipe(
             ended = f"the training kept the weights of step {kept} of {state.total}, and "
         if kept < state.total and not validated:
             options["steps"], ended = kept, f"{ended}there are no validation items to choose others by"
-        if state.rates is not None:
+        if state.rates is not None and state.knows_all_rates:
             options["scheduler"] = repeated(state.rates, 0)
     if known is not None:
         settings = {name: options.pop(name, None) for name in ("lr", "weight_decay")}

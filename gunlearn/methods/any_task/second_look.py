@@ -16,6 +16,7 @@ from gunlearn.training.processes import world_size
 
 #: Passes that a look before and one after take: three draws each, forward alone, cost about as much as a step each.
 LOOKS = 2
+_RISE = 1.5
 _T = 2.92  # Student's t for three draws, 5 % on one side
 
 
@@ -59,7 +60,29 @@ class Look:
             model.load_state_dict(self.weights)
             outcome.unchanged = (
                 f"{state.step} steps raised the training's loss on the retained data from {before:.6g} to {after:.6g} "
-                "nats, and were taken back; give the state of the training or a lower 'lr'"
+                f"nats, and were taken back; {self._remedy(slack)}"
             )
             warnings.warn(f"The weights are as before: {outcome.unchanged}", UserWarning, stacklevel=2)
         return outcome
+
+    def _remedy(self, slack: float) -> str:
+        """Return in words what helps; a run with slack goes on with what was handed in of the training."""
+        if not slack:
+            return "give the state of the training or a lower 'lr'"
+        return (
+            "its training may have minimised another loss than the task's mean over items (a sum of them, other "
+            "weights): give a task of your own with that loss (docs/models.md)"
+        )
+
+
+def warn_of_a_rise(outcome: Outcome) -> None:
+    """Warn where steps after shrinking were too few to bring the training's loss back to half more than before."""
+    before, after = (outcome.notes[f"training_loss{when}"] for when in ("_before", ""))
+    if after > _RISE * before and outcome.state is not None:
+        warnings.warn(
+            f"{outcome.state.step} steps after 'shrink' left the training's loss on the retained data at {after:.2g} "
+            f"nats, from {before:.2g}: the model may be farther from retraining than before; raise 'budget' or "
+            "'shrink'",
+            UserWarning,
+            stacklevel=2,
+        )

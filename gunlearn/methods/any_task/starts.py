@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -96,10 +97,11 @@ def _warn_of_a_rate_near_zero(source: Any) -> None:
 
     `ReduceLROnPlateau`, `CyclicLR` and loops that set the rate leave no trace of the highest but that one.
     """
-    if not isinstance(source, Optimizer) or not float(source.defaults.get("lr", 0.0)):
+    if not isinstance(source, Optimizer):
         return
-    highest, made = max(highest_rates(source)), float(source.defaults["lr"])
-    if highest < LOWERED * made:
+    highest, made = max(highest_rates(source)), float(source.defaults.get("lr") or 0.0)
+    usual = inspect.signature(type(source)).parameters.get("lr")  # groups with rates of their own may name no other
+    if highest < LOWERED * made and (usual is None or made != usual.default):
         warnings.warn(
             f"The optimiser goes on at its learning rate of {highest:.2g}, and it was made with {made:.2g}: where a "
             "scheduler or the loop lowered the rate, steps at this one hardly change the model; set the training's "

@@ -27,8 +27,8 @@ def missing_of_recipe(state: TrainingState | None, source: Any, options: dict[st
         lacking |= {"optimizer": "its optimiser (training= or optimizer=)"}
     if state is None or "batch_size" not in state.reading:
         lacking["batch_size"] = "how many items it read per step (batch_size=)"
-    if known is not None and state is None:
-        lacking["scheduler"] = "how its learning rate changed (training=)"
+    if known is not None and (state is None or not state.knows_all_rates):
+        lacking["scheduler"] = "how its learning rate changed (training=, of all its steps)"
     usual = {field.name: field.default for field in fields(Retrain)}
     taken = {"steps": usual["epochs"], "batch_size": "all", "weight_decay": "0", "scheduler": "constant"}
     missing = [

@@ -1,0 +1,87 @@
+"""How a model still moved when its training ended, by what Adam remembers of its last steps."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gunlearn.training.inner_model import learning_names
+from gunlearn.training.optimizer_state import is_decoupled, optimizer_kind
+from gunlearn.training.resumed_optimizer import resumed_optimizer
+
+#: Cosine of weights and their mean step from which on the step is no noise.
+_ALONG = 0.1
+
+
+@torch.no_grad()
+def mean_step(optimizer: Any) -> list[tuple[nn.Parameter, Tensor]] | None:
+    r"""Return each parameter of an optimiser with how far a step moved it at the end of the training.
+
+    .. math:: \Delta\theta = -\eta \bigl(\hat m / (\sqrt{\hat v} + \epsilon) + \lambda \theta\bigr)
+
+    with Adam's mean :math:`\hat m` and mean square :math:`\hat v` of the last gradients; the last term is the decay of
+    AdamW alone. It is the mean over about ten steps, in which what dropout and mini-batches draw leaves a rest.
+
+    Returns:
+        Pairs of parameters and steps of their shapes; `None` for other classes than torch's Adam and AdamW.
+    """
+    kind, found = optimizer_kind(optimizer), []
+    if kind not in ("Adam", "AdamW"):
+        return None
+    for group in optimizer.param_groups:
+        first, second = group["betas"]
+        for p in group["params"]:
+            state = optimizer.state.get(p)
+            if not state:
+                continue
+            steps = float(state["step"])
+            square = state.get("max_exp_avg_sq", state["exp_avg_sq"]) / (1 - float(second) ** steps)
+            step = state["exp_avg"] / (1 - float(first) ** steps) / (square.sqrt() + group["eps"])
+            if is_decoupled(group, kind):
+                step = step + group["weight_decay"] * p
+            found.append((p, -float(group["lr"]) * step))
+    return found
+
+
+def growth_by_memory(source: Any, model: nn.Module, total: int | None) -> float | None:
+    r"""Return how fast the norm of a model's weights still changed at the end of its training, without a checkpoint.
+
+    .. math:: T \, |\langle \theta, \Delta\theta \rangle| / \lVert \theta \rVert^2
+
+    with the :func:`mean_step` and the :math:`T` steps of the training: what `gunlearn.training.settled` measures from a
+    checkpoint; it came to .78 to .97 of that in 18 trainings on Cora and CiteSeer. Where dropout's noise is most of the
+    step it says nothing: then steps and weights are nearly at right angles (a cosine of at most .08 was measured where
+    a training had settled or its rate made it walk, .14 to .92 where it had not).
+
+    Args:
+        source: the optimiser that trained the model, its `state_dict` or a `TrainingState`; it does not change.
+        model: as trained.
+        total: steps of the training.
+
+    Returns:
+        The rate, without unit; `None` where nobody knows the steps, the optimiser remembers none, or their cosine with
+        the weights is below a tenth.
+
+    Raises:
+        InvalidInputError: see `resumed_optimizer`.
+    """
+    if total is None:
+        return None
+    learns = [p for p in model.parameters() if p.requires_grad]
+    moved = mean_step(resumed_optimizer(source, learns, learning_names(model)))
+    if not moved:
+        return None
+    along = sum(float((p.detach().double() * step.double()).sum()) for p, step in moved)
+    weights, steps = (sum(float(pair[k].detach().double().square().sum()) for pair in moved) for k in (0, 1))
+    drifts = weights > 0 and abs(along) >= _ALONG * math.sqrt(weights * steps)
+    return total * abs(along) / weights if drifts else None
+
+
+@torch.no_grad()
+def step_back(optimizer: Any, steps: int) -> None:
+    """Move parameters back by the mean step of their training, so many times: in place of a checkpoint."""
+    for p, step in mean_step(optimizer) or ():
+        p.sub_(steps * step.to(p.dtype))
