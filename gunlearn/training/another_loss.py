@@ -124,7 +124,7 @@ def gradient_by_memory(
     own.step()
     after = gradients(seed + 1)
     size, steady, remembered, number = 0.0, 0.0, 0.0, 0
-    for name in before.keys() & after.keys():  # a layer that is dropped at random has none
+    for name in (name for name in before if name in after):  # a layer that is dropped at random has none
         gradient, (mean, square) = before[name], known[name]
         has = square > 0  # inputs that are always zero have no gradient
         g, m, v = gradient[has], mean[has], square[has]
