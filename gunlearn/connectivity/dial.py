@@ -105,7 +105,7 @@ class Dial:
 
     def _nearest(self, ts: list[float], references: Sequence[nn.Module]) -> float:
         """Return the point whose predictions on forgotten items are nearest to those of references."""
-        points = [*ts, *([] if ts[-1] == 1 else [1.0])]
+        points = sorted({*ts, 0.5, 1.0})  # an evaluation has both ends and at least one point between them
         found = evaluate_path(
             self.path, self.task, self.partition, points=points, references=references, metrics=["alignment_forget"],
             data=self.data, seed=self.seed,

@@ -208,6 +208,7 @@ def test_a_dial_takes_the_point_nearest_to_references(results) -> None:
     ts = [0.0, 0.25, 0.5, 0.75, 1.0]
     for t in (0.25, 0.75):  # a reference that lies on the path itself
         assert dial.choose(100.0, points=len(ts), references=[path.model_at(t + 1e-3)]) == t
+        assert dial.choose(100.0, points=2, references=[path.model_at(t)]) == round(t)  # the ends alone
 
 
 @pytest.mark.parametrize("kind", ["linear", "bezier"])
