@@ -33,6 +33,8 @@ class Case:
         partition: the same, resolved.
         task: what the models predict.
         seed: of everything.
+        train: trains a model on data, under a seed.
+        training: what it returned of the original.
         base: the original model.
         references: models retrained from other initial weights.
         models: by name; `retrain` is the first reference, `same start` one from the original's initial weights.
@@ -46,6 +48,8 @@ class Case:
     partition: Any
     task: Any
     seed: int
+    train: Callable[[Any, int], gu.Result]
+    training: gu.Result
     base: nn.Module
     references: list[nn.Module]
     models: dict[str, nn.Module]
@@ -103,6 +107,8 @@ def case_of(
         partition=partition,
         task=task,
         seed=seed,
+        train=train,
+        training=base,
         base=base.model,
         references=others,
         models={"original": base.model, **models, "same start": same, "retrain": others[0]},
