@@ -1,0 +1,120 @@
+"""What experiments/mode_connectivity/uses.md says in words, counted again from the committed rows."""
+
+import copy
+import json
+import re
+from statistics import median
+from typing import Any
+
+from experiments.mode_connectivity.between_rows import of
+from experiments.mode_connectivity.uses import METHODS
+from tests.conftest import REPOSITORY
+from tests.test_nearest_answers import ends, short
+
+Row = dict[str, Any]
+STUDY = REPOSITORY / "experiments" / "mode_connectivity"
+USES = json.loads((STUDY / "uses.json").read_text(encoding="utf-8"))
+TEXT = re.sub(r"[\s*]+", " ", (STUDY / "uses.md").read_text(encoding="utf-8"))
+
+
+def middle(rows: list[Row], figure: str = "floors_forget", **fields: Any) -> float:
+    return median(row[figure] for row in of(rows, **fields))
+
+
+def said_of_dials(rows: list[Row]) -> list[str]:
+    """Sentences on the point that a dial chooses."""
+    rows = of(rows, kind="dial")
+    line, curve = ({"path": path} for path in ("linear", "bezier"))
+    whole = of(rows, problem="nodes", point="chosen", **line)
+    far = {
+        kind: {
+            point: [
+                middle(rows, problem=kind, point=point, model=name, **line) for name in ("npo", "scrub", "graddiff")
+            ]
+            for point in ("original", "method", "best", "chosen", "by a retrained model")
+        }
+        for kind in ("nodes", "links")
+    }
+    links, nodes = far["links"], far["nodes"]
+    stopped = median(row["t"] for row in of(whole, model="graddiff"))
+    bent = {
+        kind: [[middle(rows, problem=kind, point=p, model=m, **curve) for m in METHODS] for p in ("best", "method")]
+        for kind in ("nodes", "links")
+    }
+    early = of(rows, problem="nodes", point="chosen", **curve)
+    return [
+        f"the dial takes all of the way in {sum(row['t'] == 1 for row in whole)} of {len(whole)} cases",
+        f"GradDiff, which goes too far, is stopped at {short(stopped)} of it: "
+        f"{nodes['chosen'][2]:.0f} floors, its end {nodes['method'][2]:.0f}, the best point "
+        f"{nodes['best'][2]:.0f}",
+        f"ends at {', '.join(f'{value:.1f}' for value in links['chosen'])} floors (NPO, SCRUB, GradDiff), where doing "
+        f"nothing is at {links['original'][0]:.1f} and the best point of the line at {ends(links['best'], 1)}",
+        f"One retrained model as a reference finds points at {ends(links['by a retrained model'], 1)}",
+        f"links {ends(bent['links'][0], 1)} floors where the methods end at {ends(bent['links'][1], 1)} and the "
+        f"original is at {links['original'][0]:.1f}",
+        f"nodes {ends(bent['nodes'][0], 0)} where they end at {ends(bent['nodes'][1], 0)}",
+        f"stops at {short(median(row['t'] for row in early))} of the curve of nodes in the median",
+    ]
+
+
+def said_of_mcu(rows: list[Row]) -> list[str]:
+    """Sentences on MCU and what makes the other end of its curve."""
+    rows = of(rows, kind="mcu")
+
+    def both(kind: str, *names: str) -> str:
+        return " and ".join(f"{middle(rows, problem=kind, model=name):.1f}" for name in names)
+
+    taken = of(rows, problem="nodes", model="mcu, npo")
+    return [
+        f"nodes {both('nodes', 'mcu, graddiff', 'mcu, npo')} floors (its other end GradDiff, NPO: "
+        f"{both('nodes', 'graddiff', 'npo')}; continued training {both('nodes', 'continued_training')})",
+        f"links {both('links', 'mcu, graddiff', 'mcu, npo')} ({both('links', 'graddiff', 'npo')}; "
+        f"{both('links', 'continued_training')}; doing nothing {both('links', 'original')})",
+        f"with NPO it returns the model that was made before in {sum(row['t'] == 1 for row in taken)} of {len(taken)} "
+        "cases",
+    ]
+
+
+def said_of_requests(rows: list[Row]) -> list[str]:
+    """Sentences on two models that each forgot one of two requests."""
+    rows = of(rows, kind="requests")
+
+    def ways(kind: str, name: str) -> list[float]:
+        return [middle(rows, problem=kind, model=name, which=way) for way in ("sum", "middle", "at once", "original")]
+
+    barriers = [row["barrier_retain"] for row in rows]
+    return [
+        "continued training {:.0f} floors (their middle {:.0f}, both at once {:.0f}, the original {:.0f})".format(
+            *ways("nodes", "continued_training")
+        ),
+        "NPO {:.0f} ({:.0f}, {:.0f}, {:.0f})".format(*ways("nodes", "npo")),
+        "SCRUB {:.0f} ({:.0f}, {:.0f}, {:.0f})".format(*ways("nodes", "scrub")),
+        "On links the sum overshoots: NPO {:.1f} ({:.1f}, {:.1f}, {:.1f})".format(*ways("links", "npo")),
+        f"the retained loss rises by at most {short(max(barriers), 3)} nats on the line between the two",
+    ]
+
+
+def said(rows: list[Row]) -> list[str]:
+    return [*said_of_dials(rows), *said_of_mcu(rows), *said_of_requests(rows)]
+
+
+def test_the_answers_on_uses_say_what_the_rows_say() -> None:
+    missing = [sentence for sentence in said(USES) if sentence not in TEXT]
+    assert not missing, "\n".join(missing)
+
+
+def test_other_rows_make_every_sentence_on_uses_false() -> None:
+    """The control: points a third farther along and everything farther away."""
+    changed = copy.deepcopy(USES)
+    for row in changed:
+        row |= {key: 1.5 * value + 0.5 for key, value in row.items() if key.startswith(("floors_", "barrier_"))}
+        if row.get("t") is not None:
+            row["t"] = 0.3 + 0.6 * row["t"]
+    assert [sentence for sentence in said(changed) if sentence in TEXT] == []
+
+
+def test_every_case_has_its_rows() -> None:
+    """A run that was killed leaves fewer; nobody refused."""
+    cells = {(row["problem"], row["graph"], row["backbone"], row["seed"]) for row in USES}
+    assert len(cells) == 3 * (6 + 4) + 3
+    assert of(USES, kind="refused") == []
