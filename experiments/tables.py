@@ -26,7 +26,7 @@ from experiments.graph_methods.heads import table as heads
 from experiments.image_memory.__main__ import table as image_memory
 from experiments.inpo_edges.__main__ import ablation_table
 from experiments.llm_speed.__main__ import table as llm_speed
-from experiments.mode_connectivity import adapters, alignment, basins, findings
+from experiments.mode_connectivity import adapters, alignment, basins, findings, uses_tables
 from experiments.nearest import misses, settled
 from experiments.nearest.__main__ import counts
 from experiments.nearest.__main__ import table as nearest_table
@@ -34,6 +34,7 @@ from experiments.nearest.hard import table as hard
 from experiments.nearest.large import table as large
 from experiments.nearest.largest_gap import table as largest_gap
 from experiments.nearest.one_after_another import table as one_after_another
+from experiments.nearest.optimizer_alone import table as optimizer_alone
 from experiments.nearest.own_models import table as own_models
 from experiments.nearest.push_then_settle import table as push
 from experiments.nearest.targets import table as targets
@@ -77,6 +78,7 @@ def nearest() -> dict[str, str]:
     found |= {"targets": targets(read("nearest", "targets")), "large": large(read("nearest", "large"))}
     found |= {"misses": misses.table(rows), "settled": settled.table(rows, read("nearest", "settled"))}
     found |= {"push": push(read("nearest", "push")), "largest_gap": largest_gap(read("nearest", "largest_gap"))}
+    found |= {"optimizer_alone": optimizer_alone(read("nearest", "optimizer_alone"))}
     found |= {"one_after_another": one_after_another(read("nearest", "one_after_another"))}
     return {**found, "own_models": own_models(read("nearest", "own_models"))}
 
@@ -128,6 +130,7 @@ def tables() -> dict[Path, dict[str, str]]:
         **findings.tables(read("mode_connectivity", "between")),
         "adapters": adapters.table(read("mode_connectivity", "adapters")),
     }
+    files[HERE / "mode_connectivity" / "uses.md"] = uses_tables.tables(read("mode_connectivity", "uses"))
     return {**files, HERE.parent / "README.md": {"front_page": front_page(front)}}
 
 

@@ -16,7 +16,7 @@ STUDIES += " image_memory digits_text fade_graphs front_page paper_modes nearest
 STUDIES += " nearest.one_after_another nearest.own_models nearest.push_then_settle digits_scrub fashion_scrub"
 STUDIES += " nearest.large nearest.largest_gap nearest.settled mode_connectivity.basins"
 STUDIES += " digits_diffusion fashion_diffusion mode_connectivity.alignment"
-STUDIES += " mode_connectivity.between mode_connectivity.adapters"
+STUDIES += " mode_connectivity.between mode_connectivity.adapters mode_connectivity.uses nearest.optimizer_alone"
 
 
 @pytest.mark.slow
