@@ -58,9 +58,7 @@ def test_the_front_page(tmp_path, monkeypatch, capsys) -> None:
     assert names["table"]["js_floor_forget"] > 0
     assert names["more"].num_forget == 5
     assert names["again"].model is not names["model"]
-    assert (
-        "'auto' chose 'continued_training', because the" in capsys.readouterr().out
-    )
+    assert "'auto' chose 'continued_training', because the" in capsys.readouterr().out
 
 
 def test_items() -> None:
