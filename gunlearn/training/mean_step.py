@@ -52,8 +52,8 @@ def growth_by_memory(source: Any, model: nn.Module, total: int | None) -> float 
     .. math:: T \, |\langle \theta, \Delta\theta \rangle| / \lVert \theta \rVert^2
 
     with the :func:`mean_step` and the :math:`T` steps of the training: what `gunlearn.training.settled` measures from a
-    checkpoint; it came to .47 to .88 of that on Cora and CiteSeer (`experiments/nearest`). Where dropout's noise is most
-    of the step it says nothing: then steps and weights are nearly at right angles (a cosine of at most .08 was measured
+    checkpoint; it came to .47 to .88 of that on Cora and CiteSeer (`experiments/nearest`). Where dropout's noise is
+    most of it, it says nothing: steps and weights are nearly at right angles (a cosine of at most .08 was measured
     where a training had settled or its rate made it walk, .14 to .92 where it had not).
 
     Args:
