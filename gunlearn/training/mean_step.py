@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from gunlearn.training.inner_model import learning_names
 from gunlearn.training.optimizer_state import is_decoupled, optimizer_kind
@@ -17,20 +19,20 @@ _ALONG = 0.1
 
 
 @torch.no_grad()
-def mean_step(optimizer: Any) -> list[tuple[nn.Parameter, Tensor]] | None:
-    r"""Return each parameter of an optimiser with how far a step moved it at the end of the training.
+def mean_steps(optimizer: Any) -> Iterator[tuple[nn.Parameter, Tensor]]:
+    r"""Yield each parameter of an optimiser with how far a step moved it at the end of the training.
 
     .. math:: \Delta\theta = -\eta \bigl(\hat m / (\sqrt{\hat v} + \epsilon) + \lambda \theta\bigr)
 
     with Adam's mean :math:`\hat m` and mean square :math:`\hat v` of the last gradients; the last term is the decay of
     AdamW alone. It is the mean over about ten steps, in which what dropout and mini-batches draw leaves a rest.
 
-    Returns:
-        Pairs of parameters and steps of their shapes; `None` for other classes than torch's Adam and AdamW.
+    Yields:
+        Parameters and steps of their shapes; nothing for other classes than torch's Adam and AdamW.
     """
-    kind, found = optimizer_kind(optimizer), []
+    kind = optimizer_kind(optimizer)
     if kind not in ("Adam", "AdamW"):
-        return None
+        return
     for group in optimizer.param_groups:
         first, second = group["betas"]
         for p in group["params"]:
@@ -42,8 +44,7 @@ def mean_step(optimizer: Any) -> list[tuple[nn.Parameter, Tensor]] | None:
             step = state["exp_avg"] / (1 - float(first) ** steps) / (square.sqrt() + group["eps"])
             if is_decoupled(group, kind):
                 step = step + group["weight_decay"] * p
-            found.append((p, -float(group["lr"]) * step))
-    return found
+            yield p, -float(group["lr"]) * step
 
 
 def growth_by_memory(source: Any, model: nn.Module, total: int | None) -> float | None:
@@ -51,7 +52,7 @@ def growth_by_memory(source: Any, model: nn.Module, total: int | None) -> float 
 
     .. math:: T \, |\langle \theta, \Delta\theta \rangle| / \lVert \theta \rVert^2
 
-    with the :func:`mean_step` and the :math:`T` steps of the training: what `gunlearn.training.settled` measures from a
+    with the :func:`mean_steps` and the :math:`T` steps of a training: what `gunlearn.training.settled` measures from a
     checkpoint; it came to .47 to .88 of that on Cora and CiteSeer (`experiments/nearest`). Where dropout's noise is
     most of it, it says nothing: steps and weights are nearly at right angles (a cosine of at most .08 was measured
     where a training had settled or its rate made it walk, .14 to .92 where it had not).
@@ -70,12 +71,15 @@ def growth_by_memory(source: Any, model: nn.Module, total: int | None) -> float 
     """
     if total is None:
         return None
-    learns = [p for p in model.parameters() if p.requires_grad]
-    moved = mean_step(resumed_optimizer(source, learns, learning_names(model)))
-    if not moved:
-        return None
-    along = sum(float((p.detach().double() * step.double()).sum()) for p, step in moved)
-    weights, steps = (sum(float(pair[k].detach().double().square().sum()) for pair in moved) for k in (0, 1))
+    if not isinstance(source, Optimizer):  # which holds the trained weights itself
+        learns = [p for p in model.parameters() if p.requires_grad]
+        source = resumed_optimizer(source, learns, learning_names(model))
+    along = weights = steps = 0.0
+    for p, step in mean_steps(source):
+        own, moved = p.detach().double(), step.double()
+        along += float((own * moved).sum())
+        weights += float(own.square().sum())
+        steps += float(moved.square().sum())
     drifts = weights > 0 and abs(along) >= _ALONG * math.sqrt(weights * steps)
     return total * abs(along) / weights if drifts else None
 
@@ -83,5 +87,5 @@ def growth_by_memory(source: Any, model: nn.Module, total: int | None) -> float 
 @torch.no_grad()
 def step_back(optimizer: Any, steps: int) -> None:
     """Move parameters back by the mean step of their training, so many times: in place of a checkpoint."""
-    for p, step in mean_step(optimizer) or ():
+    for p, step in mean_steps(optimizer):
         p.sub_(steps * step.to(p.dtype))

@@ -1,5 +1,6 @@
 """How a model moved when its training ended, by Adam's memory. The oracle: checkpoints of the same training."""
 
+import copy
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -10,7 +11,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import gunlearn as gu
-from gunlearn.training.mean_step import growth_by_memory, mean_step, step_back
+from gunlearn.training.mean_step import growth_by_memory, mean_steps, step_back
 from gunlearn.training.settled import GROWING, growth_rate
 from tests.methods.forgetting import club
 
@@ -82,9 +83,21 @@ def test_noise_says_nothing() -> None:
         assert (growth_by_memory(optimizer, model, 30) is not None) is known
 
 
+def test_an_optimiser_is_read_where_it_is() -> None:
+    """Nothing is copied or changed, and one that never stepped remembers nothing."""
+    _, model, optimizer, _, _ = own_loop(UNSETTLED["Adam"], 40)
+    before = copy.deepcopy(optimizer.state_dict())
+    assert growth_by_memory(optimizer, model, 40) == growth_by_memory(optimizer.state_dict(), model, 40)
+    after = optimizer.state_dict()
+    assert before["param_groups"] == after["param_groups"]
+    for index, state in before["state"].items():
+        assert all(torch.equal(value, after["state"][index][name]) for name, value in state.items())
+    assert growth_by_memory(torch.optim.Adam(model.parameters()), model, 40) is None
+
+
 def test_other_classes_remember_no_such_step() -> None:
     _, model, optimizer, _, _ = own_loop(partial(torch.optim.SGD, lr=0.1, momentum=0.9), 20)
-    assert mean_step(optimizer) is None
+    assert list(mean_steps(optimizer)) == []
     assert growth_by_memory(optimizer, model, 20) is None
 
 
