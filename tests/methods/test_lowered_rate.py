@@ -44,7 +44,16 @@ def test_the_rate_rises_again_for_what_was_learned_by_heart() -> None:
     assert run(wrong=False).notes["rate"] == f"{LOWERED:g} of its highest"
 
 
-@pytest.mark.parametrize(("falls", "options"), [(False, {}), (True, {"lr": 3e-3}), (True, {"shrink": 0.9})])
+@pytest.mark.parametrize(
+    ("falls", "options"),
+    [
+        (False, {}),
+        (True, {"lr": 3e-3}),
+        (True, {"shrink": 0.9}),
+        (True, {"teacher_share": 0.5, "budget": 0.4}),
+        (True, {"scheduler": lambda optimizer: CosineAnnealingLR(optimizer, 10)}),
+    ],
+)
 def test_a_rate_that_stayed_or_was_named_is_taken_as_it_is(falls: bool, options: dict[str, Any]) -> None:
     assert "rate" not in run(wrong=True, falls=falls, **options).notes
 

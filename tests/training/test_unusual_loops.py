@@ -233,3 +233,37 @@ def test_too_few_steps_after_shrinking_are_warned_of() -> None:
             known = {"optimizer": optimizer, "shrink": factor, "budget": 0.05}
             gu.unlearn(model, data, REQUEST, "continued_training", NODES, **known)
         assert sum("after 'shrink' left the training's loss" in str(one.message) for one in found) == number
+
+
+def test_a_look_at_the_gradient_draws_nothing_from_the_callers_generator() -> None:
+    data, model, optimizer, _ = loop(model=gu.GCN(20, 8, 4, dropout=0.5))
+    before, weights = torch.get_rng_state(), [p.detach().clone() for p in model.parameters()]
+    for seed in (0, 1):
+        assert gradient_by_memory(optimizer, model, data, gu.NodeClassification(), BatchOptions(), seed) is not None
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(map(torch.equal, weights, model.parameters()))
+
+
+def test_a_training_function_of_ones_own_is_asked_for_no_loss() -> None:
+    """It retrains by itself; the control retrains by the recipe, whose loss is not the training's."""
+    data, model, optimizer, _ = loop(steps=400, smoothing=0.3)
+    asked: list[dict[str, Any]] = [
+        {},
+        {"train": lambda on, seed: gu.train(gu.GCN(20, 8, 4), on, NODES, epochs=2).model},
+    ]
+    for number, more in zip((1, 0), asked, strict=True):
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            gu.unlearn(model, data, REQUEST, "auto", NODES, optimizer=optimizer, budget=1, **more)
+        assert sum("trained by another loss" in str(one.message) for one in found) == number
+
+
+def test_half_of_the_training_items_is_worth_a_retraining() -> None:
+    """The control leaves one more."""
+    data, model, optimizer, _ = loop()
+    nodes = data.train_mask.nonzero().view(-1)
+    assert len(nodes) % 2 == 0
+    half = nodes[: len(nodes) // 2]
+    for request, chosen in ((half, "retrain"), (half[:-1], "continued_training")):
+        result = gu.unlearn(model, data, gu.ForgetNodes(request), "auto", NODES, optimizer=optimizer)
+        assert result.notes["chosen"] == chosen
