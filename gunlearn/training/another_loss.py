@@ -124,8 +124,10 @@ def gradient_by_memory(
     own.step()
     after = gradients(seed + 1)
     size, steady, remembered, number = 0.0, 0.0, 0.0, 0
-    for name in (name for name in before if name in after):  # a layer that is dropped at random has none
-        gradient, (mean, square) = before[name], known[name]
+    for name, gradient in before.items():
+        if name not in after:  # a layer that is dropped at random
+            continue
+        mean, square = known[name]
         has = square > 0  # inputs that are always zero have no gradient
         g, m, v = gradient[has], mean[has], square[has]
         size += float((g.square() / v).sum())
@@ -165,8 +167,8 @@ def warn_of_another_loss(make: Callable[[list[nn.Parameter]], Any], problem: Any
         )
     warnings.warn(
         f"At the trained weights the gradient of '{problem.task.name}' on the training data {seen}. The model was "
-        "trained by another loss (label smoothing, class weights, a sum over items) or on other data, "
-        "it read its items in other batches "
+        "trained by another loss (label smoothing, class weights, a sum over items) or on other data, it read its "
+        "items in other batches "
         "than are read now (batch_size), its gradients were clipped or scaled, it is not the model that this optimiser "
         "left, or the optimiser held the parameters in another order, which a state_dict does not tell (hand in the "
         "optimiser itself). The steps minimise the task's own loss, which leads away from another; give a task of your "

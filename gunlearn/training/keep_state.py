@@ -147,9 +147,8 @@ class KeepState(StatefulCallback):
                 "each time better weights are taken, too"
             )
         steps, optimizer, moments = self._now() if self.ended is None or unmoved else self.ended
-        rates = pad_sequence(
-            [torch.tensor(of_step) for of_step in self.rates], batch_first=True
-        )  # of groups added later
+        each = [torch.tensor(of_step) for of_step in self.rates]
+        rates = pad_sequence(each, batch_first=True)  # a group that was added later had none before
         wanted = [steps - back * self.every for back in _KEPT]
         return TrainingState(
             steps=steps,

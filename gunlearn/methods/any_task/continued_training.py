@@ -25,7 +25,7 @@ from gunlearn.methods.base import BY_MODE, Outcome, Problem, check_interval
 from gunlearn.methods.freezing import RetainedStatistics
 from gunlearn.methods.gradient import GradientMethod
 from gunlearn.tasks.base import Parts
-from gunlearn.training.another_loss import known_loss, read_as, warn_of_a_fall, warn_of_another_loss
+from gunlearn.training.another_loss import check_loss, known_loss, read_as, warn_of_a_fall
 from gunlearn.training.arguments import TrainArguments
 from gunlearn.training.optimizers import SchedulerSpec, goes_on
 from gunlearn.training.run import reading_of
@@ -198,7 +198,7 @@ class ContinuedTraining(GradientMethod):
                 self.doubted(doubt, spending.learning)
             own = replace(own, unseen=unseen)
         if spending.checks:
-            warn_of_another_loss(start.make, problem, reading)
+            check_loss(known.source, problem, self.reading)
         data = problem.partition.retain_data
         look = Look(problem.model, data, problem.task, own.reading, problem.seed) if spending.looks else None
         outcome = GradientMethod.run(own, problem)

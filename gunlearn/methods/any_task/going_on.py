@@ -118,9 +118,7 @@ class Spending:
         source, total = known.source, known.total
         by_budget = method.steps is None and method.epochs is None
         at_most = AT_MOST if method.at_most is None else method.at_most
-        brief = (
-            by_budget and known.state is not None and _is_brief(method, problem, known.growth)
-        )  # too few steps to see whether it still moves
+        brief = by_budget and _is_brief(method, problem, known)  # too few steps to see whether it still moves
         if by_budget and source is not None and total is not None and int((method.budget or at_most) * total) < 1:
             check_source(source, problem.model)
         allowed = steps_of(method.budget, problem.partition, total, at_most, brief) if by_budget else None
@@ -171,10 +169,10 @@ def seen(problem: Problem) -> Parts | None:
     return parts if has_forget_items(parts) else None
 
 
-def _is_brief(method: ContinuedTraining, problem: Problem, growth: float | None) -> bool:
-    """Return whether a few steps do, where nobody asked for more."""
+def _is_brief(method: ContinuedTraining, problem: Problem, known: KnownTraining) -> bool:
+    """Return whether a few steps do, where nobody asked for more, and a state says that the training had settled."""
     asked = method.budget is not None or method.at_most is not None or method.teacher_share or method.shrink < 1
-    return not asked and is_trace(problem.task, problem.partition, growth)
+    return known.state is not None and not asked and is_trace(problem.task, problem.partition, known.growth)
 
 
 def _goes_back(method: ContinuedTraining, known: KnownTraining) -> bool:
