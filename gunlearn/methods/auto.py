@@ -12,38 +12,32 @@ from torch_geometric.data import Data
 from gunlearn.core.checks import check_integer
 from gunlearn.errors import InvalidInputError
 from gunlearn.methods import METHODS
-from gunlearn.methods.any_task.brief_teacher import can_teach
+from gunlearn.methods.any_task.by_training import USUAL_BUDGET, ByTraining, Choice
 from gunlearn.methods.any_task.careful_teacher import CarefullyTaught, DoubtedTeacher
+from gunlearn.methods.any_task.known_training import KnownTraining
 from gunlearn.methods.any_task.little_decay import lacking_decay
 from gunlearn.methods.any_task.same_recipe import same_recipe
-from gunlearn.methods.any_task.training_budget import is_trace, share_of, steps_of, training_items_around
+from gunlearn.methods.any_task.training_budget import training_items_around
 from gunlearn.methods.any_task.what_is_missing import missing_of_going_on, missing_of_recipe
 from gunlearn.methods.any_task.whole_classes import classes_that_go, node_classes_that_go
 from gunlearn.methods.base import Method, Outcome, Problem, check_interval
 from gunlearn.methods.published import build_method, published
 from gunlearn.nn.layers.linear_head import LinearHead
 from gunlearn.tasks.base import Task
-from gunlearn.tasks.items.statistics import moving_norms
 from gunlearn.tasks.sampling import BatchOptions
-from gunlearn.training.another_loss import CHECK, check_loss, known_loss
-from gunlearn.training.mean_step import growth_by_memory
+from gunlearn.training.another_loss import check_loss
 from gunlearn.training.optimizer_state import steps_taken
 from gunlearn.training.optimizers import check_optimizer, goes_on
 from gunlearn.training.resumed_optimizer import ESTIMATES, check_one_optimizer
-from gunlearn.training.settled import GROWING, growth_rate
 from gunlearn.training.state_sources import NONE, as_training_state
-from gunlearn.training.training_state import TrainingState
 
 CHEAP = 0.01  # share of retraining's time below which only free methods fit
 MANY_EDGES = 1_000_000
-TEACHER = {"teacher_share": 0.62, "unseen_weight": 0.01}  # the best of a few on `experiments/nearest`'s flipped labels
-USUAL_BUDGET = 0.33
 #: Said of nodes of which a whole class goes; `experiments/nearest` shows how far that ends.
 WHOLE_CLASS = (
     "A class goes as a whole, and no node that stays says that those of it are of another one: they may keep its label "
     "for longer than after retraining; look at what the model predicts of them, and raise 'budget' (or retrain)."
 )
-TAUGHT_SHARE = 0.2  # of a training's steps: what a teacher takes to know its data, and the model to learn from it
 
 
 @dataclass(frozen=True)
@@ -141,11 +135,11 @@ class Auto(Method):
         """The share of retraining's steps that may be spent."""
         return USUAL_BUDGET if self.budget is None else self.budget
 
-    def choose(self, task: Task, partition: Any, model: nn.Module) -> tuple[str, dict[str, Any], str]:
-        """Return the name of the method, its options, and the rule that picked it: the end of a sentence."""
+    def choose(self, task: Task, partition: Any, model: nn.Module) -> Choice:
+        """Return the method, its options, and the rule that picked it."""
         if isinstance(model, LinearHead) and float(model.alpha) > 0 and task.name == "node_classification":
             large = partition.data.edge_index.size(1) >= MANY_EDGES
-            return "scalegun" if large else "cgu", {}, "the model is a linear head trained for certificates"
+            return Choice("scalegun" if large else "cgu", {}, "the model is a linear head trained for certificates")
         if self.most >= 1:
             return self._retrain(task, partition, model, f"a budget of {self.most:g} allows retraining")
         stays = share_that_stays(task, partition)
@@ -155,29 +149,20 @@ class Auto(Method):
         if gone:
             return self._against(gone, task)
         if self.most < CHEAP:
-            return "utu", {}, f"the budget is below {CHEAP:g} of retraining"
-        state, share = as_training_state(self.training), min(self.most, share_of(partition))
-        if state is not None:
-            return self._by_state(state, share, task, partition, model)
-        known = {name: getattr(self, name) for name in ("optimizer", "lr", "weight_decay", "training_steps")}
-        if self._steps() is not None:
-            known |= self._spending(partition)
-        options = {name: value for name, value in known.items() if value is not None}
-        if self.optimizer is not None:
-            return self._by_optimizer(options, task, partition, model)
-        return "continued_training", options, "it comes nearest to retraining where no state of the training is given"
+            return Choice("utu", {}, f"the budget is below {CHEAP:g} of retraining")
+        return self._by_training(task, partition, model).choice()
 
-    def _retrain(self, task: Task, partition: Any, model: nn.Module, why: str) -> tuple[str, dict[str, Any], str]:
+    def _retrain(self, task: Task, partition: Any, model: nn.Module, why: str) -> Choice:
         """Return the choice of retraining by the caller's function, else by the recipe of the training."""
         if self.train is not None:
-            return "retrain", {"train": self.train}, why
+            return Choice("retrain", {"train": self.train}, why)
         given = {"steps": self._steps(), "lr": self.lr, "weight_decay": self.weight_decay}
         given["batch_size"] = self.batch_size
         validated = task.validation_items(partition.retain_data) is not None
         options, words = same_recipe(as_training_state(self.training), self.optimizer, model, given, validated)
-        return "retrain", options, f"{why}; {words}"
+        return Choice("retrain", options, f"{why}; {words}")
 
-    def _against(self, gone: list[int], task: Task) -> tuple[str, dict[str, Any], str]:
+    def _against(self, gone: list[int], task: Task) -> Choice:
         """Return the choice for classes that go as a whole; their numbers are no secret: the request is of classes."""
         settings = published("npo", task)
         options = {} if settings is None else dict(settings.options)
@@ -194,69 +179,21 @@ class Auto(Method):
         why = (
             "going on without it leaves it recognised" if len(gone) == 1 else "going on without them leaves them known"
         )
-        return "npo", options, f"{whole} as a whole: no training item of it stays, and {why}; it took {most}"
-
-    def _by_state(
-        self, state: TrainingState, share: float, task: Task, partition: Any, model: nn.Module
-    ) -> tuple[str, dict[str, Any], str]:
-        options, rate = {"training": state, **self._spending(partition)}, growth_rate(state, model)
-        if rate is None:
-            return "continued_training", options, "the state of its training is at hand, without a checkpoint"
-        how = f"at its end the norm of the weights changed by {rate:.1%} per training"
-        if rate <= GROWING:
-            why = f"the training had settled: {how}"
-            trace = self.budget is None and is_trace(task, partition, rate)
-            if not trace and moving_norms(model) and self._may_teach(task, partition, model):
-                hidden = (
-                    "but batch normalisation hides from that what was learned by heart, and only a teacher moves it"
-                )
-                return "continued_training", {"training": state, "budget": self.most} | TEACHER, f"{why}, {hidden}"
-            if not trace:
-                return "continued_training", options, why
-            steps = steps_of(None, partition, state.total, brief=True)
-            few = (
-                f"of so many items a few more or less hardly move the minimum, so that it spent {steps} steps at most, "
-                "all passes counted, and 'budget' allows more"
-            )
-            return "continued_training", {"training": state}, f"{why}; {few}"
-        if self._may_teach(task, partition, model):
-            options = {"training": state, "budget": TAUGHT_SHARE}
-            why = f"the training had not settled, so what it learned by heart stays without a teacher: {how}"
-            return "continued_training", options | TEACHER, why
-        if state.earliest(share * state.total) is None:  # the nearest farther back
-            moment = state.latest(self.most * state.total)
-            share = 0.0 if moment is None else (state.steps - moment.step) / state.total
-        if share:
-            return "replay", {"training": state, "budget": share}, f"the training had not settled: {how}"
-        return "continued_training", options, f"no checkpoint lies in its last {self.most:.1%}, though {how}"
-
-    def _by_optimizer(
-        self, options: dict[str, Any], task: Task, partition: Any, model: nn.Module
-    ) -> tuple[str, dict[str, Any], str]:
-        """Return the choice where the optimiser of the training is at hand, and nothing else of it."""
-        growth = growth_by_memory(self.optimizer, model, self._steps())
-        if growth is None or growth <= GROWING:
-            return "continued_training", options, "the optimiser of its training is at hand, without a checkpoint"
-        unsettled = "the last steps that the optimiser remembers say that the training had not settled"
-        how = f"at its end the norm of the weights changed by {growth:.1%} per training"
-        if not self._may_teach(task, partition, model):
-            return "continued_training", options, f"{unsettled}, and it left no checkpoint to go back to: {how}"
-        taught = {name: value for name, value in options.items() if name != "at_most"}
-        taught |= {"budget": TAUGHT_SHARE} | TEACHER
-        return "continued_training", taught, f"{unsettled}, so what it learned by heart stays without a teacher: {how}"
+        return Choice("npo", options, f"{whole} as a whole: no training item of it stays, and {why}; it took {most}")
 
     def _steps(self) -> int | None:
         """Return the steps of the training, where they were given or the optimiser counted them."""
         return self.training_steps or steps_taken(self.optimizer)
 
-    def _spending(self, partition: Any) -> dict[str, Any]:
-        """Return the options that bound what is spent: the usual share, and more while what is forgotten moves."""
-        return {"budget" if self.most < share_of(partition) else "at_most": self.most}
-
-    def _may_teach(self, task: Task, partition: Any, model: nn.Module) -> bool:
-        if self.most < TAUGHT_SHARE or task.name == "link_prediction" or partition.forgets == ("edges",):
-            return False
-        return can_teach(task.parts(partition, "retain", model, ("forget", "retain")), model)
+    def _by_training(self, task: Task, partition: Any, model: nn.Module) -> ByTraining:
+        """Return the rules that read the training, and what was said of it."""
+        known = KnownTraining.told(self.training, self.optimizer, self.training_steps, model)
+        if known.state is not None:
+            words = {"training": known.state}
+        else:
+            words = {name: getattr(self, name) for name in ("optimizer", "lr", "weight_decay", "training_steps")}
+            words = {name: value for name, value in words.items() if value is not None}
+        return ByTraining(known, words, self.budget, task, partition, model)
 
     def run(self, problem: Problem) -> Outcome:
         name, options, why = self.choose(problem.task, problem.partition, problem.model)
@@ -267,7 +204,8 @@ class Auto(Method):
         try:
             outcome = method.run_with_fresh_state(problem)
         except DoubtedTeacher as doubted:
-            name, options, why, before = self._untaught(doubted, why, options, problem.model)
+            rules = self._by_training(problem.task, problem.partition, problem.model)
+            (name, options, why), before = rules.without_teacher(doubted, Choice(name, options, why))
             method = self._built(name, options, problem)
             outcome = method.run_with_fresh_state(problem)
             outcome.notes["price"] = round(outcome.notes["price"] + before, 4)
@@ -303,23 +241,6 @@ class Auto(Method):
             method = (CarefullyTaught if "teacher_share" in options else METHODS[name])(**options)
         method.supports(problem.task, problem.partition)
         return method
-
-    def _untaught(
-        self, doubted: DoubtedTeacher, why: str, options: dict[str, Any], model: nn.Module
-    ) -> tuple[str, dict[str, Any], str, float]:
-        """Return the choice with what a teacher of no use has left of the budget, and the share that it took."""
-        state, why = options.get("training"), f"{why}; but {doubted}, so that it was left out"
-        if state is None:
-            taken = doubted.steps / (self._steps() or doubted.steps)
-            known = {name: value for name, value in options.items() if name not in ("budget", *TEACHER)}
-            return "continued_training", known | {"at_most": self.most - taken}, why, taken
-        taken, growth = doubted.steps / state.total, growth_rate(state, model)
-        rest = self.most - taken
-        moment = state.earliest(rest * state.total - (0 if known_loss(state) else CHECK))
-        if moment is None or growth is None or growth <= GROWING:
-            return "continued_training", {"training": state, "at_most": rest}, why, taken
-        share = (state.steps - moment.step) / state.total
-        return "replay", {"training": state, "budget": share}, why, taken
 
     def _in_batches(self, name: str, options: dict[str, Any]) -> dict[str, Any]:
         """Return the options with the caller's number of items per step, where the method takes one.

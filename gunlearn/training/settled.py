@@ -47,3 +47,8 @@ def growth_rate(state: TrainingState, model: nn.Module) -> float | None:
         sum(float(values[name].detach().double().square().sum()) for name in learns) for values in (learns, weights)
     )
     return None if not (now and before) else abs(math.log(now / before)) / 2 / shares[moment.step]
+
+
+def grows(rate: float | None) -> bool:
+    """Return whether such a rate, where it is known, says that the training had not settled."""
+    return rate is not None and rate > GROWING

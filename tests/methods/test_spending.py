@@ -12,6 +12,7 @@ from torch import nn
 
 import gunlearn as gu
 from gunlearn.methods import Auto
+from gunlearn.methods.any_task.by_training import Choice
 from gunlearn.methods.any_task.careful_teacher import DoubtedTeacher
 from gunlearn.methods.any_task.second_look import Look
 from gunlearn.methods.any_task.training_budget import is_small
@@ -114,7 +115,8 @@ def test_what_a_teacher_of_no_use_left_is_spent_by_the_same_rules(
     state = gu.TrainingState(100, 100, "Adam", {"state": {}, "param_groups": []}, moments=(Moment(80, before, {}),))
     state = replace(state, known_loss=known)
     auto = Auto(training=state, budget=(left + 12) / 100)
-    name, options, why, taken = auto._untaught(DoubtedTeacher("it is of no use", 12), "so", {"training": state}, model)
+    rules = auto._by_training(SimpleNamespace(), SimpleNamespace(), model)
+    (name, options, why), taken = rules.without_teacher(DoubtedTeacher("it is of no use", 12), Choice("", {}, "so"))
     assert name == (chosen or "continued_training")
     assert why == "so; but it is of no use, so that it was left out"
     assert options["budget" if chosen else "at_most"] == pytest.approx(0.2 if chosen else left / 100)

@@ -14,7 +14,7 @@ from gunlearn.core.checks import check_integer
 from gunlearn.errors import InvalidInputError
 from gunlearn.losses import Objective
 from gunlearn.methods.any_task.brief_teacher import taught
-from gunlearn.methods.any_task.going_on import KnownTraining, Spending
+from gunlearn.methods.any_task.going_on import Spending, checked_training
 from gunlearn.methods.any_task.handed_on import Making
 from gunlearn.methods.any_task.lowered_rate import LoweredRate
 from gunlearn.methods.any_task.second_look import Look, warn_of_a_rise
@@ -181,7 +181,7 @@ class ContinuedTraining(GradientMethod):
         if not any(parameter.requires_grad for parameter in problem.model.parameters()):
             raise InvalidInputError("Expected a model with trainable parameters (got none that require grad)")
         shrinking = shrinking_of(problem.model, problem.task, self.shrink, self.towards)
-        known = KnownTraining.of(self, problem)
+        known = checked_training(self, problem)
         spending = Spending.of(self, problem, known)
         start, reading = spending.start, self.reading if known.state is None else read_as(known.state, self.reading)
         moving, rate = spending.watches(problem, reading.batch_size)

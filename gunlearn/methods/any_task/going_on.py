@@ -1,4 +1,4 @@
-"""What is known of a training that goes on, and what its steps and passes are spent on."""
+"""What the steps and passes of a training that goes on are spent on."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gunlearn.errors import InvalidInputError
+from gunlearn.methods.any_task.known_training import KnownTraining
 from gunlearn.methods.any_task.lowered_rate import RATE_LOOKS, LoweredRate, lowered_to
 from gunlearn.methods.any_task.predictions_moved import Moved
 from gunlearn.methods.any_task.second_look import LOOKS
@@ -18,49 +19,24 @@ from gunlearn.methods.base import Problem
 from gunlearn.methods.forget_part import has_forget_items
 from gunlearn.tasks.base import Parts
 from gunlearn.training.another_loss import CHECK, known_loss
-from gunlearn.training.mean_step import growth_by_memory, step_back
-from gunlearn.training.optimizer_state import steps_taken
-from gunlearn.training.optimizers import goes_on
+from gunlearn.training.mean_step import step_back
 from gunlearn.training.processes import world_size
 from gunlearn.training.same_items import warn_of_other_items
 from gunlearn.training.second_moments import shorten_memory
-from gunlearn.training.settled import GROWING, growth_rate
 from gunlearn.training.state_sources import as_training_state
-from gunlearn.training.training_state import TrainingState
 
 if TYPE_CHECKING:
     from gunlearn.methods.any_task.continued_training import ContinuedTraining
 
 
-@dataclass(frozen=True)
-class KnownTraining:
-    """What is known of a training.
+def checked_training(method: ContinuedTraining, problem: Problem) -> KnownTraining:
+    """Return what the settings of a method tell of the training.
 
-    Attributes:
-        state: its state with checkpoints; `None` without.
-        source: what goes on: the state, an optimiser or its `state_dict`; `None` where it has to be estimated.
-        total: its optimiser steps.
-        growth: see `gunlearn.training.settled`.
+    Raises:
+        InvalidInputError: the state of another model, or of a training that read its items in another way.
     """
-
-    state: TrainingState | None
-    source: Any
-    total: int | None
-    growth: float | None
-
-    @classmethod
-    def of(cls, method: ContinuedTraining, problem: Problem) -> KnownTraining:
-        """Return what the settings of a method tell.
-
-        Raises:
-            InvalidInputError: the state of another model, or of a training that read its items in another way.
-        """
-        state = as_training_state(method.training)
-        if state is None:
-            total = method.training_steps or steps_taken(method.optimizer)
-            if not goes_on(method.optimizer):
-                return cls(None, None, total, None)
-            return cls(None, method.optimizer, total, growth_by_memory(method.optimizer, problem.model, total))
+    state = as_training_state(method.training)
+    if state is not None:
         state.check_model(problem.reference)
         warn_of_other_items(state, problem.task, problem.partition.data)
         for name, value in state.reading.items():  # the optimiser's state is that of its batches
@@ -69,15 +45,7 @@ class KnownTraining:
                 raise InvalidInputError(
                     f"Expected {name}={value!r}, as the 'training' read its items, or nothing (got {own!r})"
                 )
-        growth = growth_rate(state, problem.model)
-        if growth is None:
-            growth = growth_by_memory(state, problem.model, state.total)
-        return cls(state, state, state.total, growth)
-
-    @property
-    def grows(self) -> bool:
-        """Whether the training is known not to have settled."""
-        return self.growth is not None and self.growth > GROWING
+    return KnownTraining.told(method.training, method.optimizer, method.training_steps, problem.model)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.tasks.base import Task
-from gunlearn.training.settled import GROWING
+from gunlearn.training.settled import grows
 
 #: Share of a training's steps up to which a run may double its own, where nobody says another.
 AT_MOST = 1 / 3
@@ -36,7 +36,7 @@ def is_trace(task: Task, partition: Any, growth: float | None) -> bool:
     `experiments/nearest` shows where a run of a few steps ends.
     """
     touched = getattr(partition, "touched_nodes", None)
-    if growth is None or growth > GROWING or touched is None or partition.num_forget > _FEW:
+    if growth is None or grows(growth) or touched is None or partition.num_forget > _FEW:
         return False
     size = int(partition.data.num_nodes)
     if not set(partition.forgets) <= {"nodes", "features"} or size < _MANY or touched.numel() > _TRACE * size:
