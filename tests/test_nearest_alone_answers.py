@@ -1,15 +1,14 @@
 """What experiments/nearest/README.md says in words of an optimiser alone, counted again from the committed rows."""
 
-import json
 from statistics import median
 from typing import Any
 
 from experiments.nearest.optimizer_alone import WAYS
-from tests.conftest import REPOSITORY
-from tests.test_nearest_answers import TEXT, ends, short
+from tests.answers import check_said, check_unsaid, ends, page, rows_of, short
 
 Row = dict[str, Any]
-ALONE = json.loads((REPOSITORY / "experiments" / "nearest" / "optimizer_alone.json").read_text(encoding="utf-8"))
+TEXT = page("nearest")
+ALONE = rows_of("nearest", "optimizer_alone")
 UTU, ON, BACK, AUTO, STATE = WAYS
 
 
@@ -50,8 +49,7 @@ def said(rows: list[Row]) -> list[str]:
 
 
 def test_the_answers_on_an_optimiser_alone_say_what_the_rows_say() -> None:
-    missing = [sentence for sentence in said(ALONE) if sentence not in TEXT]
-    assert not missing, "\n".join(missing)
+    check_said(said(ALONE), TEXT)
 
 
 def test_every_problem_has_three_seeds_of_each_way() -> None:
@@ -70,4 +68,4 @@ def test_other_rows_make_every_sentence_on_an_optimiser_alone_false() -> None:
         {**row, "way": order[row["way"]], "floors": [1.4 * f + 0.2 for f in row["floors"]], "growth": 2 * row["growth"]}
         for row in ALONE
     ]
-    assert [sentence for sentence in said(changed) if sentence in TEXT] == []
+    check_unsaid(said(changed), TEXT)

@@ -4,33 +4,21 @@ Rows that are added make these sentences false while the generated tables stay r
 """
 
 import copy
-import json
 import re
-from collections.abc import Iterable
 from statistics import median
 from typing import Any
 
 from experiments.nearest.misses import BOUND, FARTHER, UTILITY, Problem, beside_retraining, medians, problems
 from experiments.nearest.settled import growths
 from gunlearn.training.settled import GROWING
-from tests.conftest import REPOSITORY
+from tests.answers import check_said, check_unsaid, page, rows_of, short
 
 Row = dict[str, Any]
 Cells = dict[Problem, dict[str, dict[int, Row]]]
-STUDY = REPOSITORY / "experiments" / "nearest"
-TEXT = re.sub(r"[\s*]+", " ", (STUDY / "README.md").read_text(encoding="utf-8"))
-ROWS, TRAININGS = (json.loads((STUDY / f"{name}.json").read_text(encoding="utf-8")) for name in ("results", "settled"))
+TEXT = page("nearest")
+ROWS, TRAININGS = (rows_of("nearest", name) for name in ("results", "settled"))
 AUTO, UTU, ON, BACK = (f"{name}:default" for name in ("auto", "utu", "continued_training", "replay"))
 ESTIMATED, TWENTIETH = "continued_training:estimated", 0.0501
-
-
-def short(value: float, digits: int = 2) -> str:
-    return re.sub(r"^(-?)0\.", r"\1.", f"{value:.{digits}f}")
-
-
-def ends(values: Iterable[float], digits: int) -> str:
-    known = sorted(values)
-    return f"{short(known[0], digits)} to {short(known[-1], digits)}"
 
 
 def named(problem: Problem) -> str:
@@ -150,8 +138,7 @@ def said(rows: list[Row], trainings: list[Row]) -> list[str]:
 
 
 def test_the_answers_say_what_the_rows_say() -> None:
-    missing = [sentence for sentence in said(ROWS, TRAININGS) if sentence not in TEXT]
-    assert not missing, "\n".join(missing)
+    check_said(said(ROWS, TRAININGS), TEXT)
 
 
 def test_the_line_parts_the_trainings() -> None:
@@ -168,4 +155,4 @@ def test_other_rows_make_every_sentence_false() -> None:
         row |= {key: by * value for key, value in row.items() if re.match("js_(forget|retain|test)|price", key)}
         row.get("notes", {}).pop("why", None)  # the growth that `auto` said
     slower = [{**row, "growth": 1.3 * row["growth"]} for row in TRAININGS]
-    assert [sentence for sentence in said(changed, slower) if sentence in TEXT] == []
+    check_unsaid(said(changed, slower), TEXT)

@@ -1,16 +1,15 @@
 """What experiments/nearest/README.md says in words of requests one after another, counted again from committed rows."""
 
-import json
 from statistics import median
 from typing import Any
 
 from experiments.nearest.__main__ import PARTS
 from experiments.nearest.one_after_another import WAYS
-from tests.conftest import REPOSITORY
-from tests.test_nearest_answers import TEXT, ends, short
+from tests.answers import check_said, check_unsaid, ends, page, rows_of, short
 
 Row = dict[str, Any]
-CHAIN = json.loads((REPOSITORY / "experiments" / "nearest" / "one_after_another.json").read_text(encoding="utf-8"))
+TEXT = page("nearest")
+CHAIN = rows_of("nearest", "one_after_another")
 UTU, ESTIMATES, STATE, _, AT_ONCE = WAYS
 
 
@@ -50,8 +49,7 @@ def said(rows: list[Row]) -> list[str]:
 
 
 def test_the_answers_on_requests_in_a_row_say_what_the_rows_say() -> None:
-    missing = [sentence for sentence in said(CHAIN) if sentence not in TEXT]
-    assert not missing, "\n".join(missing)
+    check_said(said(CHAIN), TEXT)
 
 
 def test_every_problem_has_three_seeds_of_every_way() -> None:
@@ -69,4 +67,4 @@ def test_other_rows_make_every_sentence_on_requests_in_a_row_false() -> None:
     """The control: ways in another order, and everything farther away."""
     order = dict(zip(WAYS, (*WAYS[1:], UTU), strict=True))
     changed = [{**row, "way": order[row["way"]], "floors": [1.4 * f + 0.2 for f in row["floors"]]} for row in CHAIN]
-    assert [sentence for sentence in said(changed) if sentence in TEXT] == []
+    check_unsaid(said(changed), TEXT)

@@ -1,13 +1,12 @@
 """What experiments/nearest/README.md says in words of nodes with the largest gap, counted again from its rows."""
 
-import json
 from statistics import median
 
 from experiments.nearest.__main__ import PARTS
-from tests.conftest import REPOSITORY
-from tests.test_nearest_answers import TEXT, ends, short
+from tests.answers import check_said, ends, page, rows_of, short
 
-ROWS = json.loads((REPOSITORY / "experiments" / "nearest" / "largest_gap.json").read_text(encoding="utf-8"))
+TEXT = page("nearest")
+ROWS = rows_of("nearest", "largest_gap")
 TENTH = "continued training, a tenth"
 
 
@@ -41,6 +40,5 @@ def test_the_answers_say_what_the_rows_say() -> None:
         f"still {short(inside[0], 2)} with GCN (SAGE {short(inside[1], 2)}; retrained "
         f"{short(of_retrained[0], 2)} and {short(of_retrained[1], 2)})",
     ]
-    missing = [sentence for sentence in said if sentence not in TEXT]
-    assert not missing, "\n".join(missing)
+    check_said(said, TEXT)
     assert ended[1] < 4 < ended[0]

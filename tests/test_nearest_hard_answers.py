@@ -1,7 +1,6 @@
 """What experiments/nearest/README.md says in words of hard cases, counted again from the committed rows."""
 
 import copy
-import json
 import re
 from collections.abc import Callable, Iterable
 from statistics import median
@@ -13,14 +12,13 @@ from experiments.nearest.__main__ import PARTS, floors
 from experiments.nearest.hard import table
 from experiments.nearest.settled import growths
 from gunlearn.errors import InvalidInputError
-from tests.conftest import REPOSITORY
-from tests.test_nearest_answers import TEXT, ends, short
+from tests.answers import check_said, check_unsaid, ends, page, rows_of, short
 
 Row = dict[str, Any]
-STUDY = REPOSITORY / "experiments" / "nearest"
 WAYS = ("utu", "default", "retrain", "auto")
 SIZES: tuple[dict[str, Any], ...] = ({"count": 10, "by": "random"}, {"ratio": 0.1})
-HARD = json.loads((STUDY / "hard.json").read_text(encoding="utf-8"))
+TEXT = page("nearest")
+HARD = rows_of("nearest", "hard")
 
 
 def way(row: Row) -> str:
@@ -197,8 +195,7 @@ def said(rows: list[Row]) -> list[str]:
 
 
 def test_the_hard_cases_say_what_the_rows_say() -> None:
-    missing = [sentence for sentence in said(HARD) if sentence not in TEXT]
-    assert not missing, "\n".join(missing)
+    check_said(said(HARD), TEXT)
 
 
 def test_other_rows_make_every_sentence_on_hard_cases_false() -> None:
@@ -211,7 +208,7 @@ def test_other_rows_make_every_sentence_on_hard_cases_false() -> None:
             for key in ("forget_prob", "mia_item_auc", "relearn_steps")
         }
         row["notes"] = {"why": re.sub(r"changed by (\d)", r"changed by 3\1", row["notes"].get("why", ""))}
-    assert [sentence for sentence in said(changed) if sentence in TEXT] == []
+    check_unsaid(said(changed), TEXT)
 
 
 def test_two_rows_of_one_kind_are_refused() -> None:

@@ -1,15 +1,14 @@
 """What experiments/nearest/README.md says in words of a push before settling, counted again from the committed rows."""
 
 import copy
-import json
 from typing import Any
 
 from experiments.nearest.push_then_settle import by_problem, cell, farthest
-from tests.conftest import REPOSITORY
-from tests.test_nearest_answers import TEXT, ends, short
+from tests.answers import check_said, check_unsaid, ends, page, rows_of, short
 
 Row = dict[str, Any]
-PUSH = json.loads((REPOSITORY / "experiments" / "nearest" / "push.json").read_text(encoding="utf-8"))
+TEXT = page("nearest")
+PUSH = rows_of("nearest", "push")
 
 
 class Table:
@@ -51,8 +50,7 @@ def said(rows: list[Row]) -> list[str]:
 
 
 def test_the_answers_say_what_the_rows_say() -> None:
-    missing = [sentence for sentence in said(PUSH) if sentence not in TEXT]
-    assert not missing, "\n".join(missing)
+    check_said(said(PUSH), TEXT)
 
 
 def test_no_push_is_nearer_where_weights_decayed() -> None:
@@ -74,4 +72,4 @@ def test_other_rows_make_every_sentence_false() -> None:
     rows = copy.deepcopy(PUSH)
     for row in rows:
         row |= {part: 1.4 * row[part] for part in ("forget", "retain", "test")}
-    assert [sentence for sentence in said(rows) if sentence in TEXT] == []
+    check_unsaid(said(rows), TEXT)

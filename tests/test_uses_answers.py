@@ -1,20 +1,16 @@
 """What experiments/mode_connectivity/uses.md says in words, counted again from the committed rows."""
 
 import copy
-import json
-import re
 from statistics import median
 from typing import Any
 
 from experiments.mode_connectivity.between_rows import of
 from experiments.mode_connectivity.uses import METHODS
-from tests.conftest import REPOSITORY
-from tests.test_nearest_answers import ends, short
+from tests.answers import check_said, check_unsaid, ends, page, rows_of, short
 
 Row = dict[str, Any]
-STUDY = REPOSITORY / "experiments" / "mode_connectivity"
-USES = json.loads((STUDY / "uses.json").read_text(encoding="utf-8"))
-TEXT = re.sub(r"[\s*]+", " ", (STUDY / "uses.md").read_text(encoding="utf-8"))
+USES = rows_of("mode_connectivity", "uses")
+TEXT = page("mode_connectivity", "uses")
 
 
 def middle(rows: list[Row], figure: str = "floors_forget", **fields: Any) -> float:
@@ -99,8 +95,7 @@ def said(rows: list[Row]) -> list[str]:
 
 
 def test_the_answers_on_uses_say_what_the_rows_say() -> None:
-    missing = [sentence for sentence in said(USES) if sentence not in TEXT]
-    assert not missing, "\n".join(missing)
+    check_said(said(USES), TEXT)
 
 
 def test_other_rows_make_every_sentence_on_uses_false() -> None:
@@ -110,7 +105,7 @@ def test_other_rows_make_every_sentence_on_uses_false() -> None:
         row |= {key: 1.5 * value + 0.5 for key, value in row.items() if key.startswith(("floors_", "barrier_"))}
         if row.get("t") is not None:
             row["t"] = 0.3 + 0.6 * row["t"]
-    assert [sentence for sentence in said(changed) if sentence in TEXT] == []
+    check_unsaid(said(changed), TEXT)
 
 
 def test_every_case_has_its_rows() -> None:

@@ -103,6 +103,8 @@ def suggested(function: Callable[..., Any], data: Data, optional: Iterable[str] 
         return "call=lambda model, data: ..."
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     required = [p.name for p in positional if p.default is p.empty]
+    if not positional:  # a container of parts, such as `nn.ModuleDict`, or *args alone: only its owner knows the call
+        return "call=lambda model, data: ..."
     if read:  # the usual call works
         required = ["x", "edge_index", *required[2:]]
     elif [_ALIASES.get(name, name) for name in required] == ["x", "edge_index"]:

@@ -138,6 +138,13 @@ def test_an_error_in_a_model_with_names_of_its_own_offers_no_placeholders() -> N
     assert "<" not in str(found.value)
 
 
+def test_a_container_of_parts_is_offered_no_call_that_cannot_run() -> None:
+    """The control is `model(data)` above, of a model with a forward of its own."""
+    parts = nn.ModuleDict({"one": pyg.GCNConv(8, 3)})
+    with pytest.raises(UnsupportedModelError, match=r"pass call=lambda model, data: \.\.\.$"):
+        gu.unlearn(parts, classes(), gu.ForgetEdges(count=2), "utu", NODES)
+
+
 def test_a_matrix_model_is_called_even_by_a_method_that_keeps_all_weights() -> None:
     with pytest.raises(UnsupportedModelError, match="adj_t"):
         gu.unlearn(Matrix(), classes(), gu.ForgetEdges(count=2), "utu", NODES)
