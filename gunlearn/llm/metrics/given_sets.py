@@ -34,14 +34,15 @@ def check_names(sets: Mapping[str, Any], compared: bool = False) -> None:
     """
     given = sorted({"forget", "retain"} & sets.keys())
     if len(given) == 1 or not sets:
-        got = f"--{given[0]} alone" if given else "no rows at all"
+        got = f"{given[0]!r} alone" if given else "no rows at all"
         raise InvalidInputError(
-            "Expected --forget and --retain (or --tofu), or neither beside --choices, --verbatim, "
-            f"--knowledge-forget, --knowledge-retain or --utility (got {got})"
+            "Expected rows of 'forget' and of 'retain' (--forget and --retain, or --tofu, on the command line), or "
+            "neither beside 'choices', 'verbatim', 'knowledge_forget', 'knowledge_retain' or sets of utility (got "
+            f"{got})"
         )
     if not given and ("holdout" in sets or compared):
-        other = "--holdout" if "holdout" in sets else "logs of other models"
-        raise InvalidInputError(f"Expected --forget and --retain beside {other} (got neither)")
+        other = "'holdout'" if "holdout" in sets else "logs of other models"
+        raise InvalidInputError(f"Expected rows of 'forget' and of 'retain' beside {other} (got neither)")
 
 
 def checked_sets(model: nn.Module, tokenizer: Any, sets: Mapping[str, Rows]) -> dict[str, Rows]:

@@ -52,13 +52,13 @@ def test_what_needs_forgotten_rows_is_refused_without_them(tmp_path, files, othe
     """Before a model is loaded: there is none of that name."""
     command, holdout = ("llm-eval", "--model", "none", *QUICK), ["--holdout", str(tmp_path / "holdout.jsonl")]
     (tmp_path / "log.json").write_text("{}")
-    assert "got --forget alone" in refusal(capsys, *command, *files[:2], *others)
-    assert "got --retain alone" in refusal(capsys, *command, *files[2:])
+    assert "got 'forget' alone" in refusal(capsys, *command, *files[:2], *others)
+    assert "got 'retain' alone" in refusal(capsys, *command, *files[2:])
     assert "no rows at all" in refusal(capsys, *command)
-    assert "beside --holdout (got neither)" in refusal(capsys, *command, *others, *holdout)
+    assert "beside 'holdout' (got neither)" in refusal(capsys, *command, *others, *holdout)
     for option in ("--references", "--original-log", "--score-for"):
         assert "beside logs of other models" in refusal(capsys, *command, *others, option, str(tmp_path / "log.json"))
-    with pytest.raises(InvalidInputError, match="--forget alone"):
+    with pytest.raises(InvalidInputError, match="'forget' alone"):
         evaluate_one(models()["r0"], facts.tokenizer(), {"forget": SETS["forget"]}, SETTINGS)
 
 
