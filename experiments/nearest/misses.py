@@ -36,8 +36,23 @@ def beside_retraining(methods: dict[str, dict[int, Row]], name: str) -> float:
     return median(row[figure] - retrained[seed][figure] for seed, row in of.items())
 
 
-def table(rows: list[Row]) -> str:
-    """Return one line per problem in which the rows of `auto` miss something; doing nothing in brackets."""
+def apart(rows: Iterable[Row]) -> dict[Problem, float]:
+    """Return how far retrained models are apart in utility, by problem: a median over seeds."""
+    found: dict[Problem, dict[int, float]] = {}
+    for row in rows:
+        problem = (row["forget"], row["dataset"], row["backbone"], size_of(row))
+        found.setdefault(problem, {})[row["seed"]] = row["utility_floor"]
+    return {problem: median(seeds.values()) for problem, seeds in found.items()}
+
+
+def table(rows: list[Row], retrained: list[Row]) -> str:
+    """Return one line per problem in which the rows of `auto` miss something; doing nothing in brackets.
+
+    Args:
+        rows: of all methods.
+        retrained: those that say how far retrained models are apart in utility.
+    """
+    floors_of_utility = apart(retrained)
     lines = []
     for (forget, *which, size), methods in problems(rows).items():
         own, nothing = (medians(methods[f"{name}:default"]) for name in ("auto", "utu"))
@@ -50,7 +65,9 @@ def table(rows: list[Row]) -> str:
         if any(missed.values()):
             cells = [f"{a:.2f} ({b:.2f})" for a, b in zip(own, nothing, strict=True)]
             cells.append("{:+.3f} ({:+.3f})".format(*utility))
+            floor = floors_of_utility.get((forget, *which, size)) if missed["utility"] else None
+            cells.append("" if floor is None else f"{floor:.3f}")
             what = ", ".join(name for name, fails in missed.items() if fails)
             lines.append([forget, *which, f"{size:g}", what, *cells, str(len(methods["auto:default"]))])
     head = ["forget", "graph", "model", "size", "missed", *(f"{part}, floors" for part in PARTS)]
-    return markdown([*head, "accuracy or AUC", "seeds"], lines, 5)
+    return markdown([*head, "accuracy or AUC", "retrained apart", "seeds"], lines, 5)
