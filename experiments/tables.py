@@ -76,7 +76,8 @@ def nearest() -> dict[str, str]:
     rows = read("nearest")
     found = {"counts": counts(rows), "nearest": nearest_table(rows), "hard": hard(read("nearest", "hard"))}
     found |= {"targets": targets(read("nearest", "targets")), "large": large(read("nearest", "large"))}
-    found |= {"misses": misses.table(rows, read("nearest", "utility_floor")), "settled": settled.table(rows, read("nearest", "settled"))}
+    found |= {"misses": misses.table(rows, read("nearest", "utility_floor"))}
+    found |= {"settled": settled.table(rows, read("nearest", "settled"))}
     found |= {"push": push(read("nearest", "push")), "largest_gap": largest_gap(read("nearest", "largest_gap"))}
     found |= {"optimizer_alone": optimizer_alone(read("nearest", "optimizer_alone"))}
     found |= {"one_after_another": one_after_another(read("nearest", "one_after_another"))}
