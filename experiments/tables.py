@@ -27,7 +27,7 @@ from experiments.image_memory.__main__ import table as image_memory
 from experiments.inpo_edges.__main__ import ablation_table
 from experiments.llm_speed.__main__ import table as llm_speed
 from experiments.mode_connectivity import adapters, alignment, basins, findings, uses_tables
-from experiments.nearest import misses, settled
+from experiments.nearest import asked, misses, settled
 from experiments.nearest.__main__ import counts
 from experiments.nearest.__main__ import table as nearest_table
 from experiments.nearest.hard import table as hard
@@ -76,6 +76,7 @@ def nearest() -> dict[str, str]:
     rows = read("nearest")
     found = {"counts": counts(rows), "nearest": nearest_table(rows), "hard": hard(read("nearest", "hard"))}
     found |= {"targets": targets(read("nearest", "targets")), "large": large(read("nearest", "large"))}
+    found |= {"asked": asked.table(rows, read("nearest", "hard"))}
     found |= {"misses": misses.table(rows, read("nearest", "utility_floor"))}
     found |= {"settled": settled.table(rows, read("nearest", "settled"))}
     found |= {"push": push(read("nearest", "push")), "largest_gap": largest_gap(read("nearest", "largest_gap"))}

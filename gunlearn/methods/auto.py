@@ -26,7 +26,7 @@ from gunlearn.nn.layers.linear_head import LinearHead
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.sampling import BatchOptions
 from gunlearn.training.another_loss import check_loss
-from gunlearn.training.optimizer_state import steps_taken
+from gunlearn.training.optimizer_state import steps_taken, unwrapped
 from gunlearn.training.optimizers import check_optimizer, goes_on
 from gunlearn.training.resumed_optimizer import ESTIMATES, check_one_optimizer
 from gunlearn.training.state_sources import NONE, as_training_state
@@ -63,10 +63,10 @@ class Auto(Method):
 
     A twentieth of the training's steps is spent on up to 10 items (nodes: that touch at most a tenth of the graph),
     an eighth on more nodes, a fifth on more edges and with a teacher, all of the budget with one under batch
-    normalisation; more while the predictions of forgotten items move; and never more than the budget (but for two
-    passes that check the loss of a training of your own before `replay`). `replay` goes back to the earliest checkpoint
-    within that share, or to the nearest within the budget where none is. Validation items are read under link
-    prediction and with a teacher. The rules come from the tables of `experiments/nearest`.
+    normalisation; more while the predictions of forgotten items move; and never more than the budget (but for four
+    passes that hold the loss of a training of your own before and after `replay`). `replay` goes back to the earliest
+    checkpoint within that share, or to the nearest within the budget where none is. Validation items are read under
+    link prediction and with a teacher. The rules come from the tables of `experiments/nearest`.
 
     A trace of a large graph takes 12 steps at most, all passes counted, where rule 6 applies, the `training` is known
     to have settled and nobody gave a `budget`: up to 10 nodes, or their features, that are at most a ten-thousandth of
@@ -103,6 +103,7 @@ class Auto(Method):
     def __post_init__(self) -> None:
         if not self.most > 0:
             raise InvalidInputError(f"Expected 'budget' > 0 (got {self.budget})")
+        object.__setattr__(self, "optimizer", unwrapped(self.optimizer))
         if self.optimizer is not None:
             self._check_optimizer()
         BatchOptions(self.batch_size)  # refuses other than numbers of items

@@ -18,6 +18,7 @@ from gunlearn.methods.gradient_options import GradientOptions
 from gunlearn.methods.minimise import minimise
 from gunlearn.tasks.base import Parts
 from gunlearn.training.callbacks import TrainState
+from gunlearn.training.optimizer_state import unwrapped
 from gunlearn.training.optimizers import OptimizerSpec, SchedulerSpec
 from gunlearn.training.step import Change
 
@@ -37,6 +38,7 @@ class GradientMethod(GradientOptions):
     """
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "optimizer", unwrapped(self.optimizer))
         super().__post_init__()
         if self.scheduler is not None and self.overrides("rate_at"):
             raise InvalidInputError(f"Expected no 'scheduler' for '{self.name}', whose phases set the learning rate")

@@ -39,6 +39,11 @@ class DefaultTask(str):
 LINKS_BY_DEFAULT = DefaultTask("link_prediction")
 
 
+def reads_links(task: Task) -> bool:
+    """Return whether a task predicts links, or is measured as one that does."""
+    return LINKS_BY_DEFAULT in (task.name, task.measured_as)
+
+
 def as_task(task: str | Task, call: Callable[..., Any] | None = None, decode: Callable[..., Any] | None = None) -> Task:
     """Return a task from its name, or the task itself; with the caller's way to call a model, see `Task.called`.
 

@@ -14,19 +14,24 @@ from torch import Tensor, nn
 from gunlearn.core.modes import set_training
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
-from gunlearn.tasks.named import LINKS_BY_DEFAULT
+from gunlearn.tasks.named import reads_links
 from gunlearn.tasks.sampling import BatchOptions
 from gunlearn.training.from_scratch import training_step
+from gunlearn.training.gradient_memory import gradient_memories
 from gunlearn.training.inner_model import learning_names
 from gunlearn.training.minimised_loss import decay_of, training_losses
+from gunlearn.training.optimizer_state import is_adam
 from gunlearn.training.optimizer_step import summed
 from gunlearn.training.resumed_optimizer import resumed_optimizer
 from gunlearn.training.training_state import TrainingState
 
 #: Where the loss is the training's, sizes of 0.1 to 2.9 were measured; steady parts were below 0.4, or below 2.1 means,
-#: and where negatives are drawn anew below 3.7 means in 8 of 9 trainings.
-_LARGE, _STEADY, _PULL, _PULL_OF_LINKS = 3.0, 0.6, 2.5, 4.0
-_FALL, _LEAST = 0.5, 0.05  # share of the loss, nats
+#: and where negatives are drawn anew below 3.7 means in 8 of 9 trainings; a mean was at most 1.5 sizes.
+_LARGE, _STEADY, _PULL, _PULL_OF_LINKS, _SCALE = 3.0, 0.6, 2.5, 4.0, 5.0
+_STEADY_OF_SGD = 0.75  # where the loss is the training's, it was at most .55
+_FALL = 0.5  # share of the loss
+#: Nats by which a loss has to change before anybody is warned of it.
+LEAST = 0.05
 #: Passes over the data that the check costs.
 CHECK = 2
 
@@ -46,31 +51,39 @@ def read_as(state: TrainingState, reading: BatchOptions) -> BatchOptions:
 class ByMemory:
     """A loss's gradient, with the L2 penalty's, in units of what Adam remembers of the size of its gradients.
 
-    All are root mean squares over the weights, each weight's gradient divided by its root of `exp_avg_sq`.
+    All are root mean squares over the weights, each weight's gradient divided by its root of `exp_avg_sq`. SGD
+    remembers no sizes: the unit is that of the gradient itself.
 
     Attributes:
         size: of the gradient. About 1 or less where the optimiser was run on this loss, since the gradients that it
             remembers were larger before.
         steady: of the part that stays the same from one step to the next and that the optimiser does not remember.
             Dropout, drawn pairs and steps that swing to and fro leave none of it, but another loss does.
-        mean: of the mean gradient that the optimiser remembers (`exp_avg`).
+        mean: of the mean gradient that the optimiser remembers (`exp_avg`, or the buffer of momentum).
         pull: so many means a steady part may be.
+        least: from which on a steady part says anything.
     """
 
     size: float
     steady: float
     mean: float
     pull: float = _PULL
+    least: float = _STEADY
 
     @property
     def is_another(self) -> bool:
         """Return whether the loss is none that the optimiser was run on."""
-        return self.size > _LARGE or self.pulls
+        return self.size > _LARGE or self.pulls or self.scaled
 
     @property
     def pulls(self) -> bool:
         """Return whether the steady part says so."""
-        return self.steady > max(_STEADY, self.pull * self.mean)
+        return self.steady > max(self.least, self.pull * self.mean)
+
+    @property
+    def scaled(self) -> bool:
+        """Whether the last gradients were many times as large: those of a sum over items."""
+        return self.mean > _SCALE * self.size
 
 
 def gradient_by_memory(
@@ -95,19 +108,17 @@ def gradient_by_memory(
         seed: of dropout and negatives.
 
     Returns:
-        `None` where an optimiser other than torch's own Adam or AdamW goes on, or one without state.
+        `None` where an optimiser other than torch's own Adam, AdamW or SGD with momentum goes on, or one without state.
     """
-    if type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW):
-        return None
     judged, own = copy.deepcopy((model, optimizer))
     set_training(judged)
-    rates = {id(p): group["betas"] for group in own.param_groups for p in group["params"]}
-    known: dict[str, tuple[Tensor, Tensor]] = {}
-    for name, p in judged.named_parameters():
-        if "exp_avg_sq" in own.state.get(p, {}):
-            state, (first, second) = own.state[p], rates[id(p)]
-            mean, square = (1 - float(rate) ** float(state["step"]) for rate in (first, second))
-            known[name] = (state["exp_avg"].double() / mean, state["exp_avg_sq"].double() / square)
+    called = {id(p): name for name, p in judged.named_parameters()}
+    known = {
+        called[id(p)]: (mean.double(), torch.ones_like(mean).double() if square is None else square.double())
+        for p, _, mean, square in gradient_memories(own)
+    }
+    if not known:
+        return None
 
     def gradients(at: int) -> dict[str, Tensor]:
         judged.zero_grad(set_to_none=True)
@@ -123,7 +134,7 @@ def gradient_by_memory(
     before = gradients(seed)
     own.step()
     after = gradients(seed + 1)
-    size, steady, remembered, number = 0.0, 0.0, 0.0, 0
+    size, steady, mean_size, number = 0.0, 0.0, 0.0, 0
     for name, gradient in before.items():
         if name not in after:  # a layer that is dropped at random
             continue
@@ -132,13 +143,16 @@ def gradient_by_memory(
         g, m, v = gradient[has], mean[has], square[has]
         size += float((g.square() / v).sum())
         steady += float((g * (after[name][has] - m) / v).sum())
-        remembered += float((m.square() / v).sum())
+        mean_size += float((m.square() / v).sum())
         number += int(has.sum())
     if not number:
         return None
-    pull = _PULL_OF_LINKS if LINKS_BY_DEFAULT in (task.name, task.measured_as) else _PULL
-    found = [(max(0.0, total) / number) ** 0.5 for total in (size, steady, remembered)]
-    return ByMemory(found[0], found[1], found[2], pull)
+    pull = _PULL_OF_LINKS if reads_links(task) else _PULL
+    unit, least = (1.0, _STEADY) if is_adam(own) else (size / number, _STEADY_OF_SGD)
+    if not unit:
+        return None
+    found = [(max(0.0, total) / number / unit) ** 0.5 for total in (size, steady, mean_size)]
+    return ByMemory(found[0], found[1], found[2], pull, least)
 
 
 def warn_of_another_loss(make: Callable[[list[nn.Parameter]], Any], problem: Any, reading: BatchOptions) -> None:
@@ -159,7 +173,10 @@ def warn_of_another_loss(make: Callable[[list[nn.Parameter]], Any], problem: Any
     if found is None or not found.is_another:
         return
     seen = f"is {found.size:.1f} times what the optimiser remembers of its gradients (at most about 1 is expected)"
-    if found.pulls:
+    if found.scaled:
+        small = found.size / found.mean
+        seen = f"is {small:.2g} times what the optimiser remembers of its last ones (about 1 is expected)"
+    elif found.pulls:
         times = found.steady / found.mean if found.mean else float("inf")
         seen = (
             f"pulls from step to step into one direction, {times:.1f} times as strongly as the "
@@ -225,4 +242,4 @@ def warn_of_a_fall(before: float, after: float, penalty: float, problem: Any, re
 
 
 def _fell(before: float, after: float) -> bool:
-    return before - after > max(_FALL * before, _LEAST)
+    return before - after > max(_FALL * before, LEAST)

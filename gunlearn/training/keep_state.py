@@ -14,7 +14,7 @@ from gunlearn.core.digest import state_hash
 from gunlearn.errors import InvalidInputError
 from gunlearn.training.callbacks import StatefulCallback, TrainState
 from gunlearn.training.inner_model import inner_model
-from gunlearn.training.optimizer_state import optimizer_kind, steps_counted
+from gunlearn.training.optimizer_state import optimizer_kind, steps_counted, unwrapped
 from gunlearn.training.resumed_optimizer import check_one_optimizer
 from gunlearn.training.training_state import READING, Moment, TrainingState, on_cpu
 
@@ -93,7 +93,7 @@ class KeepState(StatefulCallback):
 
     def _follow(self, model: nn.Module, optimizer: Any) -> Any:
         """Note what the optimiser is and how its parameters are; return it without what wraps it."""
-        optimizer = getattr(optimizer, "optimizer", optimizer)  # Lightning and accelerate do
+        optimizer = unwrapped(optimizer)
         self.kind = optimizer_kind(optimizer)
         if optimizer is not self._optimizer:
             called = {id(parameter): name for name, parameter in model.named_parameters()}

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gunlearn.training.gradient_memory import gradient_memories
 from gunlearn.training.inner_model import learning_names
 from gunlearn.training.optimizer_state import is_decoupled, optimizer_kind
 from gunlearn.training.resumed_optimizer import resumed_optimizer
 
 #: Cosine of weights and their mean step from which on the step is no noise.
 _ALONG = 0.1
+_ROUNDED = (torch.float16, torch.bfloat16)
 
 
 @torch.no_grad()
@@ -28,23 +30,20 @@ def mean_steps(optimizer: Any) -> Iterator[tuple[nn.Parameter, Tensor]]:
     AdamW alone. It is the mean over about ten steps, in which what dropout and mini-batches draw leaves a rest.
 
     Yields:
-        Parameters and steps of their shapes; nothing for other classes than torch's Adam and AdamW.
+        Parameters that learn, and steps of their shapes; nothing for other classes than torch's Adam and AdamW, and
+        for weights of 16 bits, which round most of a step away.
     """
     kind = optimizer_kind(optimizer)
-    if kind not in ("Adam", "AdamW"):
-        return
-    for group in optimizer.param_groups:
-        first, second = group["betas"]
-        for p in group["params"]:
-            state = optimizer.state.get(p)
-            if not state:
-                continue
-            steps = float(state["step"])
-            square = state.get("max_exp_avg_sq", state["exp_avg_sq"]) / (1 - float(second) ** steps)
-            step = state["exp_avg"] / (1 - float(first) ** steps) / (square.sqrt() + group["eps"])
-            if is_decoupled(group, kind):
-                step = step + group["weight_decay"] * p
-            yield p, -float(group["lr"]) * step
+    for p, group, mean, square in gradient_memories(optimizer):
+        if square is None or p.dtype in _ROUNDED:
+            continue
+        if group.get("amsgrad"):
+            largest = optimizer.state[p]["max_exp_avg_sq"]
+            square = largest / (1 - float(group["betas"][1]) ** float(optimizer.state[p]["step"]))
+        step = mean / (square.sqrt() + group["eps"])
+        if is_decoupled(group, kind):
+            step = step + group["weight_decay"] * p
+        yield p, -float(group["lr"]) * step
 
 
 def growth_by_memory(source: Any, model: nn.Module, total: int | None) -> float | None:

@@ -15,6 +15,22 @@ from torch.optim import Optimizer
 _DECOUPLED = ("AdamW", "Adafactor", "Muon")
 
 
+#: Packages whose optimisers only hand calls on to the one in their attribute `optimizer`.
+_WRAPPERS = ("accelerate", "lightning", "lightning_fabric", "pytorch_lightning")
+
+
+def unwrapped(optimizer: Any) -> Any:
+    """Return the optimiser that accelerate or Lightning wrapped; anything else comes back as it is."""
+    inner = getattr(optimizer, "optimizer", None)
+    wraps = type(optimizer).__module__.partition(".")[0] in _WRAPPERS and isinstance(inner, Optimizer)
+    return inner if wraps else optimizer
+
+
+def is_adam(optimizer: Any) -> bool:
+    """Return whether an optimiser is torch's own Adam or AdamW, whose memory is read and changed."""
+    return type(optimizer) in (torch.optim.Adam, torch.optim.AdamW)
+
+
 def is_of_torch(optimizer: Any) -> bool:
     """Return whether an optimiser is of a class of `torch.optim` itself, not of one derived from it."""
     return vars(torch.optim).get(type(optimizer).__name__) is type(optimizer)

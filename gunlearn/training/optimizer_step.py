@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from gunlearn.core.checks import check_differentiable
-from gunlearn.errors import DivergenceError
+from gunlearn.errors import DivergenceError, InvalidInputError
 from gunlearn.losses import ObjectiveValue
+from gunlearn.training.optimizer_state import is_of_torch
 
 
 def take_step(optimizer: Any, gradients: Callable[[], ObjectiveValue], number: int) -> dict[str, float]:
@@ -26,9 +27,22 @@ def take_step(optimizer: Any, gradients: Callable[[], ObjectiveValue], number: i
         record = finite_record(values[0], number)
     else:
         record = finite_record(gradients(), number)
-        optimizer.step()
+        _step(optimizer)
     optimizer.zero_grad(set_to_none=True)
     return record
+
+
+def _step(optimizer: Any) -> None:
+    """Take a step; refuse an optimiser of another class than torch's that wants more for it than gradients."""
+    try:
+        optimizer.step()
+    except (AssertionError, TypeError) as error:
+        if is_of_torch(optimizer):
+            raise
+        raise InvalidInputError(
+            "Expected an optimiser that steps after a backward pass, without a closure (got "
+            f"{type(optimizer).__name__}: {error or type(error).__name__})"
+        ) from error
 
 
 def summed(value: ObjectiveValue | Iterable[ObjectiveValue], backward: bool = False) -> ObjectiveValue:

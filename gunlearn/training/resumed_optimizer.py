@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from string import ascii_lowercase
@@ -14,7 +15,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gunlearn.errors import InvalidInputError
-from gunlearn.training.optimizer_state import has_stepped, is_of_torch, leaves_state, part_of_state, without_frozen
+from gunlearn.training.optimizer_state import (
+    has_stepped,
+    is_adam,
+    is_of_torch,
+    leaves_state,
+    part_of_state,
+    unwrapped,
+    without_frozen,
+)
 from gunlearn.training.training_state import TrainingState
 
 _REMEDY = "hand in the optimiser that trained this model, or its state_dict"
@@ -93,6 +102,7 @@ def resumed_optimizer(
     """
     if not parameters:
         raise InvalidInputError("Expected a model with trainable parameters (got none that require grad)")
+    source = unwrapped(source)
     if isinstance(source, TrainingState):
         made = _loaded(source.optimizer, source.kind, list(parameters), names, source.names)
         may_be_new = may_be_new or not source.steps
@@ -101,6 +111,7 @@ def resumed_optimizer(
     else:
         made = _loaded(source, "", list(parameters), names)
     _check_goes_on(made)
+    _check_memory(made)
     if not may_be_new and not has_stepped(made) and leaves_state(made):
         raise InvalidInputError(
             f"Expected the optimiser's state after the training (got that of a new {type(made).__name__}, which has "
@@ -117,8 +128,31 @@ def _check_goes_on(optimizer: Optimizer) -> None:
             f"Expected an optimiser that lowers the loss (got {kind} with maximize=True); give a task of your own with "
             "the training's loss, its sign changed"
         )
-    if any(group.get("lr", 0.0) is None for group in optimizer.param_groups):
-        raise InvalidInputError(f"Expected an optimiser with a learning rate (got {kind} with lr=None); {ESTIMATES}")
+    _check_rates(optimizer.param_groups, kind)
+
+
+def _check_rates(groups: Sequence[Mapping[str, Any]], kind: str) -> None:
+    for group in groups:
+        rate = group.get("lr", 0.0)
+        if rate is None or not math.isfinite(rate):
+            got = f"{kind} with lr={rate}"
+            raise InvalidInputError(f"Expected an optimiser with a learning rate (got {got}); {ESTIMATES}")
+
+
+def _check_memory(optimizer: Optimizer) -> None:
+    """Refuse a state of Adam without its moments, and one with NaN or infinity, on which no step goes on."""
+    for state in optimizer.state.values():
+        if is_adam(optimizer) and state and not {"step", "exp_avg", "exp_avg_sq"} <= set(state):
+            raise InvalidInputError(
+                f"Expected 'step', 'exp_avg' and 'exp_avg_sq' in the state of {type(optimizer).__name__} (got "
+                f"{sorted(map(str, state))}); {_REMEDY}, or {ESTIMATES}"
+            )
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.is_floating_point() and not bool(value.isfinite().all()):
+                raise InvalidInputError(
+                    f"Expected finite values in the optimiser's state (got NaN or infinity in '{name}'); {_REMEDY} "
+                    f"from before that, or {ESTIMATES}"
+                )
 
 
 def _moved(source: Optimizer, parameters: list[nn.Parameter]) -> Optimizer:
@@ -177,6 +211,7 @@ def _loaded(
         )
     _check_shapes(state, parameters)
     cls = _class_of(groups[0], kind)
+    _check_rates(groups, cls.__name__)
     left = iter(parameters)  # some classes want a rate at construction; loading the state sets all settings
     made = cls([{"params": [next(left) for _ in group["params"]]} for group in groups], lr=float(groups[0]["lr"]))
     made.load_state_dict(copy.deepcopy(dict(state)))
@@ -285,7 +320,22 @@ def _copied(optimizer: Any, place: Mapping[Any, Any]) -> Any:
 
     Torch copies groups and state alone. A scheduler replaces `step` by one of the optimiser that it was made for.
     """
+    kind = type(optimizer).__name__
+    inner = next((value for value in vars(optimizer).values() if isinstance(value, Optimizer)), None)
+    if inner is not None:
+        raise InvalidInputError(
+            f"Expected an optimiser that takes its steps itself (got {kind}, which wraps {type(inner).__name__}); "
+            f"hand in the one inside where it alone trained the model, or {ESTIMATES}"
+        )
     made = copy.copy(optimizer)
     own = {name: value for name, value in vars(optimizer).items() if name != "step" and name not in vars(made)}
-    vars(made).update(copy.deepcopy(own, {id(old): new for old, new in place.items()}))
+    memo = {id(old): new for old, new in place.items()}
+    for name, value in own.items():
+        try:
+            vars(made)[name] = copy.deepcopy(value, memo)
+        except (TypeError, RuntimeError) as error:  # a lock, an open file, a tensor inside of a graph
+            raise InvalidInputError(
+                f"Expected an optimiser whose attributes can be copied (got {kind} with '{name}': {error}); hand in "
+                f"one without it, or {ESTIMATES}"
+            ) from error
     return made

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from gunlearn.training.optimizer_state import is_adam
+
 _MEMORIES, _SHORTEST = 3, 0.95  # in a run; the shortest memory, of 20 steps
 
 
@@ -19,7 +21,7 @@ def shorten_memory(optimizer: torch.optim.Optimizer, steps: int) -> None:
         optimizer: which goes on; changed in place.
         steps: of the run.
     """
-    if type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW):
+    if not is_adam(optimizer):
         return
     for group in optimizer.param_groups:
         remember(optimizer, group, min(float(group["betas"][1]), max(_SHORTEST, 1 - _MEMORIES / steps)))
@@ -33,7 +35,7 @@ def remember(optimizer: torch.optim.Optimizer, group: dict[str, Any], after: flo
         group: one of its groups.
         after: the rate, in [0, 1).
     """
-    if type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW):
+    if not is_adam(optimizer):
         return
     first, before = (float(beta) for beta in group["betas"])
     group["betas"] = (first, after)

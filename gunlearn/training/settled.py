@@ -20,9 +20,9 @@ def growth_rate(state: TrainingState, model: nn.Module) -> float | None:
 
     .. math:: \frac{1}{s} \left| \ln \frac{\lVert \theta \rVert}{\lVert \theta_s \rVert} \right|
 
-    over the parameters that learn, with :math:`\theta_s` the checkpoint nearest to a fifth of the steps before the end,
-    a share :math:`s` of them: 0.1 is a tenth per training as long as this one. Where weights grow on, as without a
-    penalty, going on with the training leads away from what a training of the same length gives.
+    over the parameters that learn, with :math:`\theta_s` the checkpoint nearest to a fifth of the training before the
+    end, a share :math:`s` of all its steps: 0.1 is a tenth per training as long as this one. Where weights grow on, as
+    without a penalty, going on with the training leads away from what a training of the same length gives.
 
     Args:
         state: of the training of `model`.
@@ -34,7 +34,7 @@ def growth_rate(state: TrainingState, model: nn.Module) -> float | None:
     """
     if not (state.moments and state.steps):
         return state.growth
-    shares = {moment.step: (state.steps - moment.step) / state.steps for moment in state.moments}
+    shares = {moment.step: (state.steps - moment.step) / state.total for moment in state.moments}
     moment = min(state.moments, key=lambda one: abs(shares[one.step] - _BACK), default=None)
     if moment is None or not 0 < shares[moment.step] <= _FARTHEST:
         return None

@@ -54,7 +54,7 @@ def test_another_loss_is_warned_of(name: str, dropout: float, method: str) -> No
         result = gu.unlearn(model, data, gu.ForgetNodes(count=2), method, TASK, training=state, budget=0.2)
     told = [str(one.message) for one in caught if "trained by another loss" in str(one.message)]
     assert len(told) == (0 if name == "its own" else 1)
-    assert result.notes["price"] <= (0.205 if method == "replay" else 0.2)
+    assert result.notes["price"] <= (0.21 if method == "replay" else 0.2)
 
 
 def test_the_order_of_parameters_is_named_among_the_causes() -> None:

@@ -10,10 +10,11 @@ from torch import nn
 from gunlearn.methods.any_task.brief_teacher import can_teach
 from gunlearn.methods.any_task.careful_teacher import DoubtedTeacher
 from gunlearn.methods.any_task.known_training import KnownTraining
+from gunlearn.methods.any_task.replay import passes_beside
 from gunlearn.methods.any_task.training_budget import is_trace, share_of, steps_of
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.items.statistics import moving_norms
-from gunlearn.training.another_loss import CHECK, known_loss
+from gunlearn.tasks.named import reads_links
 
 #: Share of retraining's steps that may be spent where nobody says another.
 USUAL_BUDGET = 0.33
@@ -73,7 +74,7 @@ class ByTraining:
         taken = doubted.steps / (known.total or doubted.steps)
         rest, state = self.most - taken, known.state
         if state is not None and known.grows:
-            moment = state.earliest(rest * state.total - (0 if known_loss(state) else CHECK))
+            moment = state.earliest(rest * state.total - passes_beside(state))
             if moment is not None:
                 share = (state.steps - moment.step) / state.total
                 return Choice("replay", self.words | {"budget": share}, why), taken
@@ -121,6 +122,6 @@ class ByTraining:
         return {"budget" if self.most < share_of(self.partition) else "at_most": self.most}
 
     def _may_teach(self) -> bool:
-        if self.most < _TAUGHT_SHARE or self.task.name == "link_prediction" or self.partition.forgets == ("edges",):
+        if self.most < _TAUGHT_SHARE or reads_links(self.task) or self.partition.forgets == ("edges",):
             return False
         return can_teach(self.task.parts(self.partition, "retain", self.model, ("forget", "retain")), self.model)

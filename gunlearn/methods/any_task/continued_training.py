@@ -17,7 +17,7 @@ from gunlearn.methods.any_task.brief_teacher import taught
 from gunlearn.methods.any_task.going_on import Spending, checked_training
 from gunlearn.methods.any_task.handed_on import Making
 from gunlearn.methods.any_task.lowered_rate import LoweredRate
-from gunlearn.methods.any_task.second_look import Look, warn_of_a_rise
+from gunlearn.methods.any_task.second_look import OWN_LOSS, Look, warn_of_a_rise
 from gunlearn.methods.any_task.shrunk import shrinking_of
 from gunlearn.methods.any_task.still_moving import StillMoving
 from gunlearn.methods.any_task.training_budget import fall
@@ -51,9 +51,9 @@ class ContinuedTraining(GradientMethod):
     that raised the training's loss on the retained data are taken back (not after `shrink`, nor with a teacher). For
     requests of more than ten items Adam forgets its old second moments over a third of the usual steps (not of
     `epochs`, nor with a teacher). Where Adam's memory says that the training had not settled
-    (`gunlearn.training.mean_step`), and there is no checkpoint, a run of a `budget` first moves back by as many of the
-    training's mean steps, so that it makes no longer training (not where the rate fell, with `shrink`, `saliency` or a
-    teacher); `notes["start"]` says so.
+    (`gunlearn.training.mean_step`), and no checkpoint lies within the budget, a run on nodes that are read all at once
+    first moves back by as many of the training's mean steps as it takes, so that it makes no longer training (not under
+    `steps` or `epochs`, where the rate fell, with `shrink`, `saliency` or a teacher); `notes["start"]` says so.
 
     Args:
         training: the state of the training: a `Result` of `gunlearn.train`, its `training`, the folder or file that it
@@ -203,21 +203,26 @@ class ContinuedTraining(GradientMethod):
         look = Look(problem.model, data, problem.task, own.reading, problem.seed) if spending.looks else None
         outcome = GradientMethod.run(own, problem)
         if look is not None:
-            outcome = self._looked(look, outcome, spending, own, making.made, problem)
+            self._looked(look, outcome, spending, own, making.made, problem)
         return self._recorded(outcome, spending, own, making)
 
     def _looked(
         self, look: Look, outcome: Outcome, spending: Spending, own: _Run, optimizer: Any, problem: Problem
-    ) -> Outcome:
-        """Return the outcome, with the trained weights where the steps raised the loss; a large fall is warned of."""
+    ) -> None:
+        """Give the outcome the trained weights where the steps raised the loss; a large fall is warned of."""
         source, keep = spending.known.source, self.shrink < 1 or spending.learning > 0
-        outcome = look.not_farther(outcome, optimizer, not keep, slack=0.0 if source is None else _SLACK)
-        if "training_loss" in outcome.notes and not keep and not known_loss(source):
-            before, after = (outcome.notes[f"training_loss{when}"] for when in ("_before", ""))
-            warn_of_a_fall(before, after, look.penalty, problem, own.reading)
-        if "training_loss" in outcome.notes and self.shrink < 1:
-            warn_of_a_rise(outcome)
-        return outcome
+        losses, slack = look.after(outcome, optimizer), 0.0 if source is None else _SLACK
+        if losses is None or outcome.state is None:
+            return
+        if not keep and losses.rose(slack):
+            remedy = OWN_LOSS if slack else "give the state of the training or a lower 'lr'"
+            if spending.goes_back:
+                remedy = f"the steps back may not have fitted these weights, or {remedy}"
+            look.take_back(outcome, losses, remedy)
+        if not keep and not known_loss(source):
+            warn_of_a_fall(losses.before, losses.after, losses.penalty, problem, own.reading)
+        if self.shrink < 1:
+            warn_of_a_rise(losses, outcome.state.step)
 
     def _recorded(self, outcome: Outcome, spending: Spending, own: _Run, making: Making) -> Outcome:
         """Return the outcome with notes, and the state that the next request goes on with."""

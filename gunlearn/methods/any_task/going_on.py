@@ -18,6 +18,7 @@ from gunlearn.methods.any_task.training_budget import AT_MOST, is_small, is_trac
 from gunlearn.methods.base import Problem
 from gunlearn.methods.forget_part import has_forget_items
 from gunlearn.tasks.base import Parts
+from gunlearn.tasks.named import reads_links
 from gunlearn.training.another_loss import CHECK, known_loss
 from gunlearn.training.mean_step import step_back
 from gunlearn.training.processes import world_size
@@ -109,7 +110,7 @@ class Spending:
         compared = None if low is None or few else seen(problem) if watched is None else watched
         spent += 0 if compared is None else RATE_LOOKS
         steps, learning = _shares(method.teacher_share, method.steps if allowed is None else allowed - spent)
-        goes_back = by_budget and low is None and _goes_back(method, known)
+        goes_back = by_budget and low is None and _goes_back(method, problem, known, at_most)
         return cls(known, start, steps, learning, most, spent, looks > 0, checks, low, watched, compared, goes_back)
 
     def changes(self, partition: Any) -> tuple[Callable[[Any], None], ...]:
@@ -143,10 +144,19 @@ def _is_brief(method: ContinuedTraining, problem: Problem, known: KnownTraining)
     return known.state is not None and not asked and is_trace(problem.task, problem.partition, known.growth)
 
 
-def _goes_back(method: ContinuedTraining, known: KnownTraining) -> bool:
-    """Return whether a training had not settled, so that going on makes a longer one, and left no checkpoint."""
-    kept = known.state is not None and known.state.moments
-    return known.grows and not kept and not method.teacher_share and method.shrink == 1 and method.saliency is None
+def _goes_back(method: ContinuedTraining, problem: Problem, known: KnownTraining, at_most: float) -> bool:
+    """Return whether a training had not settled, so that going on makes a longer one, and left no checkpoint for it.
+
+    That is for items of a graph that are read all at once: of links and of batches a mean step is mostly noise, and
+    going back led farther from retraining.
+    """
+    most = at_most if method.budget is None else method.budget
+    kept = known.state is not None and known.state.latest(most * known.state.total) is not None
+    asked = method.teacher_share or method.shrink < 1 or method.saliency is not None
+    task, state = problem.task, known.state
+    read = method.batch_size if state is None else state.reading.get("batch_size", method.batch_size)
+    at_once = task.shared_pass and not reads_links(task) and read is None
+    return known.grows and at_once and not kept and not asked
 
 
 def _watched(method: ContinuedTraining, problem: Problem, known: KnownTraining) -> Parts | None:

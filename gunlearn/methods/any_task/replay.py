@@ -11,10 +11,11 @@ from torch import nn
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.methods.any_task.handed_on import Making
+from gunlearn.methods.any_task.second_look import LOOKS, OWN_LOSS, Look
 from gunlearn.methods.any_task.training_budget import share_of
 from gunlearn.methods.base import Method, Outcome, Problem, check_interval
 from gunlearn.tasks.sampling import BatchOptions
-from gunlearn.training.another_loss import check_loss
+from gunlearn.training.another_loss import CHECK, check_loss, known_loss, read_as
 from gunlearn.training.arguments import TrainArguments
 from gunlearn.training.checkpoint_weights import weights_for
 from gunlearn.training.from_scratch import train_from_scratch
@@ -24,6 +25,7 @@ from gunlearn.training.resumed_optimizer import resumed_optimizer
 from gunlearn.training.same_items import warn_of_other_items
 from gunlearn.training.settled import growth_rate
 from gunlearn.training.state_sources import as_training_state
+from gunlearn.training.training_state import TrainingState
 from gunlearn.training.unseen import UNSEEN_WEIGHT, find_unseen, weight_of
 
 
@@ -34,7 +36,8 @@ class Replay(Method):
     The result has as many steps behind it as the original, so it does not drift where training ended before it settled,
     as continued training does; what was learned by heart before the checkpoint stays. With nothing forgotten it gives
     the original's weights, bit for bit, on a CPU and where a step reads all items: batches, and what a GPU draws, are
-    drawn anew. It is what slices of SISA (arXiv 1912.03817) do with data that came last.
+    drawn anew. Where it raised the loss of a training of your own on the retained data by half, it is taken back. It is
+    what slices of SISA (arXiv 1912.03817) do with data that came last.
 
     Args:
         training: the state of the training, see `ContinuedTraining`.
@@ -81,7 +84,10 @@ class Replay(Method):
             )
         model, steps = problem.model, state.steps - moment.step
         learning = learning_names(model)
-        growth, passes = growth_rate(state, model), check_loss(state, problem, BatchOptions())
+        growth, passes = growth_rate(state, model), passes_beside(state)
+        check_loss(state, problem, BatchOptions())
+        read = read_as(state, BatchOptions())
+        look = Look(model, problem.partition.retain_data, problem.task, read, problem.seed) if passes else None
         inner_model(model).load_state_dict(weights_for(moment.weights, inner_model(model)))
         if problem.fresh is not None:
             problem.fresh.put(model)
@@ -116,4 +122,14 @@ class Replay(Method):
         }
         before = tuple(m for m in state.moments if m.step <= moment.step)
         handed = making.state(model, state, 0, state.total, state.reading, before, growth)
-        return Outcome(model, taken, notes, training=handed)
+        outcome = Outcome(model, taken, notes, training=handed)
+        losses = None if look is None else look.after(outcome, making.made, decoupled=True)
+        if look is not None and losses is not None and losses.rose_far:
+            look.take_back(outcome, losses, OWN_LOSS)
+            outcome.training = state
+        return outcome
+
+
+def passes_beside(state: TrainingState) -> int:
+    """Return the passes that hold the loss of a training of one's own before and after a run."""
+    return 0 if known_loss(state) else CHECK + LOOKS

@@ -4,20 +4,51 @@ from __future__ import annotations
 
 import copy
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
 from gunlearn.methods.base import Outcome
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.sampling import BatchOptions
+from gunlearn.training.another_loss import LEAST
 from gunlearn.training.minimised_loss import decay_of, penalty_of, training_losses
 from gunlearn.training.processes import world_size
 
+#: What helps where steps of a training of one's own raised the task's loss.
+OWN_LOSS = (
+    "its training may have minimised another loss than the task's mean over items (a sum of them, other weights): give "
+    "a task of your own with that loss (docs/models.md)"
+)
 #: Passes that a look before and one after take: three draws each, forward alone, cost about as much as a step each.
 LOOKS = 2
-_RISE = 1.5
+_RISE = 0.5
 _T = 2.92  # Student's t for three draws, 5 % on one side
+
+
+class TwoLosses(NamedTuple):
+    """The training's loss on the retained data before and after a run, with the optimiser's L2 penalty, in nats.
+
+    Attributes:
+        before: at the trained weights.
+        after: of the result.
+        by_chance: what the draws of dropout and negatives explain of the difference (a paired t test at 5 %).
+        penalty: the part of `before` that is penalty.
+    """
+
+    before: float
+    after: float
+    by_chance: float
+    penalty: float
+
+    def rose(self, slack: float) -> bool:
+        """Return whether the loss rose by more than chance and the share `slack` of it."""
+        return self.after - self.before > max(self.by_chance, slack * self.before)
+
+    @property
+    def rose_far(self) -> bool:
+        """Whether it rose by half and more, and not by next to nothing."""
+        return self.rose(_RISE) and self.after - self.before > LEAST
 
 
 class Look:
@@ -37,51 +68,46 @@ class Look:
     def __init__(self, model: nn.Module, data: Any, task: Task, reading: BatchOptions, seed: int) -> None:
         self.seen = data, task, reading, seed
         self.weights = copy.deepcopy(model.state_dict())
-        self.penalty = 0.0  # in nats, before the run; known after it, when its optimiser is
         self.losses = training_losses(model, *self.seen) if world_size() == 1 else None
 
-    def not_farther(self, outcome: Outcome, optimizer: Any, take_back: bool = True, slack: float = 0.0) -> Outcome:
-        """Return the outcome; with the weights from before where the loss, with the optimiser's L2 penalty, rose.
+    def after(self, outcome: Outcome, optimizer: Any, decoupled: bool = False) -> TwoLosses | None:
+        """Return the losses before and after a run, which the notes then hold; `None` where they say nothing.
 
-        A rise counts where it is more than the draws of dropout and negatives explain (a paired t test at 5 %), and
-        more than the share `slack` of the loss. Without `take_back` the steps stay, and the notes alone say so.
+        Args:
+            outcome: with the model after the run.
+            optimizer: of the run, whose L2 penalty belongs to the loss; `None` where nobody made one.
+            decoupled: compare losses without a penalty where the optimiser has a decoupled one (AdamW), under which
+                the weights do not rest where the loss does.
         """
-        model, state = outcome.model, outcome.state
-        decay = None if optimizer is None else decay_of(optimizer, model)
-        if self.losses is None or decay is None or state is None or not state.step:
-            return outcome
-        losses = training_losses(model, *self.seen)
-        added = [penalty_of(weights, decay) for weights in (self.weights, model.state_dict())]
-        self.penalty = added[0]
-        before, after = float(self.losses.mean()) + added[0], float(losses.mean()) + added[1]
-        outcome.notes |= {"training_loss_before": before, "training_loss": after}
+        decay = None if optimizer is None else decay_of(optimizer, outcome.model)
+        if decay is None and optimizer is not None and decoupled:
+            decay = {}
+        if self.losses is None or decay is None or outcome.state is None or not outcome.state.step:
+            return None
+        losses = training_losses(outcome.model, *self.seen)
+        added = [penalty_of(weights, decay) for weights in (self.weights, outcome.model.state_dict())]
         by_chance = _T * float((losses - self.losses).std()) / len(losses) ** 0.5
-        if after - before > max(by_chance, slack * before) and take_back:
-            model.load_state_dict(self.weights)
-            outcome.unchanged = (
-                f"{state.step} steps raised the training's loss on the retained data from {before:.6g} to {after:.6g} "
-                f"nats, and were taken back; {self._remedy(slack)}"
-            )
-            warnings.warn(f"The weights are as before: {outcome.unchanged}", UserWarning, stacklevel=2)
-        return outcome
+        found = TwoLosses(float(self.losses.mean()) + added[0], float(losses.mean()) + added[1], by_chance, added[0])
+        outcome.notes |= {"training_loss_before": found.before, "training_loss": found.after}
+        return found
 
-    def _remedy(self, slack: float) -> str:
-        """Return in words what helps; a run with slack goes on with what was handed in of the training."""
-        if not slack:
-            return "give the state of the training or a lower 'lr'"
-        return (
-            "its training may have minimised another loss than the task's mean over items (a sum of them, other "
-            "weights): give a task of your own with that loss (docs/models.md)"
+    def take_back(self, outcome: Outcome, losses: TwoLosses, remedy: str) -> None:
+        """Give the model its weights from before the run, and say so."""
+        assert outcome.state is not None
+        outcome.model.load_state_dict(self.weights)
+        outcome.unchanged = (
+            f"{outcome.state.step} steps raised the training's loss on the retained data from {losses.before:.6g} to "
+            f"{losses.after:.6g} nats, and were taken back; {remedy}"
         )
+        warnings.warn(f"The weights are as before: {outcome.unchanged}", UserWarning, stacklevel=2)
 
 
-def warn_of_a_rise(outcome: Outcome) -> None:
+def warn_of_a_rise(losses: TwoLosses, steps: int) -> None:
     """Warn where steps after shrinking were too few to bring the training's loss back to half more than before."""
-    before, after = (outcome.notes[f"training_loss{when}"] for when in ("_before", ""))
-    if after > _RISE * before and outcome.state is not None:
+    if losses.rose_far:
         warnings.warn(
-            f"{outcome.state.step} steps after 'shrink' left the training's loss on the retained data at {after:.2g} "
-            f"nats, from {before:.2g}: the model may be farther from retraining than before; raise 'budget' or "
+            f"{steps} steps after 'shrink' left the training's loss on the retained data at {losses.after:.2g} nats, "
+            f"from {losses.before:.2g}: the model may be farther from retraining than before; raise 'budget' or "
             "'shrink'",
             UserWarning,
             stacklevel=2,
