@@ -229,6 +229,42 @@ def test_links_and_batches_do_not_go_back() -> None:
     assert "back" not in result.notes["start"]
 
 
+@pytest.mark.parametrize(
+    "told", [{"teacher_share": 0.5, "budget": 0.3}, {"saliency": 0.5}, {"shrink": 0.9}, {"steps": 5}]
+)
+def test_runs_that_are_no_repetition_of_the_last_steps_do_not_go_back(told: dict[str, Any]) -> None:
+    """The control is above: the same optimiser, and none of these."""
+    data, model, optimizer, _ = loop(120)
+    assert "back" not in unlearned(model, data, optimizer=optimizer, **told)[0].notes["start"]
+
+
+def test_a_rate_that_fell_is_not_gone_back_with() -> None:
+    """A little: growth is still above the line; the control keeps its rate."""
+
+    def fallen(step: int, _: nn.Module, optimizer: Any) -> None:
+        if step == 50:
+            optimizer.param_groups[0]["initial_lr"] = optimizer.param_groups[0]["lr"]
+            optimizer.param_groups[0]["lr"] *= 0.4
+
+    for each, back in ((fallen, False), (lambda *_: None, True)):
+        data, model, optimizer, _ = loop(60, lambda model: torch.optim.Adam(model.parameters(), lr=1e-2), each=each)
+        assert (growth_by_memory(optimizer, model, 60) or 0) > 0.1
+        start = unlearned(model, data, optimizer=optimizer, training_steps=60)[0].notes["start"]
+        assert ("back" in start) is back
+
+
+def test_it_goes_back_at_the_rate_of_the_training() -> None:
+    """Steps forward hardly move at the rate asked for; by that rate, the ones back would not either."""
+    data, model, optimizer, keeping = loop(120)
+    steps, state = dict(mean_steps(optimizer)), keeping.state(model)
+    state = replace(state, moments=(), growth=growth_rate(state, model))
+    result = unlearned(model, data, training=state, lr=1e-12, budget=0.06)[0]
+    assert result.notes["start"].endswith("of its mean steps back")
+    number = int(result.notes["start"].split()[-6])
+    for own, new in zip(model.parameters(), result.model.parameters(), strict=True):
+        torch.testing.assert_close(new.detach(), own.detach() - number * steps[own], rtol=1e-4, atol=1e-6)
+
+
 def test_a_checkpoint_beyond_the_budget_is_none() -> None:
     """The control lies within it, and a run goes on; with that one alone it goes back by mean steps, as without."""
     data, model, _, keeping = loop(120)
