@@ -43,7 +43,7 @@ def gradient_memories(optimizer: Any) -> Iterator[Memory]:
             state = optimizer.state.get(p) or {}
             if not p.requires_grad:
                 continue
-            if sgd and state.get("momentum_buffer") is not None:
+            if sgd and state.get("momentum_buffer") is not None and group["dampening"] < 1:
                 share = (1 - group["momentum"]) / (1 - group["dampening"])
                 yield Memory(p, group, state["momentum_buffer"] * share, None)
             elif "exp_avg" in state and float(state["step"]):
