@@ -159,6 +159,7 @@ def table(rows: list[Row]) -> str:
         "pair",
         "barrier, retained",
         "largest retained loss",
+        "retained loss, middle",
         "largest retained error",
         "forget acc., middle",
         "n",
@@ -167,7 +168,13 @@ def table(rows: list[Row]) -> str:
     for part, pair in dict.fromkeys((row["part"], row["pair"]) for row in rows if "pair" in row):
         own = [row for row in rows if (row["part"], row.get("pair")) == (part, pair)]
         cells = []
-        for name in ("barrier_retain", "max_loss_retain", "max_error_retain", "middle_forget_acc"):
+        for name in (
+            "barrier_retain",
+            "max_loss_retain",
+            "middle_loss_retain",
+            "max_error_retain",
+            "middle_forget_acc",
+        ):
             values = [row[name] for row in own]
             cells.append(f"{sum(values) / len(values):.3f} ({max(values):.3f})")
         body.append([part, pair, *cells, str(len(own))])

@@ -1,6 +1,7 @@
 """What `uses.py` found, as tables."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from experiments.common import markdown
 from experiments.mode_connectivity.between_rows import Row, of, spread
@@ -47,6 +48,80 @@ def mcu_table(rows: list[Row]) -> str:
     return markdown(["problem", "method", "t", *HEAD, "n"], body, 2)
 
 
+def mcu_pairs(rows: list[Row]) -> list[dict[str, Any]]:
+    """Counts of cases, for each problem and each method that made the other end."""
+    rows, found = of(rows, kind="mcu"), []
+    for problem, model in unique(rows, "problem", "model"):
+        if not model.startswith("mcu, "):
+            continue
+        cases = []
+        for row in of(rows, problem=problem, model=model):
+            where = {key: row[key] for key in ("problem", "graph", "backbone", "seed")}
+            names = {"end": model.removeprefix("mcu, "), "continued": "continued_training", "nothing": "original"}
+            cases.append({"mcu": row, **{key: of(rows, **where, model=name)[0] for key, name in names.items()}})
+        counts = {
+            f"{than}, {part}": compared([(c["mcu"][f"floors_{part}"], c[than][f"floors_{part}"]) for c in cases])
+            for than in ("end", "continued", "nothing")
+            for part in ("forget", "retain")
+        }
+        found.append({"problem": problem, "before": model.removeprefix("mcu, "), "n": len(cases), **counts})
+    return found
+
+
+def compared(pairs: Iterable[tuple[float, float]]) -> tuple[int, int, int]:
+    """How often the first is smaller, equal, larger."""
+    signs = [(a > b) - (a < b) for a, b in pairs]
+    return signs.count(-1), signs.count(0), signs.count(1)
+
+
+def mcu_pair_table(rows: list[Row]) -> str:
+    """Counts of cases in which MCU is nearer to retraining, equally near, farther."""
+    keys = ("end, forget", "end, retain", "continued, forget", "nothing, forget")
+    body = [
+        [row["problem"], row["before"], *(" / ".join(map(str, row[key])) for key in keys), str(row["n"])]
+        for row in mcu_pairs(rows)
+    ]
+    head = ["problem", "other end", "than its other end: forgotten", "retained"]
+    return markdown([*head, "than continued training: forgotten", "than doing nothing: forgotten", "n"], body, 2)
+
+
+#: On these cases the rule of `Dial.choose` was changed (validation items of a class that goes as a whole do not count).
+SEEN = ("nodes", ("Cora", "CiteSeer"))
+
+
+def dial_choice(rows: list[Row]) -> list[dict[str, Any]]:
+    """On straight lines, what the dial chose; cases on whose graphs its rule was changed are groups of their own."""
+    groups: dict[tuple[str, bool], list[tuple[Row, ...]]] = {}
+    for row in of(rows, kind="dial", path="linear", point="chosen"):
+        where = {key: row[key] for key in ("problem", "graph", "backbone", "seed", "model")}
+        other = (of(rows, **where, kind="dial", path="linear", point=name)[0] for name in ("method", "best"))
+        seen = row["problem"] == SEEN[0] and row["graph"] in SEEN[1]
+        groups.setdefault((row["problem"], seen), []).append((row, *other))
+    found = []
+    for (problem, seen), cases in groups.items():
+        shares = {
+            "whole way": sum(chosen["t"] == 1 for chosen, *_ in cases),
+            "best is the end": sum(best["t"] == 1 for *_, best in cases),
+            "within a tenth": sum(c["floors_forget"] <= 1.1 * best["floors_forget"] for c, _, best in cases),
+            "end within a tenth": sum(end["floors_forget"] <= 1.1 * best["floors_forget"] for _, end, best in cases),
+        }
+        names = ("chosen", "method", "best")
+        floors = {name: [case[k]["floors_forget"] for case in cases] for k, name in enumerate(names)}
+        found.append({"problem": problem, "seen": seen, "n": len(cases), **shares, **floors})
+    return found
+
+
+def dial_choice_table(rows: list[Row]) -> str:
+    """The dial's choice on straight lines, in and out of sample."""
+    body = []
+    for row in dial_choice(rows):
+        counts = [str(row[key]) for key in ("whole way", "best is the end", "within a tenth", "end within a tenth")]
+        floors = [spread(row[key], 1) for key in ("chosen", "method", "best")]
+        body.append([row["problem"], "in" if row["seen"] else "out", *counts, *floors, str(row["n"])])
+    head = ["problem", "of sample", "takes all of the way", "the end is best", "within a tenth of the best: chosen"]
+    return markdown([*head, "the end", "chosen, floors", "the end", "best", "n"], body, 2)
+
+
 def request_table(rows: list[Row]) -> str:
     """Two requests: each alone, between them, added, and at once."""
     body = []
@@ -72,7 +147,9 @@ def tables(rows: list[Row]) -> dict[str, str]:
     """Every table by name."""
     return {
         "dials": dial_table(rows),
+        "dial_choice": dial_choice_table(rows),
         "mcu": mcu_table(rows),
+        "mcu_pairs": mcu_pair_table(rows),
         "requests": request_table(rows),
         "between_requests": between_requests(rows),
     }
