@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import spearmanr
+from scipy.stats import pearsonr, spearmanr, ttest_1samp
 
-from experiments.mode_connectivity import between_picture, over_graphs
-from experiments.mode_connectivity.barrier_correlations import bootstrap, by_graph, joined, mean_of
+from experiments.mode_connectivity import between_picture, statements
+from experiments.mode_connectivity.barrier_correlations import bootstrap, by_graph, by_problem, joined, mean_of, student
+from experiments.mode_connectivity.between_rows import barrier
 from experiments.mode_connectivity.findings import control_table, group_table, mean_table, tables
 from tests.conftest import REPOSITORY
 
@@ -50,6 +51,59 @@ def test_the_interval_is_drawn_over_graphs() -> None:
     cases = {("nodes", f"{name}{k}"): [value] for (_, name), own in found.items() for k, value in enumerate(own)}
     low, high = bootstrap(cases)  # control: sixteen cases drawn one by one
     assert max(abs(low), abs(high)) < 0.8
+
+
+def test_a_problem_has_correlations_of_its_own() -> None:
+    """Signs that differ between problems are not averaged away."""
+    rows = case("A", [1, 2, 3, 4], [1, 2, 3, 4])
+    rows += [{**row, "problem": "links"} for row in case("A", [1, 2, 3, 4], [4, 3, 2, 1])]
+    assert within(rows) == pytest.approx(0)  # control: pooled
+    assert {p: mean_of(of.values()) for p, of in by_problem(rows, "b", "f").items()} == {"nodes": 1, "links": -1}
+
+
+def test_intervals_by_other_ways() -> None:
+    """Student's of SciPy; Fisher's z of SciPy, whose deviation is that of Pearson's correlation."""
+    values = [0.1, -0.3, 0.5, 0.2, 0.4]
+    found = student({("nodes", str(k)): [value] for k, value in enumerate(values)})
+    assert found == pytest.approx(tuple(ttest_1samp(values, 0).confidence_interval(0.95)))
+    a, b = np.random.default_rng(0).normal(size=(2, 9))
+    known = pearsonr(a, b)
+    low, high = np.arctanh(statements.rank_interval(known.statistic, 9)) - np.arctanh(known.statistic)
+    other = np.arctanh(tuple(known.confidence_interval(0.95))) - np.arctanh(known.statistic)
+    assert (low, high) == pytest.approx(tuple(other * 1.06**0.5), rel=1e-3)
+    assert statements.rank_interval(0.9, 3) == (-1, 1)
+
+
+def test_a_barrier_is_what_an_evaluation_calls_one() -> None:
+    assert barrier([1.0, 3.0, 5.0]) == 0
+    assert barrier([1.0, 3.5, 2.0, 4.0]) == pytest.approx(1.5)
+
+
+def graphs_of(line: dict[str, float], **more: Any) -> list[dict[str, Any]]:
+    return [
+        {"graph": name, "backbone": kind, "line": [value], "aligned": [value], "curve": [0.0], "curve_val": [], **more}
+        for name, value in line.items()
+        for kind in ("gcn", "sage")
+    ]
+
+
+def test_a_count_of_graphs_is_sure_from_six_of_six_on() -> None:
+    """Clopper and Pearson: the lower end of n of n is .025 to the power 1 / n."""
+    for size in (5, 6):
+        found = statements.most(graphs_of({str(k): 0.2 for k in range(size)}), "line", lambda v: v > 0.1)
+        assert (found["graphs"], found["cases"]) == (f"{size} of {size}", f"{2 * size} of {2 * size}")
+        assert found["low"] == pytest.approx(0.025 ** (1 / size), abs=1e-6)
+        assert (found["low"] > 0.5) is (size == 6)
+
+
+def test_smoothness_is_told_by_a_loss_that_the_curve_did_not_lower() -> None:
+    rows = graphs_of({"Cora": 0.3, "CS": 0.5})
+    assert statements.smooth(rows)[-1].startswith("cannot be told")
+    for row in rows:
+        row["curve_val"] = [0.2 if row["graph"] == "CS" else 0.0]
+    assert statements.smooth(rows)[-1] == "confirmed"
+    rows[0]["curve_val"] = [0.3]
+    assert statements.smooth(rows)[-1] == "not seen"
 
 
 def pair(first: str, second: str, retain: float, forget: float, kind: str = "line", **more: Any) -> dict[str, Any]:
@@ -113,10 +167,10 @@ def test_means_are_slower_than_both_ends_or_not() -> None:
 def test_all_variance_belongs_to_what_alone_differs(which: str) -> None:
     values = {(g, k): float(ord(g if which == "graph" else k)) for g in "ABC" for k in "xy"}
     values["D", "x"] = 1e9  # not measured with both models
-    found = over_graphs.shares(values)
+    found = statements.shares(values)
     assert found[which] == pytest.approx(1)
     assert sum(found.values()) == pytest.approx(1)
-    assert math.isnan(over_graphs.shares({(g, k): 1.0 for g in "AB" for k in "xy"})["graph"])
+    assert math.isnan(statements.shares({(g, k): 1.0 for g in "AB" for k in "xy"})["graph"])
 
 
 def test_the_map_holds_medians_both_ways() -> None:

@@ -3,11 +3,11 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterable
-from statistics import mean
+from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
-from scipy.stats import spearmanr
+from scipy.stats import spearmanr, t
 
 from experiments.common import markdown
 from experiments.mode_connectivity.between_rows import Row, of
@@ -82,18 +82,56 @@ def bootstrap(found: dict[tuple[str, str], list[float]], draws: int = 10_000) ->
     return float(low), float(high)
 
 
+def student(found: dict[tuple[str, str], list[float]]) -> tuple[float, float]:
+    """Student's 95 % interval of the mean over data sets: where there are few, it is wider than `bootstrap`."""
+    means = [mean(values) for values in found.values() if values]
+    if len(means) < 2:
+        return math.nan, math.nan
+    wide = float(t.ppf(0.975, len(means) - 1)) * stdev(means) / math.sqrt(len(means))
+    return mean(means) - wide, mean(means) + wide
+
+
+BARRIERS = ("same start", "other start", "aligned")
+#: Fewer data sets have no interval: theirs are named one by one.
+FEWEST = 5
+
+
+def by_problem(rows: list[Row], x: str, y: str) -> dict[str, dict[tuple[str, str], list[float]]]:
+    """`by_graph`, for each problem: nodes, links and digits differ in sign, and are not pooled."""
+    found: dict[str, dict[tuple[str, str], list[float]]] = {row["problem"]: {} for row in rows}
+    for (problem, graph), values in by_graph(rows, x, y).items():
+        found[problem][problem, graph] = values
+    return found
+
+
+def said_of(found: dict[tuple[str, str], list[float]]) -> str:
+    """The mean over cases, with an interval over data sets, or the smallest and largest mean of a data set."""
+    value = mean_of(found.values())
+    if value is None:
+        return ""
+    means = [mean(values) for values in found.values() if values]
+    if len(means) >= FEWEST:
+        low, high = bootstrap(found)
+        return f"{value:.2f} ({low:.2f}, {high:.2f})"
+    return f"{value:.2f} [{min(means):.2f}, {max(means):.2f}]" if len(means) > 1 else f"{value:.2f}"
+
+
 def correlations(rows: list[Row]) -> str:
-    """Rank correlation of barriers to retraining with what they may predict, and its interval."""
+    """Rank correlation of barriers to retraining with what they may predict, by problem."""
     found, body = joined(rows), []
     for name, words in PREDICTED.items():
-        line = [words]
-        for barrier in ("same start", "other start", "aligned"):
-            of_graphs = by_graph(found, barrier, name)
-            value = mean_of(of_graphs.values())
-            if value is None:
-                line.append("")
-                continue
-            low, high = bootstrap(of_graphs)
-            line.append(f"{value:.2f} ({low:.2f}, {high:.2f})")
-        body.append(line)
-    return markdown(["", "line, same start", "line, other start", "aligned"], body)
+        columns = [by_problem(found, barrier, name) for barrier in BARRIERS]
+        for problem in columns[0]:
+            own = [column[problem] for column in columns]
+            sets = sum(bool(values) for values in own[-1].values())
+            cases = sum(len(values) for values in own[-1].values())
+            body.append([words, problem, *map(said_of, own), str(sets), str(cases)])
+    return markdown(["", "problem", "line, same start", "line, other start", "aligned", "data sets", "cases"], body, 2)
+
+
+def ranges(rows: list[Row], barrier: str, problem: str = "nodes") -> list[tuple[float, float]]:
+    """For each case the range of this barrier over its unlearned models, and the largest, in nats."""
+    cases: dict[tuple[Any, ...], list[float]] = defaultdict(list)
+    for row in of(joined(rows), problem=problem):
+        cases[(row["graph"], row["backbone"], row["seed"])].append(row[barrier])
+    return [(max(values) - min(values), max(values)) for values in cases.values()]

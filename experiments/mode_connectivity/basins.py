@@ -32,10 +32,12 @@ class Args(StudyArgs):
     Attributes:
         seeds: of the split, the trainings and the runs.
         parts: which of the parts.
+        pairs: names of pairs; all where none are given.
     """
 
     seeds: tuple[int, ...] = (0, 1, 2)
     parts: tuple[str, ...] = ("digits", "cora", "speed")
+    pairs: tuple[str, ...] = ()
 
 
 @dataclass
@@ -111,12 +113,18 @@ def pairs(models: Models) -> Iterator[tuple[str, Any, Any, dict[str, Any]]]:
     short = {**curve, **models.short, "start": "original"}
     yield "scrub, scrub: curve from the original", one, two, short
     yield "scrub, scrub: the same, forgetting", one, two, {**short, "forgetting": 0.1}
+    yield "scrub, scrub: the same, forgetting a little", one, two, {**short, "forgetting": 0.003}
+    long = {**curve, **models.curve, "start": "original"}
+    yield "scrub, scrub: long curve from the original", one, two, long
+    yield "scrub, scrub: long, forgetting a little", one, two, {**long, "forgetting": 0.003}
 
 
-def measured(part: str, seed: int, models: Models) -> list[Row]:
+def measured(part: str, seed: int, models: Models, wanted: tuple[str, ...] = ()) -> list[Row]:
     """A row for each pair."""
     rows = []
     for name, first, second, options in pairs(models):
+        if wanted and name not in wanted:
+            continue
         begin = time.perf_counter()
         found = connect(first, second, seed=seed, **models.problem, **options).evaluation
         middle = [row for row in found.rows if 0.3 <= row["t"] <= 0.7]
@@ -199,7 +207,7 @@ def runs(args: Args) -> Iterator[tuple[str, Callable[[], list[Row]]]]:
 
 def judged(part: str, seed: int, problem: Callable[[int, Args], Models], args: Args) -> list[Row]:
     """Make the models of a problem, and measure them."""
-    return measured(part, seed, problem(seed, args))
+    return measured(part, seed, problem(seed, args), args.pairs)
 
 
 def main(args: Args) -> None:

@@ -27,6 +27,8 @@ from gunlearn.metrics.problem import evaluator
 #: The basic attack needs classes; of links the rank of forgotten ones among others stands in its place.
 ATTACKS = {"links": ("relearn_steps",), "nodes": ("mia_acc", "relearn_steps"), "digits": ("mia_acc", "relearn_steps")}
 POINTS = 9
+#: What is kept along a path: validation and test items were used by no training and no curve.
+ALONG = ("loss_retain", "loss_forget", "loss_val", "test_acc", "test_auc")
 PARTS: tuple[Literal["models", "pairs", "means"], ...] = ("models", "pairs", "means")
 #: Pairs of one method under the conditions of arXiv 2504.06407.
 CONDITIONS = {
@@ -86,7 +88,7 @@ def line(case: Case, first: str, second: str, kind: str = "line", **options: Any
         "second": second,
         "barrier_retain": found.barrier_retain,
         "barrier_forget": found.barrier_forget,
-        **{f"loss_{part}": [round(row[f"loss_{part}"], 4) for row in found.rows] for part in ("retain", "forget")},
+        **{name: [round(row[name], 4) for row in found.rows] for name in ALONG if found.rows[0].get(name) is not None},
         "seconds": round(time.perf_counter() - begin, 2),
     }
 
@@ -155,7 +157,7 @@ def kept_fields(row: Row) -> Row:
     """A row as it is committed: losses along the path of the pairs that are drawn alone."""
     drawn = (row.get("first"), row.get("second")) == ("original", "retrain")
     short = {key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in row.items()}
-    return {key: value for key, value in short.items() if drawn or key not in ("loss_retain", "loss_forget")}
+    return {key: value for key, value in short.items() if drawn or key not in ALONG}
 
 
 def cells(args: Args) -> Iterator[tuple[str, str, str, int]]:

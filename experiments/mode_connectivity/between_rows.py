@@ -1,6 +1,6 @@
 """Rows of `between.py`: which ones, and their spread in a cell."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import Any
 
@@ -22,3 +22,9 @@ def spread(values: Iterable[float | None], digits: int = 2) -> str:
     if not known:
         return ""
     return f"{median(known):.{digits}f} ({known[0]:.{digits}f}, {known[-1]:.{digits}f})"
+
+
+def barrier(losses: Sequence[float]) -> float:
+    """The most by which losses at equally spaced points rise above the line between the first and the last."""
+    last = len(losses) - 1
+    return max(v - losses[0] - k / last * (losses[-1] - losses[0]) for k, v in enumerate(losses))

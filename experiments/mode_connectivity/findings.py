@@ -8,7 +8,8 @@ from experiments.common import markdown
 from experiments.mode_connectivity.barrier_correlations import correlations
 from experiments.mode_connectivity.between_picture import heat
 from experiments.mode_connectivity.between_rows import RETRAINED, TOLERANCE, Row, of, spread
-from experiments.mode_connectivity.over_graphs import graph_table, predictions
+from experiments.mode_connectivity.over_graphs import graph_table
+from experiments.mode_connectivity.statements import predictions
 
 
 def to_retraining(rows: list[Row]) -> str:
