@@ -39,7 +39,7 @@ MEMORY, UNCHANGED = 0.02, 0.1  # the most that a curve remembers; the largest re
 
 
 def terms(part: str, without: str, term: str) -> tuple[list[float], list[float], list[float]]:
-    """Memory in the middle of curves without and with a forgetting term, and the relative rises of the retained loss."""
+    """Memory in the middle of curves without and with a forgetting term; relative rises of the retained loss."""
     pairs = list(zip(*(rows(part, f"scrub, scrub: {name}") for name in (without, term)), strict=True))
     assert all(a["seed"] == b["seed"] for a, b in pairs)
     rises = [b["middle_loss_retain"] / a["middle_loss_retain"] - 1 for a, b in pairs]

@@ -162,10 +162,10 @@ def test_digits_connect_by_curves_alone_and_remember_without_a_forgetting_term()
     # From the original model on, a curve of low retained loss between two unlearned models remembers in its middle.
     start = {"start": "original", "original": base, "path": "bezier", "steps": 150, "lr": 3e-4, "batch_size": 64}
     plain = connect(one, two, **start, **problem).evaluation
-    kept = connect(one, two, forgetting=0.1, **start, **problem).evaluation
+    kept = connect(one, two, forgetting=0.003, **start, **problem).evaluation
     assert max(middle(plain, "forget_acc")) > 0.05
     assert max(middle(kept, "forget_acc")) <= 0.02
-    assert max(middle(kept, "loss_retain")) < max(middle(plain, "loss_retain")) + 0.02
+    assert max(middle(kept, "loss_retain")) < 1.1 * max(middle(plain, "loss_retain"))  # a weight of .1 costs half more
 
 
 def test_a_graph_connects_by_curves_alone_and_remembers_without_a_forgetting_term() -> None:
@@ -188,10 +188,10 @@ def test_a_graph_connects_by_curves_alone_and_remembers_without_a_forgetting_ter
     assert connect(one, other, path="bezier", steps=300, **problem).evaluation.barrier_retain < 0.02
     start = {"start": "original", "original": base, "path": "bezier", "steps": 150, "lr": 1e-3}
     plain = connect(one, two, **start, **problem).evaluation
-    kept = connect(one, two, forgetting=0.1, **start, **problem).evaluation
+    kept = connect(one, two, forgetting=0.003, **start, **problem).evaluation
     assert max(middle(plain, "forget_acc")) > 0.2
-    assert max(middle(kept, "forget_acc")) <= 0.05
-    assert max(middle(kept, "loss_retain")) < max(middle(plain, "loss_retain")) + 0.05
+    assert max(middle(kept, "forget_acc")) <= 0.02
+    assert max(middle(kept, "loss_retain")) < 1.1 * max(middle(plain, "loss_retain"))  # of .1 it is a fifth more
 
 
 def test_a_data_set_that_does_not_fit_is_refused() -> None:
