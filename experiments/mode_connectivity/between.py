@@ -20,6 +20,7 @@ from experiments.mode_connectivity.between_picture import draw
 from experiments.mode_connectivity.between_problems import PROBLEMS, Case, graph_figures
 from experiments.mode_connectivity.between_rows import RETRAINED, Row
 from experiments.mode_connectivity.findings import tables
+from experiments.mode_connectivity.held_out import held_out_losses
 from gunlearn.connectivity import connect
 from gunlearn.core.devices import resolve_device
 from gunlearn.metrics.problem import evaluator
@@ -27,8 +28,8 @@ from gunlearn.metrics.problem import evaluator
 #: The basic attack needs classes; of links the rank of forgotten ones among others stands in its place.
 ATTACKS = {"links": ("relearn_steps",), "nodes": ("mia_acc", "relearn_steps"), "digits": ("mia_acc", "relearn_steps")}
 POINTS = 9
-#: What is kept along a path: validation and test items were used by no training and no curve.
-ALONG = ("loss_retain", "loss_forget", "loss_val", "test_acc", "test_auc")
+#: What is kept along paths from the original to retraining; `loss_val` is that of nodes of classes that stay.
+ALONG = ("loss_retain", "loss_forget", "loss_val")
 PARTS: tuple[Literal["models", "pairs", "means"], ...] = ("models", "pairs", "means")
 #: Pairs of one method under the conditions of arXiv 2504.06407.
 CONDITIONS = {
@@ -78,17 +79,22 @@ def line(case: Case, first: str, second: str, kind: str = "line", **options: Any
     """One pair: barriers, and losses along the path."""
     begin = time.perf_counter()
     options = {"points": POINTS, **options}
-    found = connect(
+    connection = connect(
         case.models[first], case.models[second], case.data, case.partition, case.task, seed=case.seed,
         original=case.base, **options,
-    ).evaluation  # fmt: skip
+    )  # fmt: skip
+    found, more = connection.evaluation, {}
+    if hasattr(case.request, "nodes") and (first, second) == ("original", "retrain"):
+        losses = held_out_losses(connection.dial, case, [row["t"] for row in found.rows])
+        more = {"loss_val": [round(loss, 4) for loss in losses]}
     return {
         "kind": kind,
         "first": first,
         "second": second,
         "barrier_retain": found.barrier_retain,
         "barrier_forget": found.barrier_forget,
-        **{name: [round(row[name], 4) for row in found.rows] for name in ALONG if found.rows[0].get(name) is not None},
+        **{name: [round(row[name], 4) for row in found.rows] for name in ALONG[:2]},
+        **more,
         "seconds": round(time.perf_counter() - begin, 2),
     }
 
