@@ -13,9 +13,10 @@ from gunlearn.core.checks import check_integer
 from gunlearn.core.digest import state_hash
 from gunlearn.errors import InvalidInputError
 from gunlearn.training.callbacks import StatefulCallback, TrainState
+from gunlearn.training.calls_per_step import CallsPerStep
 from gunlearn.training.inner_model import inner_model
+from gunlearn.training.kept_arguments import check_kept_state, check_step_arguments, check_trained_model
 from gunlearn.training.optimizer_state import optimizer_kind, steps_counted, unwrapped
-from gunlearn.training.resumed_optimizer import check_one_optimizer
 from gunlearn.training.training_state import READING, Moment, TrainingState, on_cpu
 
 #: A checkpoint each twentieth of the steps; those of the last fifth are kept, at these distances from the end.
@@ -66,6 +67,7 @@ class KeepState(StatefulCallback):
         self._optimizer: Any = None
         self._versions: list[int] = []
         self._rate: list[float] | None = None
+        self._calls = CallsPerStep()
 
     def _plan(self, steps: int) -> None:
         self.planned, self.every = True, max(1, steps // _PARTS)
@@ -74,9 +76,9 @@ class KeepState(StatefulCallback):
         """Note a step that was taken, and keep a checkpoint where one is due; call it before a scheduler's step.
 
         Raises:
-            InvalidInputError: several optimisers in place of one.
+            InvalidInputError: anything but a model and one optimiser, or the optimiser counts other numbers of steps.
         """
-        check_one_optimizer(optimizer)
+        check_step_arguments(model, optimizer)
         model = inner_model(model)
         self.taken += 1
         self.rates.append(self._rate or _rates(optimizer))
@@ -89,6 +91,7 @@ class KeepState(StatefulCallback):
             reach = self.taken - _KEPT[-1] * self.every
             self.moments = [moment for moment in self.moments if moment.step >= reach]
             weights, state = on_cpu(model.state_dict()), on_cpu(optimizer.state_dict())
+            self._calls.check(self.taken, state["state"])
             self.moments.append(Moment(self.taken, weights, state, torch.get_rng_state()))
 
     def _follow(self, model: nn.Module, optimizer: Any) -> Any:
@@ -98,6 +101,8 @@ class KeepState(StatefulCallback):
         if optimizer is not self._optimizer:
             called = {id(parameter): name for name, parameter in model.named_parameters()}
             self.names = tuple(called.get(id(p), "") for group in optimizer.param_groups for p in group["params"])
+            self._calls = CallsPerStep()
+            self._calls.check(self.taken, optimizer.state)
         self._optimizer, self._versions = optimizer, _versions(optimizer)
         return optimizer
 
@@ -123,16 +128,21 @@ class KeepState(StatefulCallback):
             **reading: how items were read, see `TrainingState`.
 
         Raises:
-            InvalidInputError: another name in `reading`; `step` was never called; or the weights are not those of the
-                last one and `settle` was not called, or before the first one alone.
+            InvalidInputError: another name in `reading`; `step` was never called, or not after each step; `model` is
+                not the one that it was called with; or the weights are not those of the last one and `settle` was not
+                called, or before the first one alone.
         """
         unknown = sorted(reading.keys() - set(READING))
         if unknown:
             raise InvalidInputError(f"Expected how items were read by {list(READING)} (got {unknown})")
-        if not self.taken:
-            raise InvalidInputError("Expected 'step(model, optimizer)' after each step of the training (got none)")
-        model = inner_model(model)
+        if not self.taken or self._optimizer is None:
+            part = "resumed part of the training" if self.taken else "training"
+            raise InvalidInputError(f"Expected 'step(model, optimizer)' after each step of the {part} (got none)")
+        whole, model = model, inner_model(model)
+        check_trained_model(whole, model, self.names)
         unmoved = self._holds_the_last_step(model)
+        if unmoved:
+            self._calls.check(self.taken, self._optimizer.state)
         if not unmoved and self.ended is None:
             raise InvalidInputError(
                 "Expected the weights that the last 'step' left (got others, such as those of an earlier epoch); call "
@@ -211,6 +221,7 @@ class KeepState(StatefulCallback):
         return {"taken": self.taken, "moments": [vars(m) for m in self.moments], "rates": self.rates, "ended": ended}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        check_kept_state(state, ("taken", "moments", "rates", "ended"))
         self.taken, self.rates = state["taken"], state["rates"]
         self.moments = [Moment(**moment) for moment in state["moments"]]
         ended = state["ended"]
