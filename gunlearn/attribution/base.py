@@ -18,7 +18,7 @@ from gunlearn.attribution import ESTIMATORS
 from gunlearn.attribution.distinct_items import Items, plain_edges
 from gunlearn.attribution.read_items import resolve_items
 from gunlearn.attribution.targets import Probabilities, Target, as_target, as_value
-from gunlearn.core.checks import check_model
+from gunlearn.core.checks import check_model, check_seed
 from gunlearn.core.detached import detached
 from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedMethodError
 from gunlearn.nn.attach.message_layers import message_passing_layers, suspended_caches
@@ -182,6 +182,7 @@ def estimate(
 ) -> Influence:
     """Return the scores of `influence` with the estimator's remarks (residuals, damping, fallbacks) in `notes`."""
     check_model(model)
+    check_seed(seed)
     task = as_task(task, call, decode)
     task.check_model(model)  # before its layers are looked at
     data = task.check_data(data)

@@ -1,6 +1,7 @@
 """Checks of arguments."""
 
 import math
+import os
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -97,9 +98,17 @@ def the_one_given(request: Any, names: Sequence[str]) -> str:
 
 
 def check_seed(seed: Any) -> None:
-    """Refuse anything but an integer."""
+    """Refuse anything but an integer of 64 bits, which torch's generators take."""
     if isinstance(seed, bool) or not isinstance(seed, Integral):
         raise InvalidRequestError(f"Expected 'seed' to be an integer (got {seed!r})")
+    if not -(2**63) <= seed < 2**63:
+        raise InvalidRequestError(f"Expected 'seed' to be an integer of 64 bits, in [-2**63, 2**63) (got {seed})")
+
+
+def check_folder(name: str, value: Any) -> None:
+    """Refuse anything but a path of a folder, or `None`."""
+    if value is not None and not isinstance(value, str | os.PathLike):
+        raise InvalidTypeError(f"Expected '{name}' to be the path of a folder or None (got {value!r})")
 
 
 def check_size(ratio: Any, count: Any, noun: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 from torch_geometric.nn import MessagePassing
 
+from gunlearn.core.checks import check_seed
 from gunlearn.errors import InvalidInputError, InvalidTypeError
 from gunlearn.methods.any_task.retrain import Retrain
 from gunlearn.methods.door import run_method
@@ -59,6 +60,7 @@ def evaluate(
         UserWarning: the result has the weights of a reference (it is compared with the others then), is nearer to the
             references than they are to each other, or a reference is of another architecture or looks untrained.
     """
+    check_seed(seed)
     references = [references] if isinstance(references, nn.Module) else references
     _check_result(result, train, references)
     task = result.task.called(call, decode)

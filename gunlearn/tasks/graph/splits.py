@@ -9,6 +9,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.utils import negative_sampling, to_undirected
 
+from gunlearn.core.checks import check_seed
 from gunlearn.core.sorting import sort
 from gunlearn.errors import InvalidInputError
 from gunlearn.requests.apply import data_without
@@ -74,6 +75,7 @@ def link_split(
             "to 0 and 1, so that negatives join one of each; if not, to zeros, which ends this warning",
             stacklevel=2,
         )
+    check_seed(seed)
     with isolated_rng(seed):
         perm = torch.randperm(edges.size(1))
         test, val = edges[:, perm[:num_test]], edges[:, perm[num_test : num_test + num_val]]
@@ -169,6 +171,7 @@ def node_split(
     if train_per_class is not None and (y.dim() > 1 or y.is_floating_point() or y.dtype == torch.bool):
         raise InvalidInputError(f"Expected classes data.y for 'train_per_class' (got {tuple(y.shape)} of {y.dtype})")
     known = known.nonzero().view(-1)
+    check_seed(seed)
     with isolated_rng(seed):
         known = known[torch.randperm(known.numel()).to(known.device)]
     val, test = int(val_ratio * known.numel()), int(test_ratio * known.numel())
@@ -210,6 +213,7 @@ def graph_split(data: Data, val_ratio: float = 0.1, test_ratio: float = 0.1, see
     if not (val_ratio >= 0 and test_ratio >= 0 and val_ratio + test_ratio < 1):
         raise InvalidInputError(f"Expected held-out ratios that leave training graphs (got {val_ratio}, {test_ratio})")
     size, device = num_graphs(data), data.edge_index.device
+    check_seed(seed)
     with isolated_rng(seed):
         order = torch.randperm(size).to(device)
     val, test = int(val_ratio * size), int(test_ratio * size)
