@@ -18,6 +18,7 @@ from gunlearn.methods.kept import check_kept, spares_retained
 from gunlearn.requests.content import note_content
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
+from gunlearn.tasks.dense_gradients import restore_sparse_gradients
 from gunlearn.tasks.known_models import (
     is_known,
     is_trained_here,
@@ -145,6 +146,7 @@ def run_method(
         seconds = watch.seconds + (0.0 if outcome.state is None else outcome.state.seconds_before)
     if is_trained_here(model):
         note_trained(outcome.model, task)
+    restore_sparse_gradients(outcome.model, model)
     state = outcome.state
     return Result(
         model=outcome.model.eval(),

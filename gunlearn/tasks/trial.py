@@ -17,6 +17,7 @@ from gunlearn.losses import Prediction
 from gunlearn.nn.kernels.bag_of_words import share_sparse
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
+from gunlearn.tasks.dense_gradients import make_gradients_dense
 from gunlearn.tasks.logits import check_finite, check_logits, check_steady
 
 
@@ -140,7 +141,7 @@ def private_copy(model: nn.Module, task: Task) -> nn.Module:
     """Return a deep copy of `model`, adapted by `Task.adopt`.
 
     Tensors with a gradient history that a forward pass left on a module (the means of PyG's `VGAE`) are copied without
-    their history.
+    their history. Embeddings have dense gradients.
     """
     try:
         model = copy.deepcopy(model, _copied_otherwise(model))
@@ -157,6 +158,7 @@ def private_copy(model: nn.Module, task: Task) -> nn.Module:
             f"Expected a model that can be copied (got: {error}); detach or delete tensors that a forward pass left "
             "on it"
         ) from error
+    make_gradients_dense(model)
     return task.adopt(model)
 
 

@@ -112,14 +112,14 @@ def make_optimizer(
     `weight_decay` is what the optimiser means by it: an L2 penalty for Adam and SGD, decoupled for AdamW.
 
     Raises:
-        InvalidInputError: an unknown name, or `options` that the optimiser does not take.
+        InvalidInputError: an unknown name, `options` that the optimiser does not take, or SparseAdam.
         InvalidTypeError: a function that returns no optimiser.
     """
     check_optimizer(spec, options)
     if goes_on(spec):
-        return resumed_optimizer(spec, parameters, names, may_be_new=True)
+        return _of_dense(resumed_optimizer(spec, parameters, names, may_be_new=True))
     if makes_its_own(spec):
-        made = spec(parameters)
+        made = _of_dense(spec(parameters))
         if not (hasattr(made, "step") and hasattr(made, "zero_grad") and hasattr(made, "state_dict")):
             raise InvalidTypeError(f"Expected the optimizer factory to return an optimizer (got {type(made).__name__})")
         return made
@@ -134,7 +134,17 @@ def make_optimizer(
         and all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
     ):
         arguments["fused"] = True
-    return _built(cls, parameters, arguments)
+    return _of_dense(_built(cls, parameters, arguments))
+
+
+def _of_dense(optimizer: Any) -> Any:
+    """Refuse the optimiser that takes sparse gradients alone: copies of a model have dense ones."""
+    if isinstance(optimizer, torch.optim.SparseAdam):
+        raise InvalidInputError(
+            "Expected an optimiser of dense gradients, which embeddings have here, those with sparse=True too (got "
+            "SparseAdam); name another one, such as optimizer='adam'"
+        )
+    return optimizer
 
 
 def make_scheduler(spec: SchedulerSpec | None, optimizer: Any, options: Mapping[str, Any] | None = None) -> Any | None:

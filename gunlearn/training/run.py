@@ -15,6 +15,7 @@ from gunlearn.core.owner_key import keyed_hash
 from gunlearn.cost import PeakMemory
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
+from gunlearn.tasks.dense_gradients import restore_sparse_gradients
 from gunlearn.tasks.known_models import note_trained
 from gunlearn.tasks.trial import private_copy, trial_pass
 from gunlearn.training.callbacks import Callback, check_callbacks
@@ -57,6 +58,7 @@ def run_training(
         heard = [*callbacks, keeping] if keeping is not None else callbacks
         state = train_from_scratch(model, data, task, args, heard, optimizer, scheduler)
     note_trained(model, task)
+    restore_sparse_gradients(model, initial)
     notes = {"best_epoch": state.best_epoch, "best_val_loss": state.best_metric}
     config = {key: value for key, value in args.__dict__.items() if key not in ("checkpoint_dir", "fingerprint")}
     return Result(

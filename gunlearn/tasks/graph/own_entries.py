@@ -115,7 +115,7 @@ def _gradients(
                 return {}, {}
             values = torch.autograd.grad(total, list(tensors.values()), retain_graph=True, allow_unused=True)
             named = zip(tensors.items(), values, strict=True)
-            found[place] = {name: torch.zeros_like(t) if value is None else value for (name, t), value in named}
+            found[place] = {name: torch.zeros_like(t) if v is None else v.to_dense() for (name, t), v in named}
     except (GunlearnError, *FOREIGN):
         return {}, {}
     return found[0], found[1]
