@@ -223,6 +223,10 @@ def test_a_forget_file_names_people_and_the_outputs_do_not(tmp_path, capsys):
     (tmp_path / "bad.txt").write_text("n31\nnobody\n")
     assert "number 2 of the request" in refusal(capsys, *command, "--forget-file", str(tmp_path / "bad.txt"))
     assert "ratio, count" in refusal(capsys, *command, "--count", "2", "--forget-file", str(tmp_path / "n31.txt"))
+    (tmp_path / "twice.txt").write_text("n31\nn7\nn31\n")
+    said = refusal(capsys, *command, "--forget-file", str(tmp_path / "twice.txt"))
+    assert "once (got 1 repeated: number 3 of the request); take these out of the file of --forget-file" in said
+    assert "missing=" not in said
     (tmp_path / "pairs.csv").write_text("n0,n1\n")
     assert "1 id per line" in refusal(capsys, *command, "--forget-file", str(tmp_path / "pairs.csv"))
 

@@ -91,9 +91,18 @@ def _run(argv: Sequence[str] | None) -> None:
 def _words(error: Exception) -> str:
     """Return an error in words; one that nobody foresaw with its type, and how to see where it came from."""
     if isinstance(error, GunlearnError):
-        return str(error)
+        return _for_the_command(str(error))
     if isinstance(error, OSError):  # a full disk, a folder that is read-only
         return f"{error.strerror or type(error).__name__}: {error.filename or error}"
     if any(word in str(error) for word in OF_DISKS):  # libraries that write files with errors of their own
         return str(error)
     return f"{type(error).__name__}: {error} (unforeseen; --debug shows where)"
+
+
+def _for_the_command(text: str) -> str:
+    """Return an error's text with the command line's advice in place of Python's."""
+    if "missing=" not in text:
+        return text
+    from gunlearn.requests.ids import SKIPS  # loads torch
+
+    return text.replace(SKIPS, "take these out of the file of --forget-file")

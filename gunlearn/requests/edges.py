@@ -11,10 +11,12 @@ from gunlearn.core.sorting import places
 from gunlearn.errors import EmptyForgetSetError, InvalidRequestError
 from gunlearn.requests.draw import REGIONS, draw_edges
 from gunlearn.requests.ids import (
+    SKIPS,
     RequestByArguments,
     check_in_range,
     check_unique,
-    show_columns,
+    named_before,
+    places_of,
     skipped,
     with_known_arguments,
 )
@@ -166,29 +168,27 @@ def _named_edges(
         edges = torch.where(_are_pairs(graph, named), graph.pair_key(named), -1)
     else:
         edges = graph.find(named, edge_type)
-    missing = named[:, edges < 0]
-    if missing.numel():
-        _refuse_held_out(graph, missing)
+    lacking = edges < 0
+    missing = int(lacking.sum())
+    if missing:
+        _refuse_held_out(graph, named, lacking)
         if if_missing == "error":
             raise InvalidRequestError(
                 f"Expected edges of the {'undirected' if graph.is_undirected else 'directed'} training graph (got "
-                f"{missing.size(1)} that it does not have: {show_columns(missing)}); missing='ignore' skips them"
+                f"{missing} that it does not have: {places_of(lacking)}); {SKIPS}"
             )
-        if missing.size(1) == named.size(1):
+        if missing == named.size(1):
             raise EmptyForgetSetError(
                 f"Expected an edge that is still in the graph (got none of {named.size(1)} named)"
             )
-        named, edges = named[:, edges >= 0], edges[edges >= 0]
+        named, edges = named[:, ~lacking], edges[~lacking]
     # Both directions of an undirected edge are PyG's way to write it; the same column twice is a mistake.
     one_each = torch.stack([edges, (named[0] > named[1]).long()])
-    _, column_of, counts = one_each.unique(dim=1, return_inverse=True, return_counts=True)
-    repeated = int((counts - 1).sum())
+    again = named_before(one_each.unique(dim=1, return_inverse=True)[1])
+    repeated = int(again.sum())
     if repeated and if_missing == "error":
-        raise InvalidRequestError(
-            f"Expected each edge once (got {repeated} repeated columns, of "
-            f"{show_columns(named[:, counts[column_of] > 1])}); missing='ignore' skips them"
-        )
-    return _columns(graph, named, edges, edge_type), skipped(edge_index.size(1), "edge", missing.size(1), repeated)
+        raise InvalidRequestError(f"Expected each edge once (got {repeated} repeated: {places_of(again)}); {SKIPS}")
+    return _columns(graph, named, edges, edge_type), skipped(edge_index.size(1), "edge", missing, repeated)
 
 
 def _columns(graph: TrainingGraph, named: Tensor, edges: Tensor, edge_type: int | None) -> Tensor:
@@ -200,15 +200,21 @@ def _columns(graph: TrainingGraph, named: Tensor, edges: Tensor, edge_type: int 
     return places(torch.isin(graph.pair_key(graph.edge_index), edges))
 
 
-def _refuse_held_out(graph: TrainingGraph, missing: Tensor) -> None:
-    """Refuse named edges that are held out, or listed as positives apart from the graph."""
+def _refuse_held_out(graph: TrainingGraph, named: Tensor, lacking: Tensor) -> None:
+    """Refuse named edges `[2, k]` that are held out, or listed as positives apart from the graph.
+
+    Args:
+        graph: what edges are forgotten from.
+        named: by the caller.
+        lacking: which of these the graph does not have, boolean `[k]`.
+    """
     listed = getattr(graph.data, "edge_label_index", None)
     if isinstance(listed, Tensor) and listed.dim() == 2 and listed.size(0) == 2:
-        found = _listed(missing, listed)
-        if found.numel():
+        found = lacking & _listed(named, listed)
+        if bool(found.any()):
             raise InvalidRequestError(
-                f"Expected edges of 'edge_index' (got {found.size(1)} pairs that 'edge_label_index' alone holds: "
-                f"{show_columns(found)}); what is only a positive of the training, as RandomLinkSplit("
+                f"Expected edges of 'edge_index' (got {int(found.sum())} pairs that 'edge_label_index' alone holds: "
+                f"{places_of(found)}); what is only a positive of the training, as RandomLinkSplit("
                 "disjoint_train_ratio=...) makes it, cannot be forgotten here: train with it in 'edge_index'"
             )
     for name in ("val_pos_edge_index", "test_pos_edge_index"):
@@ -216,15 +222,15 @@ def _refuse_held_out(graph: TrainingGraph, missing: Tensor) -> None:
         if not isinstance(held_out, Tensor):
             continue
         both = torch.cat([held_out, held_out.flip(0)], dim=1) if graph.is_undirected else held_out
-        found = _listed(missing, both)
-        if found.numel():
+        found = lacking & _listed(named, both)
+        if bool(found.any()):
             raise InvalidRequestError(
-                f"Expected training edges (got {found.size(1)} held-out edges of '{name}': {show_columns(found)}); "
+                f"Expected training edges (got {int(found.sum())} held-out edges of '{name}': {places_of(found)}); "
                 "forget sets come from training edges only"
             )
 
 
 def _listed(named: Tensor, pairs: Tensor) -> Tensor:
-    """Return the named pairs `[2, k]` that a list of pairs `[2, n]` holds."""
+    """Return which of the named pairs `[2, k]` a list of pairs `[2, n]` holds, boolean `[k]`."""
     known = {tuple(pair) for pair in pairs.t().tolist()}
-    return named[:, [tuple(pair) in known for pair in named.t().tolist()]]
+    return torch.tensor([tuple(pair) in known for pair in named.t().tolist()], device=named.device)

@@ -31,6 +31,8 @@ _OF_MASKS = {
 }
 #: What to do about named things that are named twice, or are no longer there.
 MISSING = ("error", "ignore")
+#: The end of errors about these; on the command line other words stand for it.
+SKIPS = "missing='ignore' skips them"
 
 
 _Class = TypeVar("_Class", bound=type)
@@ -158,10 +160,9 @@ class RequestByIds(RequestByArguments):
         kept = named.unique()
         before = kept[:0] if gone is None else kept[gone.cpu()[kept]]
         if self.missing == "error" and before.numel():  # where they stand: what was forgotten belongs into no log
-            at = torch.isin(named, before).nonzero().view(-1) + 1
             raise InvalidRequestError(
                 f"Expected {self.noun}s that are still there (got {before.numel()} of {kept.numel()} that were deleted "
-                f"before: number {show_columns(at)} of the request); missing='ignore' skips them"
+                f"before: {places_of(torch.isin(named, before))}); {SKIPS}"
             )
         if gone is not None:
             kept = kept[~gone.cpu()[kept]]
@@ -222,16 +223,29 @@ def check_in_range(ids: Tensor, size: int, name: str) -> None:
 
 
 def check_unique(ids: Tensor, noun: str) -> None:
-    """Refuse ids that are named twice."""
-    distinct, counts = ids.unique(return_counts=True)
-    if distinct.numel() != ids.numel():
+    """Refuse ids that are named twice; the message says where they stand, since it must not tell what is forgotten."""
+    again = named_before(ids)
+    if bool(again.any()):
         ones = int((ids == 1).sum())
         mask = f"; if these {ids.numel()} zeros and ones are a mask, of {ones} {noun}s, pass mask=....bool()"
-        is_mask = ids.numel() > 2 and int(distinct.min()) >= 0 and int(distinct.max()) <= 1
+        is_mask = ids.numel() > 2 and int(ids.min()) >= 0 and int(ids.max()) <= 1
         raise InvalidRequestError(
-            f"Expected each {noun} once (got {ids.numel() - distinct.numel()} repeated, of "
-            f"{distinct[counts > 1][:5].tolist()}){mask if is_mask else ''}; missing='ignore' skips them"
+            f"Expected each {noun} once (got {int(again.sum())} repeated: {places_of(again)})"
+            f"{mask if is_mask else ''}; {SKIPS}"
         )
+
+
+def named_before(ids: Tensor) -> Tensor:
+    """Return which of the numbers `[k]` stand at an earlier place, too, boolean `[k]`."""
+    ordered, order = ids.sort(stable=True)
+    again = torch.zeros_like(ids, dtype=torch.bool)
+    again[order[1:]] = ordered[1:] == ordered[:-1]
+    return again
+
+
+def places_of(wrong: Tensor) -> str:
+    """Return where a list of the caller's is wrong, boolean `[k]`, as `number 2, 5 of the request`."""
+    return f"number {show_columns(wrong.nonzero().view(-1) + 1)} of the request"
 
 
 def checked_masks(data: Any, size: int) -> dict[str, Tensor]:

@@ -138,7 +138,7 @@ LABELLED = {"x": torch.zeros(3, 2), "y": torch.zeros(3)}
     [
         ({"index": [12]}, array_data(), r"in \[0, 12\) \(got 1 outside: \[12\]"),
         ({"index": [-1]}, array_data(), r"got 1 outside: \[-1\]"),
-        ({"index": [1, 1, 2]}, array_data(), r"each item once \(got 1 repeated, of \[1\]"),
+        ({"index": [1, 1, 2]}, array_data(), r"each item once \(got 1 repeated: number 2 of the request\)"),
         ({"index": [1, 8]}, array_data(), r"training items \(got 1 held-out rows: \[8\]"),
         ({"mask": mask_of([0, 10])}, array_data(), "held-out"),
         ({"mask": torch.ones(3, dtype=torch.bool)}, array_data(), r"'mask' of shape \[12\] \(got \[3\]"),

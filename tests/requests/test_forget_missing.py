@@ -41,7 +41,7 @@ def test_refused_by_default_and_skipped_on_request(request_of, data, left, count
 def test_the_default_names_how_many():
     for request, data, words in (
         (gu.ForgetEdges(HERE), AFTER, "2 that it does not have"),
-        (gu.ForgetNodes([5, 5, 5, 6]), KARATE, "2 repeated"),
+        (gu.ForgetNodes([5, 5, 5, 6]), KARATE, "2 repeated: number 2, 3 of the request"),
         (gu.ForgetNodes([6, 3, 4]), NODES, "2 of 3 that were deleted before: number 2, 3 of the request"),
     ):
         with pytest.raises(InvalidRequestError, match=words):
@@ -106,3 +106,28 @@ def test_items_and_graphs():
     with pytest.raises(InvalidInputError, match="1 of 2 that were deleted before: number 1 of"):
         gu.ForgetGraphs([1, 2]).resolve(left)
     assert gu.ForgetGraphs([1, 2], missing="ignore").resolve(left).forget_graphs.tolist() == [2]
+
+
+TOLD = gu.load("karate")
+TOLD.node_id = [f"person{row}" for row in range(34)]
+
+
+@pytest.mark.parametrize(
+    ("request_", "data", "words"),
+    [
+        (gu.ForgetNodes([31, 22, 31]), KARATE, "number 3"),
+        (gu.ForgetNodes(["person31", "person22", "person31"]), TOLD, "number 3"),
+        (gu.ForgetFeatures([31, 31, 22]), KARATE, "number 2"),
+        (gu.ForgetEdges([[32, 33], [31, 33], [32, 33], [31, 33]]), KARATE, "number 3, 4"),
+        (gu.ForgetEdges([[32, 33], [31, 0], [31, 30], [32, 33]]), KARATE, "number 3"),
+        (
+            gu.ForgetItems(["b31", "a22", "b31"]),
+            Data(x=torch.rand(2, 2), y=torch.arange(2), item_id=["a22", "b31"]),
+            "number 3",
+        ),
+    ],
+)
+def test_errors_tell_places_and_not_who_is_forgotten(request_, data, words):
+    with pytest.raises(InvalidRequestError, match=rf"{words} of the request") as caught:
+        request_.resolve(data)
+    assert not any(name in str(caught.value) for name in ("31", "22", "32", "33"))

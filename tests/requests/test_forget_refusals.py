@@ -3,6 +3,7 @@
 import copy
 import inspect
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -76,16 +77,19 @@ def test_nothing_named(arguments):
 
 
 RESOLUTION = [
-    ({"edge_index": [(0, 1), (0, 2), (1, 3)]}, r"got 2 that it does not have: \(0, 2\), \(1, 3\)"),
-    ({"edge_index": [(-1, 0)]}, r"\(-1, 0\)"),
-    ({"edge_index": [(0, 9)]}, r"\(0, 9\)"),  # 0 * 7 + 9 is the key of the edge (1, 2)
-    ({"edge_index": [(0, 4)]}, r"1 held-out edges of 'val_pos_edge_index': \(0, 4\)\); forget sets come from training"),
-    ({"edge_index": [(4, 0), (0, 1)]}, "held-out edges of 'val_pos_edge_index'"),
-    ({"edge_index": [(6, 5), (0, 3)]}, r"1 held-out edges of 'test_pos_edge_index': \(6, 5\)"),
-    ({"edge_index": [(0, 1), (1, 2), (0, 1)]}, r"each edge once \(got 1 repeated columns, of \(0, 1\), \(0, 1\)\)"),
+    ({"edge_index": [(0, 1), (0, 2), (1, 3)]}, "got 2 that it does not have: number 2, 3 of the request"),
+    ({"edge_index": [(0, 1), (-1, 0)]}, "got 1 that it does not have: number 2 of"),
+    ({"edge_index": [(0, 9)]}, "got 1 that it does not have: number 1 of"),  # 0 * 7 + 9 is the key of the edge (1, 2)
+    (
+        {"edge_index": [(0, 4)]},
+        r"1 held-out edges of 'val_pos_edge_index': number 1 of the request\); .* come from training",
+    ),
+    ({"edge_index": [(0, 1), (4, 0)]}, "held-out edges of 'val_pos_edge_index': number 2 of"),
+    ({"edge_index": [(6, 5), (0, 3)]}, "1 held-out edges of 'test_pos_edge_index': number 1"),
+    ({"edge_index": [(0, 1), (1, 2), (0, 1)]}, r"each edge once \(got 1 repeated: number 3 of the request\)"),
     ({"edge_ids": [0, 8, 9]}, r"in \[0, 8\) \(got 2 outside: \[8, 9\]\)"),
     ({"edge_ids": [-1]}, r"got 1 outside: \[-1\]"),
-    ({"edge_ids": [3, 3]}, r"each id once \(got 1 repeated, of \[3\]\)"),
+    ({"edge_ids": [3, 3]}, r"each id once \(got 1 repeated: number 2 of the request\)"),
     ({"edge_index": [(0, 1), (1, 2), (2, 3), (3, 4)]}, "Expected ForgetEdges to leave something to retain .*all 4"),
     ({"count": 4}, "leave something to retain .*all 4"),
     ({"count": 5}, r"at most the 4 training edges of region any \(got a draw of 5\)"),
@@ -103,15 +107,15 @@ def test_refused_by_the_data(arguments, match):
 
 
 def test_first_few_of_many_missing_edges():
-    with pytest.raises(InvalidRequestError, match=r"got 40 .*\(0, 50\), \(1, 51\).*, \.\.\.\)") as caught:
+    with pytest.raises(InvalidRequestError, match=r"got 40 .*: number 1, 2, .*, \.\.\. of the request\)") as caught:
         ForgetEdges([(i, i + 50) for i in range(40)]).resolve(path())
-    assert "(9, 59)" not in str(caught.value)
+    assert not {"9", "59"} & set(re.findall(r"\d+", str(caught.value)))
 
 
 def test_direction_matters_in_a_directed_graph():
     data = Data(edge_index=torch.tensor([[0, 1], [1, 2]]), num_nodes=3, val_pos_edge_index=torch.tensor([[0], [2]]))
     assert ForgetEdges([(0, 1)]).resolve(data).num_forget == 1
-    with pytest.raises(InvalidRequestError, match=r"directed training graph \(got 1 .*\(1, 0\)"):
+    with pytest.raises(InvalidRequestError, match=r"directed training graph \(got 1 .* number 1 of"):
         ForgetEdges([(1, 0)]).resolve(data)
     with pytest.raises(InvalidRequestError, match="held-out"):
         ForgetEdges([(0, 2)]).resolve(data)
@@ -180,7 +184,7 @@ SAID = [
     (
         lambda: ForgetNodes([2, 3, 3]).resolve(path()),
         InvalidRequestError,
-        r"once \(got 1 repeated, of \[3\]\); missing",
+        r"once \(got 1 repeated: number \d of the request\); missing",
     ),
     (lambda: ForgetNodes(range(7)).resolve(path()), InvalidRequestError, r"\(got 7 nodes with all 4 training edges\)"),
     (lambda: ForgetEdges(edge_ids=range(8)).resolve(path()), InvalidRequestError, r"\(got all 4 training edges\)"),
