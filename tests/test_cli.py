@@ -5,6 +5,7 @@ import os
 import shlex
 import subprocess
 import sys
+from itertools import product
 
 import networkx as nx
 import numpy as np
@@ -158,6 +159,24 @@ def test_defaults_are_the_recipes():
     assert named.recipe == Recipe()
     assert (plain.dataset, plain.recipe.epochs, plain.seeds, plain.ratio) == ("digits", 300, (0,), 0.005)
     assert seeded.seeds == (42,)
+
+
+@pytest.mark.parametrize(
+    ("task", "forget"),
+    [
+        *product(("link_prediction", "node_classification"), ("edges", "nodes", "features")),
+        *product(("node_classification",), ("flipped_labels", "planted_edges")),
+        ("graph_classification", "graphs"),
+        ("image_classification", "items"),
+    ],
+)
+def test_methods_by_default_can_do_the_problem(task, forget):
+    """The control is `inpo`, which does edges of link prediction alone."""
+    (config,) = Run(dataset="Cora", task=(task,), forget=(forget,)).configs()
+    names = {method.name for method in config.plan()}
+    assert not [why for method in config.plan() if (why := config.objection(method))]
+    assert ("inpo" in names) == ((task, forget) == ("link_prediction", "edges"))
+    assert {"utu", "npo"} < names
 
 
 def test_a_suite_is_every_combination_with_the_defaults_of_each():

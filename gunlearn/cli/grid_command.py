@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 #: Stand for what outputs must not tell: who is in a file, where folders lie, how to log in to a cluster.
 PLACEHOLDERS = {"forget_file": "FILE", "root": "DATA", "out": "OUT", "models": "MODELS", "address": "ADDRESS"}
-_OF_GRAPHS = ("retrain", "utu", "gradient_ascent", "npo", "inpo")
+_OF_GRAPHS = ("retrain", "utu", "gradient_ascent", "npo", "auto")
+_OF_LINKS = ("retrain", "utu", "gradient_ascent", "npo", "inpo")  # inpo does edges of link prediction alone
 _OF_IMAGES = ("retrain", "utu", "finetune", "graddiff", "npo:default", "scrub:default")
 _SMALL = ("digits", "karate", "lesmis")  # converge in a few hundred epochs
 
@@ -50,6 +51,13 @@ def epochs_of(dataset: str, epochs: int | None, task: str = "link_prediction") -
     return 300 if dataset.lower() in _SMALL else 2000 if task == "link_prediction" else 500
 
 
+def methods_of(task: str, forget: str) -> tuple[str, ...]:
+    """Return the methods that are compared by default: those that can do the problem."""
+    if task == _IMAGES:
+        return _OF_IMAGES
+    return _OF_LINKS if (task, forget) == ("link_prediction", "edges") else _OF_GRAPHS
+
+
 @dataclass(frozen=True)
 class Run:
     """Compare unlearning methods on data sets and requests, and write rows, tables and a report.
@@ -63,8 +71,8 @@ class Run:
         datasets: Several of them.
         root: Folder of the raw files, laid out as PyG does; without it $GUNLEARN_DATA, else ./data.
         methods: Methods to compare: NAME runs every variant, NAME:VARIANT one (see 'gunlearn methods'). The original
-            and the retrained model are always shown. By default utu, gradient_ascent, npo and inpo; of images utu,
-            finetune, graddiff, npo and scrub.
+            and the retrained model are always shown. By default utu, gradient_ascent, npo and auto; of edges for link
+            prediction utu, gradient_ascent, npo and inpo; of images utu, finetune, graddiff, npo and scrub.
         task: What the model predicts, one or several.
         forget: What to forget, one or several: training edges, nodes, graphs or items (images), all features of
             training nodes, whole classes; or nodes with flipped labels or edges between classes, which are put into the
@@ -158,7 +166,7 @@ class Run:
                     "dataset": dataset,
                     "task": task,
                     "forget": forget,
-                    "methods": self.methods or (_OF_IMAGES if task == _IMAGES else _OF_GRAPHS),
+                    "methods": self.methods or methods_of(task, forget),
                     "ratio": ratios or (None if counts or self.forget_file or self.labels else share),
                     "count": counts or None,
                     "seeds": self._given("seed") or (0,),

@@ -110,6 +110,7 @@ def test_items_and_graphs():
 
 TOLD = gu.load("karate")
 TOLD.node_id = [f"person{row}" for row in range(34)]
+FILES = Data(x=torch.rand(2, 2), y=torch.arange(2), item_id=["a22", "b31"])
 
 
 @pytest.mark.parametrize(
