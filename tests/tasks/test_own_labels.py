@@ -315,3 +315,31 @@ def test_a_forgotten_node_without_a_training_label_has_no_figures(make, task, wi
     assert table["js_forget"] is None
     assert table["js_test"] > 0
     assert table[figure] is not None
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf")])
+def test_infinite_numbers_are_refused_before_work_starts(value) -> None:
+    """They ended in a diverged model. An unknown number of a node that is not trained on is the control."""
+    data = Data(
+        x=torch.randn(45, 8), edge_index=blocks().edge_index, y=torch.randn(45), train_mask=torch.arange(45) > 9
+    )
+    data.y[3] = math.nan
+    gu.unlearn(model(), data, gu.ForgetNodes([20]), "finetune", "node_regression", epochs=1)
+    data.y[30] = value
+    for run in (
+        lambda: gu.unlearn(model(), data, gu.ForgetNodes([20]), "finetune", "node_regression", epochs=1),
+        lambda: gu.train(model(), data, "node_regression", epochs=1),
+    ):
+        with pytest.raises(InvalidInputError, match=r"numbers data.y that are finite, .*\(got inf at \[30\]\)"):
+            run()
+
+
+def test_a_training_node_without_a_label_is_told_what_to_do() -> None:
+    data = Data(
+        x=torch.randn(45, 8), edge_index=blocks().edge_index, y=torch.randn(45), train_mask=torch.arange(45) > 9
+    )
+    data.y[30] = math.nan
+    with pytest.raises(InvalidInputError, match=r"\(got 1 without\); take nodes without one out of data.train_mask"):
+        gu.unlearn(model(), data, gu.ForgetNodes([20]), "utu", "node_regression")
+    data.train_mask &= ~data.y.isnan()
+    gu.unlearn(model(), data, gu.ForgetNodes([20]), "utu", "node_regression")

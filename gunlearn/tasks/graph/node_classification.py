@@ -242,7 +242,8 @@ def training_mask(data: Data, known: Tensor) -> Tensor:
         mask = _mask(data, "train_mask", size)
         if bool((mask & ~known).any()):
             raise InvalidInputError(
-                f"Expected a label of every training node (got {int((mask & ~known).sum())} without)"
+                f"Expected a label of every training node (got {int((mask & ~known).sum())} without); take nodes "
+                "without one out of data.train_mask"
             )
     else:
         mask = known

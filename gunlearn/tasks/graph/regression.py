@@ -19,16 +19,17 @@ from gunlearn.tasks.graph.node_classification import NodeItems
 class NodeRegression(OwnLabels):
     """Each node has the numbers `data.y`, `[num_nodes]` or `[num_nodes, num_targets]`; the model returns as many.
 
-    NaN means "unknown"; masks are those of `NodeClassification`. A node's likelihood is normal around the model's
-    output: `log_prob` is minus half the squared error in units of `scale`, up to a constant. So training minimises half
-    the squared error (summed over targets), and divergences between models are those of normal distributions.
+    NaN means "unknown", but a training node needs one number; masks are those of `NodeClassification`. A node's
+    likelihood is normal around the model's output: `log_prob` is minus half the squared error in units of `scale`, up
+    to a constant. So training minimises half the squared error (summed over targets), and divergences between models
+    are those of normal distributions.
 
     Args:
         scale: standard deviation of each target, one number for all or one each. `None` trains with 1, and takes the
             root mean squared error of the model's retained training nodes to unlearn and evaluate with.
 
     Raises:
-        InvalidInputError: a scale that is not positive, or labels that are no numbers.
+        InvalidInputError: a scale that is not positive, or labels that are no finite numbers.
     """
 
     name = "node_regression"
@@ -49,6 +50,9 @@ class NodeRegression(OwnLabels):
     def known_entries(self, y: Tensor) -> Tensor:
         if not y.is_floating_point():
             raise InvalidInputError(f"Expected numbers data.y of a floating point type (got {y.dtype}); pass y.float()")
+        if bool(y.isinf().any()):
+            place = y.isinf().nonzero()[0].tolist()
+            raise InvalidInputError(f"Expected numbers data.y that are finite, NaN where unknown (got inf at {place})")
         return ~y.isnan()
 
     def decode(self, model: nn.Module, outputs: Tensor, items: NodeItems) -> Prediction:
