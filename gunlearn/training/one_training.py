@@ -33,6 +33,7 @@ def check_one_training(moments: Sequence[Moment], source: Path) -> None:
     Raises:
         CheckpointError: more than a hundredth of the values fell farther, rounding aside.
     """
+    apart: list[tuple[str, float]] = []
     for first, second in pairwise(moments):
         if not first.step:
             continue
@@ -50,12 +51,16 @@ def check_one_training(moments: Sequence[Moment], source: Path) -> None:
             )
         cosine = 1.0 if number else _cosine(first.weights, second.weights)
         if cosine < _ALIKE:
-            warnings.warn(
-                f"the weights of the checkpoints in {source} have little in common between {between} (their cosine is "
-                f"{cosine:.2f}); if they are of two trainings, keep those of the one that ended in this model",
-                UserWarning,
-                stacklevel=4,
-            )
+            apart.append((between, cosine))
+    if apart:
+        places = ", ".join(f"{between} ({cosine:.2f})" for between, cosine in apart[:3])
+        more = f" and {len(apart) - 3} times more" if len(apart) > 3 else ""
+        warnings.warn(
+            f"the weights of the checkpoints in {source} have little in common between {places}{more} (in brackets "
+            "their cosine); if they are of two trainings, keep those of the one that ended in this model",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def _memories(first: Moment, second: Moment) -> Iterator[tuple[Tensor, Tensor, float]]:

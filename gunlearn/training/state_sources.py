@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 from torch.optim import Optimizer
 
@@ -12,6 +13,8 @@ from gunlearn.training.result import RECORD
 from gunlearn.training.training_state import FILE, TrainingState
 
 NONE = "none"
+#: What was read of folders and files as they were, while somebody uses it.
+_in_use: WeakValueDictionary[tuple[Any, ...], TrainingState] = WeakValueDictionary()
 _WITHOUT = (
     "Expected a result with the state of its training (got one without: trained with keep_state=False, unlearned by a "
     "method that does not go on with it or without knowing its steps, or saved)"
@@ -37,7 +40,7 @@ def as_training_state(source: Any) -> TrainingState | None:
         if path.is_dir() and not (path / FILE).exists():
             if (path / RECORD).exists():
                 raise InvalidInputError(f"{_WITHOUT}; {path} holds none")
-            return read_checkpoints(path)
+            return _of_checkpoints(path)
         return _of_file(path / FILE if path.is_dir() else path)
     if isinstance(source, Optimizer | Mapping):
         raise InvalidTypeError(
@@ -55,6 +58,16 @@ def as_training_state(source: Any) -> TrainingState | None:
     return source.training
 
 
+def _of_checkpoints(path: Path) -> TrainingState:
+    """Read a user's own checkpoints, once while the state is in use and the files stay as they are."""
+    files = sorted(file for file in (path, *path.glob("*"), *path.glob("*/*")) if file.is_file())
+    key = path.resolve(), tuple((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files)
+    state = _in_use.get(key)
+    if state is None:
+        state = _in_use[key] = read_checkpoints(path)
+    return state
+
+
 def _of_file(path: Path) -> TrainingState:
     """Read a saved state, or one checkpoint of a user's own as the end of its training."""
     try:
@@ -63,6 +76,6 @@ def _of_file(path: Path) -> TrainingState:
         if path.name == FILE or not path.is_file():
             raise
         try:
-            return read_checkpoints(path)
+            return _of_checkpoints(path)
         except CheckpointError as other:
             raise CheckpointError(f"{error}, or a checkpoint of your own: {other}") from other

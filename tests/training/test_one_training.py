@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+import gunlearn as gu
 from gunlearn.errors import CheckpointError
 from gunlearn.training.one_training import check_one_training
 from gunlearn.training.own_checkpoints import read_checkpoints
@@ -81,6 +82,31 @@ def test_without_such_a_memory_weights_that_have_nothing_in_common_are_warned_of
     trained(tmp_path, WITHOUT[name], seed=1, until=70)
     with pytest.warns(UserWarning, match=re.escape("little in common between steps 70 and 80")):
         assert len(read_checkpoints(tmp_path).moments) == 10
+
+
+def test_two_trainings_in_a_folder_are_warned_of_once(tmp_path: Path) -> None:
+    """By methods that read the folder several times; files that changed are read anew, and warned of again."""
+    data = gu.node_split(gu.load("karate"), 0.2, 0.2)
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        model = gu.GCN(data.num_features, 16, 4)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
+        for step in range(1, 61):
+            optimizer.zero_grad()
+            cross_entropy(model(data.x, data.edge_index)[data.train_mask], data.y[data.train_mask]).backward()
+            optimizer.step()
+            if (step + 3 * seed) % 10 == 0 or step == 60:
+                content = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+                torch.save(content, tmp_path / f"{step}.pt")
+    request = gu.ForgetNodes([3])
+    for method in ("auto", "continued_training", "replay", "replay"):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            gu.unlearn(model, data, request, method, "node_classification", training=tmp_path)
+        said = [str(one.message) for one in caught if "little in common" in str(one.message)]
+        assert len(said) == 1, method
+        assert "steps 7 and 10" in said[0]
+        assert "times more" in said[0]
 
 
 @pytest.mark.parametrize(("fell", "refused"), [(0, False), (10, False), (11, True), (100, True)])
