@@ -15,6 +15,7 @@ from gunlearn.core.shared_pages import can_share
 from gunlearn.core.sorting import places, unique_inverse
 from gunlearn.errors import InvalidRequestError, InvalidTypeError
 from gunlearn.requests.graph_tensors import check_node_ids, pair_tensor, relation_tensor
+from gunlearn.requests.no_graph import graph_instead
 from gunlearn.requests.pair_index import PairIndex
 from gunlearn.requests.pair_keys import MAX_NUM_NODES, is_among, pair_key
 from gunlearn.requests.prepared import facts_of, hand_on, memory_of
@@ -55,7 +56,9 @@ class TrainingGraph:
         # Checked on the class, without importing PyG; a HeteroData has no `is_edge_attr`.
         if not hasattr(type(data), "is_edge_attr"):
             got = "independent items, which ForgetItems names" if isinstance(data, dict) else type(data).__name__
-            raise InvalidTypeError(f"Expected a graph, a torch_geometric.data.Data, for this request (got {got})")
+            raise InvalidTypeError(
+                f"Expected a graph, a torch_geometric.data.Data, for this request (got {got}){graph_instead(data)}"
+            )
         self._memory: dict[str, Any] = memory_of(data)
         self.data = detached(data)
         self.edge_index = pair_tensor(data, "edge_index")

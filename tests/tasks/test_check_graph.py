@@ -8,11 +8,11 @@ import pytest
 import torch
 import torch_geometric
 from torch_geometric import EdgeIndex
-from torch_geometric.data import Batch, Data
+from torch_geometric.data import Batch, Data, InMemoryDataset
 from torch_geometric.transforms import ToSparseTensor
 
 import gunlearn as gu
-from gunlearn.errors import ChangedDataError, GunlearnError, InvalidInputError
+from gunlearn.errors import ChangedDataError, GunlearnError, InvalidInputError, InvalidTypeError
 from gunlearn.tasks.graph.check_graph import check_graph
 from tests.tasks.cases import random_graph
 
@@ -219,3 +219,33 @@ def test_the_advice_for_adj_t_works_for_each_kind_of_matrix(layout, weighted):
     order, own = (torch.argsort(index[0] * 5 + index[1]) for index in (data.edge_index, pairs))
     assert torch.equal(data.edge_index[:, order], pairs[:, own])
     assert not weighted or torch.equal(data.edge_weight[order], graph.edge_weight[own])
+
+
+class OneGraph(InMemoryDataset):
+    """A data set as Planetoid is one: of a single graph."""
+
+    def __init__(self, *graphs: Data) -> None:
+        super().__init__()
+        self.data, self.slices = self.collate(list(graphs))
+
+
+SEVERAL = {
+    "a data set of one graph": (lambda: OneGraph(labelled()), r"\(got OneGraph\); pass its graph, data\[0\]"),
+    "a data set of graphs": (lambda: OneGraph(labelled(), labelled()), r"data\[0\], or where each .*Batch.from_data"),
+    "what a split returns": (
+        lambda: (labelled(),) * 3,
+        r"\(got tuple\); pass the graph that was trained on, data\[0\]",
+    ),
+    "a list of one graph": (lambda: [labelled()], r"\(got list\); pass its graph, data\[0\]"),
+    "a list of something else": (lambda: [3], r"\(got list\)$"),  # the control
+    "nothing": (lambda: [], r"\(got list\)$"),
+}
+
+
+@pytest.mark.parametrize("what", SEVERAL)
+def test_a_data_set_in_place_of_its_graph_is_told_what_to_pass(what: str) -> None:
+    make, words = SEVERAL[what]
+    given = make()
+    for run in (*doors(NODE).values(), gu.ForgetNodes([3]).resolve, gu.node_split, gu.link_split):
+        with pytest.raises(InvalidTypeError, match=words):
+            run(given)

@@ -11,6 +11,7 @@ from torch_geometric.data import Data
 from gunlearn.errors import InvalidInputError, InvalidTypeError
 from gunlearn.requests.graph_tensors import GONE, MASKS, check_node_ids, num_graphs, pair_tensor, relation_tensor
 from gunlearn.requests.list_names import SPLIT_PAIRS, is_list
+from gunlearn.requests.no_graph import graph_instead
 from gunlearn.requests.prepared import is_prepared
 
 #: Attributes that models read along the columns of `edge_index`.
@@ -44,8 +45,9 @@ def checked_graph(data: Any) -> Data:
         InvalidInputError: anything else; the message names the attribute, the rule and the value.
     """
     if not isinstance(data, Data):
-        typed = "; gunlearn.nn.homogeneous(model, data) makes one graph of it" if hasattr(data, "edge_types") else ""
-        raise InvalidTypeError(f"Expected 'data' to be a torch_geometric Data (got {type(data).__name__}){typed}")
+        raise InvalidTypeError(
+            f"Expected 'data' to be a torch_geometric Data (got {type(data).__name__}){graph_instead(data)}"
+        )
     data = _plain(data)
     edge_index = data.get("edge_index")
     _check_edge_index(data, edge_index)
