@@ -154,12 +154,28 @@ def private_copy(model: nn.Module, task: Task) -> nn.Module:
                 f"Expected a model that can be copied (got {', '.join(packed)} of layout "
                 f"{model.get_buffer(packed[0]).layout}); store .to_sparse_coo(), or make it in 'forward' of edge_index"
             ) from error
-        raise UnsupportedModelError(
-            f"Expected a model that can be copied (got: {error}); detach or delete tensors that a forward pass left "
-            "on it"
-        ) from error
+        raise UnsupportedModelError(f"Expected a model that can be copied (got: {error}{_blamed(model)}") from error
     make_gradients_dense(model)
     return task.adopt(model)
+
+
+def _blamed(model: nn.Module) -> str:
+    """Return the attribute that cannot be copied, which closes the bracket of `(got: ...`, and what to do about it."""
+    for prefix, module in model.named_modules():
+        for name, value in vars(module).items():
+            if name in ("_parameters", "_buffers", "_modules") or isinstance(value, Tensor):
+                continue
+            try:
+                copy.deepcopy(value, {id(one): one for one in model.modules()})
+            except TypeError:
+                where = f"{prefix}.{name}".lstrip(".")
+                return (
+                    f", in '{where}'); keep a {type(value).__name__} outside the model, or leave it out of copies in "
+                    f"{type(module).__name__}.__getstate__ and make it anew in __setstate__"
+                )
+            except Exception:  # of tensors with a history, for which the other advice is
+                continue
+    return "); detach or delete tensors that a forward pass left on it"
 
 
 def _copied_otherwise(model: nn.Module) -> dict[int, Any]:

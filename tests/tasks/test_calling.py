@@ -3,7 +3,9 @@
 import copy
 import functools
 import json
+import os
 import random
+import threading
 import warnings
 
 import numpy as np
@@ -577,3 +579,42 @@ def test_a_model_that_reads_no_edges_says_so_where_edges_are_forgotten(method) -
         warnings.simplefilter("error")
         gu.unlearn(model, data, gu.ForgetNodes([3]), method, NODES, **options)
         gu.unlearn(model, links(), gu.ForgetEdges(count=2), method, **options)
+
+
+class WithLock(nn.Module):
+    """Holds something that cannot be copied, beside a layer that can."""
+
+    def __init__(self, make) -> None:
+        super().__init__()
+        self.one, self.inner = pyg.GCNConv(8, 3), nn.Identity()
+        self.inner.held = make()
+
+    def forward(self, x, edge_index):
+        return self.one(x, edge_index)
+
+
+class LeftOut(nn.Identity):
+    """Follows the advice: copies make a lock of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held = threading.Lock()
+
+    def __getstate__(self):
+        return {name: value for name, value in vars(self).items() if name != "held"}
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        self.held = threading.Lock()
+
+
+@pytest.mark.parametrize(("make", "kind"), [(threading.Lock, "lock"), (lambda: open(os.devnull), "TextIOWrapper")])  # noqa: SIM115
+def test_what_cannot_be_copied_is_named_with_what_to_do(make, kind) -> None:
+    """Tensors that a forward pass left are another matter; a model that leaves it out of copies is the control."""
+    data, model = classes(), WithLock(make)
+    said = rf"{kind}.*in 'inner.held'\); keep a .*Identity.__getstate__"
+    with pytest.raises(UnsupportedModelError, match=said) as caught:
+        gu.unlearn(model, data, gu.ForgetEdges(count=1), "utu", NODES)
+    assert "forward pass" not in str(caught.value)
+    model.inner = LeftOut()
+    gu.unlearn(model, data, gu.ForgetEdges(count=1), "utu", NODES)
