@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, logsigmoid
 from torch_geometric.utils import degree
 
 import gunlearn as gu
+from gunlearn.losses import Prediction
 from gunlearn.methods import Problem
 from gunlearn.tasks.sampling import BatchOptions
 from gunlearn.training.another_loss import gradient_by_memory, warn_of_a_fall
@@ -143,6 +144,20 @@ def test_the_task_of_the_docs_has_the_loss_of_its_training() -> None:
             warnings.simplefilter("always")
             gu.unlearn(model, data, gu.ForgetNodes(count=2), "auto", task, training=state)
         assert sum("trained by another loss" in str(one.message) for one in caught) == number
+
+
+def test_the_loss_of_two_items_of_the_docs_is_that_of_its_training() -> None:
+    """By hand; as the method it trains a model that has learned nothing yet."""
+    names = executed(REPOSITORY / "docs" / "models.md", "class BPR")
+    assert (names["result"].num_forget, names["again"].num_forget) == (3, 3)
+    logits = {part: torch.randn(7, generator=torch.Generator().manual_seed(place)) for place, part in enumerate("ab")}
+    parts = zip(("retain_edges", "non_edges"), logits.values(), strict=True)
+    found = names["BPR"]()({part: Prediction(log_prob=logsigmoid(given), logits=given) for part, given in parts})
+    torch.testing.assert_close(found, -(logits["a"] - logits["b"]).sigmoid().log().mean())
+    torch.manual_seed(0)
+    model = gu.GCN(names["data"].num_features, 16, 16)
+    history = gu.unlearn(model, names["data"], names["request"], names["BPR"](), epochs=60, lr=1e-2).history
+    assert history[-1]["loss"] < history[0]["loss"]
 
 
 def test_a_training_of_the_package_is_not_asked() -> None:
