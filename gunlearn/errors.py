@@ -1,5 +1,8 @@
 """Errors. Messages have the form ``Expected <what> (got <what else>)``, with the remedy where there is one."""
 
+#: The end of errors about things that a request names twice, or that are gone; the command line has other words.
+SKIPS = "missing='ignore' skips them"
+
 
 class GunlearnError(Exception):
     """Base of all errors that this package raises on purpose."""

@@ -21,7 +21,7 @@ from gunlearn.cli.llm_eval import LLMEval
 from gunlearn.cli.llm_release import LLMRelease
 from gunlearn.core.atomic import OF_DISKS
 from gunlearn.core.lazy import lazy
-from gunlearn.errors import GunlearnError
+from gunlearn.errors import SKIPS, GunlearnError
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "run": Run,
@@ -101,8 +101,4 @@ def _words(error: Exception) -> str:
 
 def _for_the_command(text: str) -> str:
     """Return an error's text with the command line's advice in place of Python's."""
-    if "missing=" not in text:
-        return text
-    from gunlearn.requests.ids import SKIPS  # loads torch
-
     return text.replace(SKIPS, "take these out of the file of --forget-file")

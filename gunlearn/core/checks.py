@@ -101,11 +101,11 @@ def check_seed(seed: Any) -> None:
     """Refuse anything but an integer of 64 bits, which torch's generators take."""
     if isinstance(seed, bool) or not isinstance(seed, Integral):
         raise InvalidRequestError(f"Expected 'seed' to be an integer (got {seed!r})")
-    if not -(2**63) <= seed < 2**63:
+    if not -(2**63) <= int(seed) < 2**63:
         raise InvalidRequestError(f"Expected 'seed' to be an integer of 64 bits, in [-2**63, 2**63) (got {seed})")
 
 
-def check_folder(name: str, value: Any) -> None:
+def check_folder_path(name: str, value: Any) -> None:
     """Refuse anything but a path of a folder, or `None`."""
     if value is not None and not isinstance(value, str | os.PathLike):
         raise InvalidTypeError(f"Expected '{name}' to be the path of a folder or None (got {value!r})")

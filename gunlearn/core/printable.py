@@ -9,7 +9,7 @@ _STYLE = re.compile(r"\x1b\[[0-9;]*m")  # bold, colours: torch writes its errors
 _REASON = re.compile(r"WeightsUnpickler error: (.+?)(?:\. |\n|$)")  # stands after advice to run the code in the file
 
 
-def first_line(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """Return the reason, on one line, in an error of a reader of files, without styles of a terminal."""
     text = _STYLE.sub("", str(error))
     reason = _REASON.search(text)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, cast
 
 from torch import nn
 
-from gunlearn.core.checks import check_folder, check_seed, is_finite
+from gunlearn.core.checks import check_folder_path, check_seed, is_finite
 from gunlearn.core.digest import state_hash
 from gunlearn.cost import PeakMemory, Stopwatch
 from gunlearn.errors import DivergenceError, InvalidTypeError
@@ -113,7 +113,7 @@ def run_method(
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(f"Expected 'model' to be a torch module (got {type(model).__name__})")
     check_seed(seed)
-    check_folder("checkpoint_dir", checkpoint_dir)
+    check_folder_path("checkpoint_dir", checkpoint_dir)
     check_callbacks(callbacks)
     tried = _tried(method, model, partition, task)
     task = tried.task

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from gunlearn.core.sorting import places
-from gunlearn.errors import EmptyForgetSetError, InvalidRequestError
+from gunlearn.errors import SKIPS, EmptyForgetSetError, InvalidRequestError
 from gunlearn.requests.draw import REGIONS, draw_edges
 from gunlearn.requests.ids import (
-    SKIPS,
     RequestByArguments,
     check_in_range,
     check_unique,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gunlearn.core.checks import check_choice, check_seed, check_size, the_one_given
-from gunlearn.errors import EmptyForgetSetError, InvalidRequestError, InvalidTypeError
+from gunlearn.errors import SKIPS, EmptyForgetSetError, InvalidRequestError, InvalidTypeError
 from gunlearn.requests.base import Request
 from gunlearn.requests.graph_tensors import MASKS
 from gunlearn.requests.names import Names, read_names
@@ -31,8 +31,6 @@ _OF_MASKS = {
 }
 #: What to do about named things that are named twice, or are no longer there.
 MISSING = ("error", "ignore")
-#: The end of errors about these; on the command line other words stand for it.
-SKIPS = "missing='ignore' skips them"
 
 
 _Class = TypeVar("_Class", bound=type)

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from gunlearn.core.checks import check_folder, check_integer
+from gunlearn.core.checks import check_folder_path, check_integer
 from gunlearn.errors import InvalidInputError
 
 
@@ -54,7 +54,7 @@ class TrainArguments:
             check_integer(name, value, minimum=0)
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:  # a negative norm would flip gradients
             raise InvalidInputError(f"Expected 'max_grad_norm' > 0 or None (got {self.max_grad_norm})")
-        check_folder("checkpoint_dir", self.checkpoint_dir)
+        check_folder_path("checkpoint_dir", self.checkpoint_dir)
         if self.keep not in ("last", "best"):
             raise InvalidInputError(f"Expected 'keep' to be 'last' or 'best' (got '{self.keep}')")
         for name in ("eval_every", "checkpoint_every"):

@@ -11,7 +11,7 @@ import torch
 from gunlearn.core.atomic import replace_file
 from gunlearn.core.digest import content_hash
 from gunlearn.core.owner_key import VARIABLE
-from gunlearn.core.printable import first_line
+from gunlearn.core.printable import reason_of
 from gunlearn.errors import CheckpointError, InvalidTypeError
 from gunlearn.seed import get_rng_state, set_rng_state
 from gunlearn.training.callbacks import TrainState
@@ -46,7 +46,7 @@ def check_plain(states: Any) -> None:
     try:
         torch.load(buffer, weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = first_line(error)
+        reason = reason_of(error)
         raise InvalidTypeError(
             f"Expected tensors and plain values from 'state_dict' of each callback, for checkpoints (got: {reason})"
         ) from error

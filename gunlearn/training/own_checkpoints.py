@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from gunlearn.core.printable import first_line
+from gunlearn.core.printable import reason_of
 from gunlearn.errors import CheckpointError
 from gunlearn.training.checkpoint_weights import without_holder
 from gunlearn.training.one_training import check_one_training
@@ -149,7 +149,7 @@ def _load(path: Path) -> Any:
     try:
         return torch.load(path, weights_only=True, map_location="cpu")
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        reason = first_line(error)
+        reason = reason_of(error)
         raise CheckpointError(
             f"Expected a checkpoint of tensors and plain values in {path} (got: {reason}); save state dicts, not "
             "objects"

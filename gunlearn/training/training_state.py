@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from gunlearn.core.atomic import write_file
 from gunlearn.core.digest import content_hash, state_hash
-from gunlearn.core.printable import first_line
+from gunlearn.core.printable import reason_of
 from gunlearn.errors import CheckpointError, InvalidInputError
 from gunlearn.training.checkpoint_weights import weights_for
 from gunlearn.training.inner_model import inner_model, learning_names
@@ -190,7 +190,7 @@ class TrainingState:
                 raise ValueError("its content has changed since it was written")
             return cls(**{**plain, "moments": tuple(Moment(**moment) for moment in plain["moments"])})
         except (RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
-            reason = first_line(error)
+            reason = reason_of(error)
             raise CheckpointError(f"Expected a saved training state in {name} (got: {reason})") from error
 
     def save(self, path: str | Path) -> Path:
