@@ -34,10 +34,12 @@ def evaluate_path(
     original: nn.Module | None = None,
     data: Any = None,
     seed: int = 0,
+    loader: Any = None,
 ) -> PathEvaluation:
     """Evaluate the models on a path: losses, and the figures that `gunlearn.evaluate` computes.
 
-    Models between the ends with batch normalisation have statistics of the retained items, computed anew at each point.
+    Models with batch normalisation have statistics of the retained items, computed anew at each point, the ends
+    included: the models' own would jump there. What the two have with their own stands in `own_ends`.
 
     Args:
         path: see `WeightPath`.
@@ -52,9 +54,11 @@ def evaluate_path(
         original: the model before unlearning, for figures that compare with it.
         data: training data, where there is no partition.
         seed: of figures that draw, and of drawn pairs.
+        loader: training items for these statistics in place of the retained ones, see `PartLosses`.
 
     Raises:
         DivergenceError: NaN or infinity on the path.
+        InvalidInputError: bad points, tolerances or bound, or a `loader` without statistics to compute.
     """
     ts = _grid(points)
     for name, value in (("tolerance_retain", tolerance_retain), ("tolerance_forget", tolerance_forget)):
@@ -62,7 +66,7 @@ def evaluate_path(
     if not bound_forget > 0:  # NaN as well
         raise InvalidInputError(f"Expected 'bound_forget' > 0 (got {bound_forget!r})")
     model = task.adopt(copy.deepcopy(path.template))
-    losses = PartLosses(task, partition, model, data, seed)
+    losses = PartLosses(task, partition, model, data, seed, loader)
     notes: dict[str, str] = {}
     judge = None
     try:
@@ -72,7 +76,8 @@ def evaluate_path(
     if judge is not None:
         judge.original = original
     if path.ends.statistics:
-        notes["statistics"] = "of batch normalisation: those of the models at the ends, computed anew between them"
+        of = "the retained items" if loader is None else "the loader's items"
+        notes["statistics"] = f"of batch normalisation: computed anew on {of} at every point, the ends included"
 
     def row(which: nn.Module) -> dict[str, float | None]:
         found: dict[str, float | None] = {f"loss_{part}": v for part, v in losses.losses(which).items()}
@@ -83,11 +88,12 @@ def evaluate_path(
 
     rows = []
     for t, arc in zip(ts, arc_lengths(path, ts), strict=True):
-        path.put(model, t, losses.recompute).eval()
+        anew = path.weights(t) if path.ends.statistics else t
+        path.put(model, anew, losses.recompute).eval()
         rows.append({"t": t, "arc": arc, **row(model)})
-    return PathEvaluation(
-        path.name, rows, [row(one) for one in references], tolerance_retain, tolerance_forget, bound_forget, notes
-    )
+    own = [row(path.put(model, t).eval()) for t in (0, 1)] if path.ends.statistics else []
+    judged = [row(one) for one in references]
+    return PathEvaluation(path.name, rows, judged, tolerance_retain, tolerance_forget, bound_forget, notes, own)
 
 
 def _grid(points: int | Sequence[float]) -> list[float]:

@@ -49,6 +49,7 @@ def connect(
     tolerance_forget: float = TOLERANCE,
     bound_forget: float = BOUND,
     seed: int = 0,
+    loader: Any = None,
     callbacks: Sequence[Callback] = (),
     progress: bool = False,
     checkpoint_dir: str | Path | None = None,
@@ -78,6 +79,8 @@ def connect(
         tolerance_forget: the same of the forgotten items.
         bound_forget: where their loss stops to count, in nats: nothing is remembered there.
         seed: of the curve's points and batches, and of figures that draw.
+        loader: training items (data, or a loader of them) on which statistics of batch normalisation are computed at
+            every point; by default the retained items.
         callbacks: objects with `TrainerCallback` methods, while the curve is trained.
         progress: show a progress bar.
         checkpoint_dir: write checkpoints of the curve there, and resume from them.
@@ -144,9 +147,11 @@ def connect(
         original=original,
         data=data,
         seed=seed,
+        loader=loader,
     )
     found.notes |= notes | ({"original": f"not known: {why}"} if why else {})
-    return Connection(made, found, task, partition, history, original, data if partition is None else None, seed)
+    read = data if partition is None else None
+    return Connection(made, found, task, partition, history, original, read, seed, loader)
 
 
 def _settings(path: str, curve: dict[str, Any], objective: Any, start: str, num_bends: int) -> CurveSettings | None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gunlearn.core.modes import evaluating
+from gunlearn.errors import InvalidInputError
 from gunlearn.losses import NLL, Prediction
 from gunlearn.methods.forget_part import has_forget_items
 from gunlearn.seed import isolated_rng
@@ -18,11 +19,12 @@ from gunlearn.tasks.items.statistics import batch_norm_layers, settle_statistics
 
 _READ = 1024  # independent items that are read at a time
 #: Parts whose losses are computed, in the order of rows.
-PARTS = ("retain", "forget", "val")
+PARTS = ("retain", "forget", "val", "test")
+_STATISTICS = "statistics"  # what is held for them
 
 
 class PartLosses:
-    """Mean negative log-likelihood of retained, forgotten and validation items, in nats per item.
+    """Mean negative log-likelihood of retained, forgotten, validation and test items, in nats per item.
 
     Retained items are those of training: of links, edges and as many other pairs, drawn once under the seed, so that
     all points are judged by the same. Models read what unlearning reads.
@@ -33,9 +35,16 @@ class PartLosses:
         data: training data without a request.
         model: of the architecture at hand.
         seed: of what is drawn.
+        loader: training items, in any form of data that the task reads, on which statistics of batch normalisation are
+            computed; by default the retained items.
+
+    Raises:
+        InvalidInputError: a `loader` for a model without such statistics.
     """
 
-    def __init__(self, task: Task, partition: Any, model: nn.Module, data: Any = None, seed: int = 0) -> None:
+    def __init__(
+        self, task: Task, partition: Any, model: nn.Module, data: Any = None, seed: int = 0, loader: Any = None
+    ) -> None:
         self.task, retained = task, data if partition is None else partition.retain_data
         self.held: dict[str, tuple[Any, list[Any]]] = {}
         with isolated_rng(seed):
@@ -46,9 +55,18 @@ class PartLosses:
                 if name == "forget" and not has_forget_items(parts):
                     continue
                 self.held[name] = parts.data, list(_pieces(task, parts, name))
-        validation = task.validation_items(retained)
-        if validation is not None:
-            self.held["val"] = retained, [validation]
+            if loader is not None:
+                if not batch_norm_layers(model):
+                    raise InvalidInputError(
+                        f"Expected 'loader' for models with statistics of batch normalisation alone (got "
+                        f"{type(model).__name__} without)"
+                    )
+                parts = task.training_parts(task.check_data(loader))
+                self.held[_STATISTICS] = parts.data, list(_pieces(task, parts, "retain"))
+        for name in PARTS[2:]:
+            items = task.held_out_items(retained, name)
+            if items is not None:
+                self.held[name] = retained, [items]
 
     def without_classes(self, name: str, classes: Sequence[int]) -> str:
         """Hold the items of a part that are of none of these classes, too; return the name under which they are."""
@@ -102,12 +120,12 @@ class PartLosses:
 
     @torch.no_grad()
     def recompute(self, model: nn.Module) -> None:
-        """Compute running statistics of batch normalisation anew on the retained items, in place.
+        """Compute running statistics of batch normalisation anew, on the loader or the retained items, in place.
 
         Pieces count by their sizes, see `settle_statistics`; everything else runs in evaluation mode.
         """
         layers = batch_norm_layers(model)
-        data, pieces = self.held["retain"]
+        data, pieces = self.held.get(_STATISTICS, self.held["retain"])
         if self.task.shared_pass:
             settle_statistics(model, layers, [(1, partial(self.task.encode, model, data))])
             return
