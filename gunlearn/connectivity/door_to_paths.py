@@ -8,13 +8,14 @@ from typing import Any
 
 from torch import nn
 
-from gunlearn.connectivity.aligned_ends import Align, aligned_end
+from gunlearn.connectivity.aligned_ends import Align, aligned_end, settled_end
 from gunlearn.connectivity.along_path import evaluate_path
 from gunlearn.connectivity.connected_problem import connected_problem, original_of
 from gunlearn.connectivity.connection import Connection
 from gunlearn.connectivity.curve_finding import find_curve
 from gunlearn.connectivity.curve_settings import CurveSettings
-from gunlearn.connectivity.ends_of_paths import module_of
+from gunlearn.connectivity.ends_of_paths import checked_end, module_of
+from gunlearn.connectivity.part_losses import PartLosses
 from gunlearn.connectivity.path_evaluation import BOUND, GRID_POINTS, TOLERANCE
 from gunlearn.connectivity.path_families import make_path
 from gunlearn.core.checks import check_choice, check_seed
@@ -110,12 +111,15 @@ def connect(
         raise InvalidInputError(f"Expected 'original', the model before unlearning, for {what} (got {why or None})")
     ends = module_of(first), module_of(second)
     read = data if partition is None else partition.retain_data
-    for model in ends:
+    for model, which in zip(ends, ("first", "second"), strict=True):
+        checked_end(model, which)
         trial = trial_pass(model, read, task)
     if not any(getattr(end, "task", None) is task for end in (first, second)):  # that of a result is fitted
         task = task.fitted(trial.outputs, read)
-    second_end, said = aligned_end(*ends, align, task, partition, data)
-    ends, notes = (ends[0], second_end), {"alignment": said}
+    items = PartLosses(task, partition, ends[0], data)
+    second_end, settings_said = settled_end(*ends, items)
+    second_end, said = aligned_end(ends[0], second_end, align, items)
+    ends, notes = (ends[0], second_end), {"alignment": said, **({"settings": settings_said} if settings_said else {})}
     made = make_path(path, *ends, num_bends, original if start == "original" else start)
     task.adopt(made.template)  # what its layers cached of other data goes
     history = []

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gunlearn.core.modes import evaluating
-from gunlearn.errors import InvalidInputError
+from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.losses import NLL, Prediction
 from gunlearn.methods.forget_part import has_forget_items
 from gunlearn.seed import isolated_rng
@@ -109,14 +109,34 @@ class PartLosses:
             outputs = self.task.encode(model, data)
             return torch.cat([value(self.task.read(model, outputs, items)).cpu() for items in pieces])
 
-    def outputs(self, model: nn.Module, name: str = "retain") -> Any:
-        """Return what a model says of a part in one pass; of independent items, of the first thousand or so."""
-        data, pieces = self.held[name]
-        shared = self.task.encode(model, data)
+    @torch.no_grad()
+    def some(self, model: nn.Module) -> Tensor:
+        """Return the log-probability of retained items; of independent ones, of the first thousand or so."""
+        data, pieces = self.held["retain"]
+        with evaluating(model):
+            outputs = self.task.encode(model, data)
+            return self.task.read(model, outputs, pieces[0]).log_prob if pieces else torch.empty(0)
+
+    def call_of(self, model: nn.Module) -> Callable[[nn.Module], Any]:
+        """Return a function that calls a model of this architecture as the task does, and nothing else.
+
+        It runs on the retained items, of independent ones on the first thousand or so.
+        """
+        data = self.held["retain"][0]
         if self.task.shared_pass:
-            return shared
-        said = self.task.read(model, shared, pieces[0])
-        return said.log_prob if said.logits is None else said.logits
+            return lambda other: self.task.encode(other, data)
+        seen: list[tuple[Any, Any]] = []
+        handle = model.register_forward_pre_hook(lambda _, *given: seen.append(given), with_kwargs=True)
+        try:
+            self.some(model)
+        finally:
+            handle.remove()
+        if not seen:
+            raise UnsupportedModelError(
+                f"Expected a task that calls the model (got '{self.task.name}', which does not)"
+            )
+        args, kwargs = seen[0]
+        return lambda other: other(*args, **kwargs)
 
     @torch.no_grad()
     def recompute(self, model: nn.Module) -> None:
