@@ -84,6 +84,7 @@ class Dial:
 
         Raises:
             UnsupportedMethodError: references, and a task without that figure or no forgotten items.
+            DivergenceError: a loss on the way is NaN or infinite.
         """
         check_number("slack", slack, minimum=0.0)
         check_integer("points", points, minimum=2)

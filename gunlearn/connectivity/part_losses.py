@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gunlearn.core.modes import evaluating
-from gunlearn.errors import InvalidInputError, UnsupportedModelError
+from gunlearn.errors import DivergenceError, InvalidInputError, UnsupportedModelError
 from gunlearn.losses import NLL, Prediction
 from gunlearn.methods.forget_part import has_forget_items
 from gunlearn.seed import isolated_rng
@@ -82,9 +83,17 @@ class PartLosses:
 
     @torch.no_grad()
     def losses(self, model: nn.Module, names: Sequence[str] = PARTS) -> dict[str, float | None]:
-        """Return the loss of each part in `names` by its name, `None` without items; no other part is read."""
+        """Return the loss of each part in `names` by its name, `None` without items; no other part is read.
+
+        Raises:
+            DivergenceError: a loss is NaN or infinite.
+        """
         with evaluating(model):
-            return {name: self._loss(model, name) for name in names}
+            found = {name: self._loss(model, name) for name in names}
+        for name, value in found.items():
+            if value is not None and not math.isfinite(value):
+                raise DivergenceError(f"Expected finite losses of a model on the path (got {value} in 'loss_{name}')")
+        return found
 
     def _loss(self, model: nn.Module, name: str) -> float | None:
         data, pieces = self.held.get(name, (None, []))
