@@ -11,6 +11,7 @@ from torch import nn
 
 from gunlearn.connectivity.part_losses import PartLosses
 from gunlearn.connectivity.path_evaluation import BOUND, GRID_POINTS, TOLERANCE, PathEvaluation
+from gunlearn.connectivity.same_architecture import factored_weights, listed
 from gunlearn.connectivity.weight_paths import WeightPath, arc_lengths
 from gunlearn.core.checks import check_integer, check_number
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
@@ -57,13 +58,18 @@ def evaluate_path(
 
     Raises:
         DivergenceError: NaN or infinity on the path.
-        InvalidInputError: bad points, tolerances or bound, or a `loader` without statistics to compute.
+        InvalidInputError: bad points, tolerances or bound, a `loader` without statistics to compute, or metrics without
+            a request.
     """
-    ts = _grid(points)
+    ts, metrics = _grid(points), list(metrics)
     for name, value in (("tolerance_retain", tolerance_retain), ("tolerance_forget", tolerance_forget)):
         check_number(name, value, minimum=0.0)
     if not bound_forget > 0:  # NaN as well
         raise InvalidInputError(f"Expected 'bound_forget' > 0 (got {bound_forget!r})")
+    if metrics and partition is None:
+        raise InvalidInputError(
+            "Expected a request for 'metrics', which compare forgotten items with others (got None)"
+        )
     model = task.adopt(copy.deepcopy(path.template))
     losses = PartLosses(task, partition, model, data, seed, loader)
     notes: dict[str, str] = {}
@@ -74,9 +80,6 @@ def evaluate_path(
         notes["figures"] = f"losses alone: {error}"
     if judge is not None:
         judge.original = original
-    if path.ends.statistics:
-        of = "the retained items" if loader is None else "the loader's items"
-        notes["statistics"] = f"of batch normalisation: computed anew on {of} at every point, the ends included"
 
     def row(which: nn.Module) -> dict[str, float | None]:
         found: dict[str, float | None] = {f"loss_{part}": v for part, v in losses.losses(which).items()}
@@ -84,12 +87,30 @@ def evaluate_path(
 
     rows = []
     for t, arc in zip(ts, arc_lengths(path, ts), strict=True):
-        anew = path.weights(t) if path.ends.statistics else t
-        path.put(model, anew, losses.recompute).eval()
+        path.put(model, t, losses.recompute, at_ends=True).eval()
         rows.append({"t": t, "arc": arc, **row(model)})
     own = [row(path.put(model, t).eval()) for t in (0, 1)] if path.ends.statistics else []
     judged = [row(one) for one in references]
+    missing = [n for n, v in (("'original'", original), ("'references'", references or None)) if v is None]
+    notes |= _remarks(path, rows, metrics, " and ".join(missing), loader)
     return PathEvaluation(path.name, rows, judged, tolerance_retain, tolerance_forget, bound_forget, notes, own)
+
+
+def _remarks(path: WeightPath, rows: list[Any], metrics: list[Any], missing: str, loader: Any) -> dict[str, str]:
+    """Return remarks on statistics, on weights that are products, and on metrics that have no value anywhere."""
+    notes = {}
+    if path.ends.statistics:
+        of = "the retained items" if loader is None else "the loader's items"
+        notes["statistics"] = f"of batch normalisation: computed anew on {of} at every point, the ends included"
+    if factors := factored_weights(path.template):
+        notes["factors"] = (
+            f"the path runs on the factors of {listed(factors)}, and its middle is no mean of these weights"
+        )
+    asked = {m.partition(":")[0] if isinstance(m, str) else m.name for m in metrics}
+    unknown = [name for name in rows[0] if name in asked and all(row[name] is None for row in rows)]
+    if unknown:
+        notes["metrics"] = f"without a value: {', '.join(unknown)}{f' (got no {missing})' if missing else ''}"
+    return notes
 
 
 def _grid(points: int | Sequence[float]) -> list[float]:

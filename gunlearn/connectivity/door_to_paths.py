@@ -10,6 +10,7 @@ from torch import nn
 
 from gunlearn.connectivity.aligned_ends import Align, aligned_end, settled_end
 from gunlearn.connectivity.along_path import evaluate_path
+from gunlearn.connectivity.children import Child, child_maker
 from gunlearn.connectivity.connected_problem import connected_problem, original_of
 from gunlearn.connectivity.connection import Connection
 from gunlearn.connectivity.curve_finding import find_curve
@@ -43,6 +44,7 @@ def connect(
     start: str = "midpoint",
     original: Any = None,
     align: Align = None,
+    child: Child = None,
     points: int | Sequence[float] = GRID_POINTS,
     references: nn.Module | Result | Sequence[Any] = (),
     metrics: Iterable[str | Figure] = (),
@@ -73,6 +75,8 @@ def connect(
         align: `"weights"`, `"activations"` or `"messages"`, see `align_models`; or a function `align(first, second)` of
             the modules that returns the second one with its units in another order, or an object that has it as
             `model`. Two models from different initial weights have a barrier for their units' order alone.
+        child: what stands between the ends in place of the path's models: `"calibrated"` (`MessageCalibration`),
+            `"merged"` (`merge_in_closed_form`, of a straight line) or a function `child(model, t)`.
         points: number of points of the evaluation, or the points.
         references: models (or results) trained without the forgotten items, or one, for lines of reference.
         metrics: further figures, see `gunlearn.evaluate`.
@@ -138,6 +142,8 @@ def connect(
             checkpoint_dir=checkpoint_dir,
         )
         history = state.log_history
+    made.child, child_said = child_maker(child, made, items)
+    notes |= {"child": child_said} if child_said else {}
     found = evaluate_path(
         made,
         task,

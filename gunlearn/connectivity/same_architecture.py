@@ -8,6 +8,8 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.utils.parametrize import is_parametrized
+from torch.nn.utils.weight_norm import WeightNorm
 
 from gunlearn.core.behaviour import code_of, differences, settings_of
 from gunlearn.core.checks import check_model
@@ -96,6 +98,16 @@ def data_of(model: nn.Module) -> dict[str, str]:
         for key, value in vars(module).items()
         if name in told and not key.startswith("_") and isinstance(value, _DATA)
     }
+
+
+def factored_weights(model: nn.Module) -> list[str]:
+    """Return the names of weights that a module computes of parameters, such as by `weight_norm`."""
+    found = []
+    for name, module in model.named_modules():
+        made = list(module.parametrizations) if is_parametrized(module) else []
+        made += [hook.name for hook in module._forward_pre_hooks.values() if isinstance(hook, WeightNorm)]
+        found += [f"{name}.{weight}".lstrip(".") for weight in made]
+    return found
 
 
 def _in_evaluation(model: nn.Module, settings: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:

@@ -34,9 +34,14 @@ def save_path(path: WeightPath, directory: str | Path) -> Path:
 
     Raises:
         OutputError: the folder cannot be written.
-        UnsupportedModelError: deletion operators, whose node ids everybody could read; save the results instead.
+        UnsupportedModelError: deletion operators, whose node ids everybody could read (save the results instead), or a
+            path with a `child`.
     """
     directory = Path(directory)
+    if path.child is not None:
+        raise UnsupportedModelError(
+            f"Expected a path of plain weights to store (got one whose models a function changes, {path.child!r})"
+        )
     operators = [name for name in path.ends.weights[0] if belongs_to_operator(name)]
     if operators:
         raise UnsupportedModelError(

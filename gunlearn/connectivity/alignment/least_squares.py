@@ -52,11 +52,11 @@ def solve_jointly(maps: Sequence[WatchedMap], ridge: float) -> None:
     gram, right = first.new_zeros(begin, begin), torch.zeros_like(first)
     for one in maps:
         for weight, args, kwargs, out in one.calls:
-            y = as_rows(out, out).double()
+            y = rows_like(out, out).double()
             x = y.new_zeros(len(y), begin)
             for name, value in one.parameters().items():
                 part = _inputs_of(one.owner, one.linear, name, args, kwargs) if name in one.linear.weights else None
-                x[:, place[id(value)]] += 1.0 if part is None else as_rows(part, out).double()
+                x[:, place[id(value)]] += 1.0 if part is None else rows_like(part, out).double()
             gram += weight * x.t() @ x
             right += weight * x.t() @ (y - x @ first)
     gram.diagonal().add_(ridge * gram.diagonal().mean().clamp(min=1e-300))
@@ -81,7 +81,7 @@ def _inputs_of(owner: nn.Module, linear: LinearMap, name: str, args: Any, kwargs
     return next(tensors_of(module(*args, **kwargs)))
 
 
-def as_rows(value: Tensor, like: Tensor) -> Tensor:
+def rows_like(value: Tensor, like: Tensor) -> Tensor:
     """Return `[rows, channels]`: images have channels before places, all else has them last."""
     axis = 1 if like.dim() == 4 else -1
     return value.movedim(axis, -1).reshape(-1, value.size(axis))
