@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import nn
 
 from gunlearn.connectivity.part_losses import PartLosses
 from gunlearn.connectivity.path_evaluation import BOUND, GRID_POINTS, TOLERANCE, PathEvaluation
 from gunlearn.connectivity.same_architecture import factored_weights, listed
-from gunlearn.connectivity.weight_paths import WeightPath, arc_lengths
+from gunlearn.connectivity.weight_paths import WeightPath
 from gunlearn.core.checks import check_integer, check_number
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.metrics.base import Figure
@@ -94,6 +96,18 @@ def evaluate_path(
     missing = [n for n, v in (("'original'", original), ("'references'", references or None)) if v is None]
     notes |= _remarks(path, rows, metrics, " and ".join(missing), loader)
     return PathEvaluation(path.name, rows, judged, tolerance_retain, tolerance_forget, bound_forget, notes, own)
+
+
+def arc_lengths(path: WeightPath, points: list[float]) -> list[float]:
+    """Return the length of the path from its first point to each of `points`, by straight lines between them."""
+    lengths, before = [0.0], path.weights(points[0])
+    with torch.no_grad():
+        for t in points[1:]:
+            now = path.weights(t)
+            squares = [float((now[n] - before[n]).double().square().sum()) for n in path.moving]
+            lengths.append(lengths[-1] + math.sqrt(math.fsum(squares)))
+            before = now
+    return lengths
 
 
 def _remarks(path: WeightPath, rows: list[Any], metrics: list[Any], missing: str, loader: Any) -> dict[str, str]:

@@ -19,6 +19,7 @@ from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.training.result import belongs_to_operator
 
 _SHOWN = 3  # names in an error
+_BESIDE = {"warnings_issued", "model_tags", "hf_device_map"}  # what transformers keep, which decides no output
 _DATA = Tensor | np.ndarray | list | tuple | dict | set  # attributes that settings do not tell whole
 
 
@@ -96,7 +97,7 @@ def data_of(model: nn.Module) -> dict[str, str]:
         f"{name}.{key}".lstrip("."): content_hash(value)
         for name, module in model.named_modules()
         for key, value in vars(module).items()
-        if name in told and not key.startswith("_") and isinstance(value, _DATA)
+        if name in told and not key.startswith("_") and key not in _BESIDE and isinstance(value, _DATA)
     }
 
 

@@ -187,18 +187,6 @@ class WeightPath(nn.Module):
         return f"{type(self.template).__name__}, bends={self.num_bends}, moving={len(self.moving)} tensors"
 
 
-def arc_lengths(path: WeightPath, points: list[float]) -> list[float]:
-    """Return the length of the path from its first point to each of `points`, by straight lines between them."""
-    lengths, before = [0.0], path.weights(points[0])
-    with torch.no_grad():
-        for t in points[1:]:
-            now = path.weights(t)
-            squares = [float((now[n] - before[n]).double().square().sum()) for n in path.moving]
-            lengths.append(lengths[-1] + math.sqrt(math.fsum(squares)))
-            before = now
-    return lengths
-
-
 class _Calls(nn.Module):
     """Calls a function with its submodule, so that `functional_call` can put weights into it meanwhile."""
 

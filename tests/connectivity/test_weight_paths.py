@@ -21,7 +21,7 @@ from gunlearn.connectivity import (
     make_path,
     save_path,
 )
-from gunlearn.connectivity.weight_paths import arc_lengths
+from gunlearn.connectivity.along_path import arc_lengths
 from gunlearn.errors import DivergenceError, InvalidInputError, InvalidTypeError, UnsupportedModelError
 from tests.connectivity.cases import gnn, graph, items, perceptron
 
