@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+import torch
 
 import gunlearn as gu
 from gunlearn.bench import Recipe
@@ -76,4 +77,72 @@ def test_the_last_row_is_printed(runs: Path, tmp_path: Path, capsys: pytest.Capt
     words = [str(runs / "one"), str(runs / "two"), *SIZES, "--out", str(tmp_path)]
     assert call("connect", *words, "--points", "36") == 0
     printed = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in printed[1:-2]][-1] == "1"
+    verdict = next(k for k, line in enumerate(printed) if line.startswith("linear path"))
+    assert printed[verdict - 1].split()[0] == "1"
+    integrals = json.loads((tmp_path / "path.json").read_text())["summary"]
+    assert printed[verdict + 1].startswith("integrals by arc length: ")
+    assert f"loss_retain {integrals['loss_retain']['integral']:.4g}, " in printed[verdict + 1]
+
+
+@pytest.fixture
+def handed(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
+    """The arguments of each call of `connect`, which runs as it is."""
+    seen: list[dict] = []
+    plain = gu.connectivity.connect
+
+    def connect(*models: object, **named: object) -> object:
+        seen.append({**dict(zip(("first", "second", "data", "request", "task"), models, strict=True)), **named})
+        return plain(*models, **named)
+
+    monkeypatch.setattr(gu.connectivity, "connect", connect)
+    return seen
+
+
+def test_each_option_is_handed_on(runs: Path, tmp_path: Path, handed: list[dict]) -> None:
+    """A value other than the default for every option of the path, the curve and the evaluation."""
+    asked = {
+        "align": "messages", "child": "calibrated", "path": "bezier", "num_bends": 2, "steps": 3, "lr": 0.02,
+        "batch_size": 8, "forgetting": 0.2, "bound": 3.0, "t": "normal", "optimizer": "sgd", "start": "original",
+        "points": 4, "tolerance_retain": 5.0, "tolerance_forget": 6.0, "progress": False,
+    }  # fmt: skip
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in asked.items() if name != "progress"]
+    folders = [str(runs / "one"), str(runs / "two"), "--original", str(runs / "original")]
+    more = ["--references", str(runs / "two"), str(runs / "original"), "--metrics", "relearn_steps", "--no-progress"]
+    assert call("connect", *folders, *words, *more, *SIZES, "--out", str(tmp_path)) == 0
+    (given,) = handed
+    assert {name: given[name] for name in asked} == asked
+    assert given["metrics"] == ("relearn_steps",)
+    for model, name in ((given["second"], "two"), (given["original"], "original"), (given["references"][0], "two")):
+        saved = gu.Result.load(runs / name, given["first"]).model
+        assert all(torch.equal(p, q) for p, q in zip(model.parameters(), saved.parameters(), strict=True))
+    saved = json.loads((tmp_path / "path.json").read_text())
+    assert [saved["tolerance_retain"], saved["tolerance_forget"]] == [5.0, 6.0]
+    assert len(saved["references"]) == 2
+    assert saved["rows"][1]["relearn_steps"] is not None
+
+
+def test_the_seed_is_handed_on(runs: Path, tmp_path: Path, handed: list[dict]) -> None:
+    """A seed of its own splits the data anew, so that an explicit file says what was forgotten, of models alone."""
+    words = [str(runs / "original"), str(runs / "original"), *SIZES, "--points", "3", "--out", str(tmp_path)]
+    assert call("connect", *words, "--seed", "3") == 0
+    assert handed[0]["seed"] == 3
+
+
+def test_models_with_operators_have_a_table_and_no_stored_path(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their path would tell the nodes that were forgotten: that is said, after all else is written."""
+    data = gu.link_split(gu.load("karate"), seed=0)
+    recipe, request = Recipe(epochs=30, hidden_channels=8, out_channels=4), gu.ForgetEdges(count=4, seed=0)
+    base = gu.train(recipe.model(data, 0), data, epochs=30)
+    for seed in (0, 1):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            run = gu.unlearn(base.model, data, request, "gnndelete", epochs=2, seed=seed, lr=1e-2 * (1 + seed))
+        run.save(tmp_path / str(seed))
+    words = [str(tmp_path / "0"), str(tmp_path / "1"), *SIZES, "--points", "3", "--out", str(tmp_path / "out")]
+    assert call("connect", *words) == 0
+    printed = capsys.readouterr().out
+    assert "linear path" in printed
+    assert "path: not stored: Expected a path without deletion operators" in printed
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["path.json", "path.png"]

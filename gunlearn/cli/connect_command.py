@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 import gunlearn
-from gunlearn.cli.fields import Flag, Folder, Real, Texts, Whole
+from gunlearn.cli.fields import Flag, Folder, Real, Text, Texts, Whole
 from gunlearn.cli.grid_command import Run
 from gunlearn.core.printable import printable
-from gunlearn.errors import InvalidInputError
+from gunlearn.errors import InvalidInputError, UnsupportedModelError
 
 if TYPE_CHECKING:
     from gunlearn.training.result import Result
 
+_CURVE = ("num_bends", "steps", "lr", "batch_size", "forgetting", "bound", "t", "optimizer")
 _OF_TEXTS = ("config.json", "adapter_config.json")
 _Run = Annotated[Path | None, tyro.conf.arg(metavar="RUN", help_behavior_hint="")]
 _Runs = Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN ...", help_behavior_hint="")]
@@ -47,15 +48,20 @@ class Connect:
         out_channels: Size of its embeddings (link prediction).
         num_layers: Number of its convolutions.
         align: Bring the second model's units into the first one's order and scale, by this.
+        child: What stands between both in place of the path's models (docs/alignment.md).
         path: A straight line, a Bezier curve, or a chain of straight lines; the last two are trained.
         num_bends: Points between the two models.
         steps: Optimiser steps of the curve.
         lr: Its learning rate.
         batch_size: Items per step; all by default, of more than 4096 images 128.
         forgetting: Weight of the term that keeps the curve from models that remember.
+        bound: Where their loss stops to count in this term, in nats; 8 by default.
+        t: How the point of a step is drawn, uniform by default; normal is near the middle.
+        optimizer: Of the curve, a name of torch.optim or sophia_g; adam by default.
         start: Where bends begin; original needs --original.
         original: Folder of the model before unlearning.
         references: Folders of models that were trained without what was forgotten.
+        metrics: Further figures along the path, such as mia_acc or relearn_steps.
         points: Number of points of the evaluation.
         tolerance_retain: How large the barrier of connected models may be, in nats.
         tolerance_forget: The same of the forgotten items.
@@ -93,15 +99,24 @@ class Connect:
         Literal["weights", "activations", "messages"] | None,
         tyro.conf.arg(metavar="{weights,activations,messages}", help_behavior_hint=""),
     ] = None
+    child: Annotated[
+        Literal["calibrated", "merged"] | None, tyro.conf.arg(metavar="{calibrated,merged}", help_behavior_hint="")
+    ] = None
     path: Literal["linear", "bezier", "chain"] = "linear"
     num_bends: Whole = None
     steps: Whole = None
     lr: Real = None
     batch_size: Whole = None
     forgetting: Real = None
+    bound: Real = None
+    t: Annotated[
+        Literal["uniform", "normal"] | None, tyro.conf.arg(metavar="{uniform,normal}", help_behavior_hint="")
+    ] = None
+    optimizer: Text = None
     start: Literal["midpoint", "original"] = "midpoint"
     original: _Run = None
     references: _Runs = ()
+    metrics: Texts = ()
     points: int = 31
     tolerance_retain: float = 0.1
     tolerance_forget: float = 0.1
@@ -113,7 +128,7 @@ class Connect:
     def __call__(self) -> int:
         """Connect the models; write the figures, the picture and the path."""
         connectivity, out = gunlearn.connectivity, self.out or Path("runs") / "connect"
-        curve = {name: getattr(self, name) for name in ("num_bends", "steps", "lr", "batch_size", "forgetting")}
+        curve = {name: getattr(self, name) for name in _CURVE}
         with gunlearn.bench.grid.threads(self.threads):
             data, request, blank = self._problem()
             partition = request.resolve(data)
@@ -127,10 +142,12 @@ class Connect:
                 partition,
                 self.task,
                 align=self.align,
+                child=self.child,
                 path=self.path,
                 start=self.start,
                 original=None if self.original is None else self._load(self.original, blank, partition).model,
                 references=[one.model for one in references],
+                metrics=self.metrics,
                 points=self.points,
                 tolerance_retain=self.tolerance_retain,
                 tolerance_forget=self.tolerance_forget,
@@ -139,10 +156,16 @@ class Connect:
                 **{name: value for name, value in curve.items() if value is not None},
             )
         found.evaluation.save(out / "path.json")
-        connectivity.save_path(found.path, out / "path")
         picture = found.plot(out / "path.png")
         print(printable(found.evaluation.table(every=max(1, (self.points - 1) // 10))))
+        print(printable(found.evaluation.integrals()))
+        for name, said in found.evaluation.notes.items():
+            print(printable(f"{name}: {said}"))
         print(printable(f"picture: {picture}"))
+        try:
+            print(printable(f"path: {connectivity.save_path(found.path, out / 'path')}"))
+        except UnsupportedModelError as error:
+            print(printable(f"path: not stored: {error}"))
         return 0
 
     def _problem(self) -> tuple[Any, Any, Any]:

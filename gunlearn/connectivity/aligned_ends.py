@@ -1,29 +1,68 @@
-"""The second end of a path in the coordinates of the first, by a name or a function of the caller's."""
+"""The second end of a path as it is compared with the first: with the first one's settings, and in its coordinates."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 
 from gunlearn.connectivity.alignment.aligned_model import MATCHINGS, align_models
 from gunlearn.connectivity.alignment.model_pair import outputs_of
 from gunlearn.connectivity.alignment.same_function import difference
-from gunlearn.connectivity.ends_of_paths import module_of
+from gunlearn.connectivity.ends_of_paths import checked_end, module_of
 from gunlearn.connectivity.part_losses import PartLosses
+from gunlearn.connectivity.same_architecture import check_tensors, code_differences, setting_differences
 from gunlearn.core.checks import check_choice
-from gunlearn.errors import InvalidInputError
-from gunlearn.tasks.base import Task
+from gunlearn.errors import InvalidInputError, UnsupportedModelError
 
 #: How the second model is brought into the first one's order and scale, or a function that does it.
 Align = str | Callable[[nn.Module, nn.Module], Any] | None
 _SHOWN, _SAME = ("aligned", "left"), 1e-3
 
 
-def aligned_end(
-    first: nn.Module, second: nn.Module, align: Align, task: Task, partition: Any, data: Any
-) -> tuple[nn.Module, str]:
+def settled_end(first: nn.Module, second: nn.Module, items: PartLosses) -> tuple[nn.Module, str]:
+    """Return the second model with the first one's settings, and in words which of them differed.
+
+    The models of a path are the first one with other weights. Rates of dropout, seeds and counters may differ, but
+    the second model's weights must compute there what the second model computes.
+
+    Args:
+        first: the module at `t = 0`.
+        second: that at `t = 1`; it does not change, and is returned itself where no setting differs.
+        items: of the problem.
+
+    Raises:
+        UnsupportedModelError: other modules or code, or another function on retained items.
+        GunlearnError: see `path_ends`.
+    """
+    one, two = checked_end(first, "first"), checked_end(second, "second")
+    check_tensors(dict(one.named_parameters()), dict(two.named_parameters()))
+    shapes = [{name: buffer.shape for name, buffer in model.named_buffers()} for model in (one, two)]
+    if code_differences(one, two) or shapes[0] != shapes[1]:
+        return second, ""  # for `path_ends` to refuse
+    shell = copy.deepcopy(one)
+    for name, own in two.named_parameters():
+        shell.get_parameter(name).requires_grad_(own.requires_grad).data.copy_(own.detach())
+    for name, value in two.named_buffers():
+        shell.get_buffer(name).copy_(value)
+    said = [items.some(items.task.adopt(copy.deepcopy(model))) for model in (two, shell)]
+    if not said[0].numel() or not torch.isfinite(said[0]).all():
+        return second, ""  # for the evaluation to refuse
+    far = float((said[0] - said[1]).abs().max() / said[0].abs().max().clamp(min=1))
+    found = setting_differences(one, two)
+    if not far <= max(_SAME, 16 * torch.finfo(said[0].dtype).eps):
+        raise UnsupportedModelError(
+            "Expected two models of one architecture, that differ in parameters and buffers alone (got "
+            f"{'; '.join(found[:3]) or 'a difference in something else'}: with the first model's the second one "
+            f"computes something else, by {far:.2g} on retained items)"
+        )
+    return (shell, f"those of the first model; {'; '.join(found[:3])} in the second") if found else (second, "")
+
+
+def aligned_end(first: nn.Module, second: nn.Module, align: Align, items: PartLosses) -> tuple[nn.Module, str]:
     """Return the second model as it is compared with the first, and what was done in words.
 
     Args:
@@ -32,9 +71,7 @@ def aligned_end(
         align: a name of `align_models`, which then reads the retained items (a thousand of them where they are
             independent); a function `align(first, second)` that returns a module, or an object with it as `model`; or
             `None`.
-        task: what they predict.
-        partition: what was forgotten, or `None`.
-        data: training data, where there is no partition.
+        items: of the problem.
 
     Raises:
         InvalidInputError: another name, or a function that returns a model that computes something else.
@@ -43,14 +80,14 @@ def aligned_end(
     """
     if align is None:
         return second, "none: the units of the second model are in the order in which it came"
-    items = PartLosses(task, partition, first, data)
+    run = items.call_of(copy.deepcopy(first))
     if isinstance(align, str):
         check_choice("align", align, MATCHINGS)
-        found = align_models(first, second, align, data=items, call=lambda model, read: read.outputs(model))
+        found = align_models(first, second, align, data=items, call=lambda model, _: run(model))
         told = "; ".join(f"{what}: {_listed(found.notes[what])}" for what in _SHOWN if found.notes[what])
         return found.model, f"of the second model to the first, by {align}; {told}"
     aligned = align(first, second)
-    outputs = [outputs_of(model, items.outputs) for model in (second, module_of(aligned))]
+    outputs = [outputs_of(model, run) for model in (second, module_of(aligned))]
     far = difference(*outputs)
     if not far < _SAME:
         raise InvalidInputError(

@@ -8,13 +8,15 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import nn
 
 from gunlearn.connectivity.part_losses import PartLosses
 from gunlearn.connectivity.path_evaluation import BOUND, GRID_POINTS, TOLERANCE, PathEvaluation
-from gunlearn.connectivity.weight_paths import WeightPath, arc_lengths
+from gunlearn.connectivity.same_architecture import factored_weights, listed
+from gunlearn.connectivity.weight_paths import WeightPath
 from gunlearn.core.checks import check_integer, check_number
-from gunlearn.errors import DivergenceError, InvalidInputError, UnsupportedMethodError
+from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.metrics.base import Figure
 from gunlearn.metrics.problem import evaluator
 from gunlearn.tasks.base import Task
@@ -34,10 +36,12 @@ def evaluate_path(
     original: nn.Module | None = None,
     data: Any = None,
     seed: int = 0,
+    loader: Any = None,
 ) -> PathEvaluation:
     """Evaluate the models on a path: losses, and the figures that `gunlearn.evaluate` computes.
 
-    Models between the ends with batch normalisation have statistics of the retained items, computed anew at each point.
+    Models with batch normalisation have statistics of the retained items, computed anew at each point, the ends
+    included: the models' own would jump there. What the two have with their own stands in `own_ends`.
 
     Args:
         path: see `WeightPath`.
@@ -52,17 +56,24 @@ def evaluate_path(
         original: the model before unlearning, for figures that compare with it.
         data: training data, where there is no partition.
         seed: of figures that draw, and of drawn pairs.
+        loader: training items for these statistics in place of the retained ones, see `PartLosses`.
 
     Raises:
         DivergenceError: NaN or infinity on the path.
+        InvalidInputError: bad points, tolerances or bound, a `loader` without statistics to compute, or metrics without
+            a request.
     """
-    ts = _grid(points)
+    ts, metrics = _grid(points), list(metrics)
     for name, value in (("tolerance_retain", tolerance_retain), ("tolerance_forget", tolerance_forget)):
         check_number(name, value, minimum=0.0)
     if not bound_forget > 0:  # NaN as well
         raise InvalidInputError(f"Expected 'bound_forget' > 0 (got {bound_forget!r})")
+    if metrics and partition is None:
+        raise InvalidInputError(
+            "Expected a request for 'metrics', which compare forgotten items with others (got None)"
+        )
     model = task.adopt(copy.deepcopy(path.template))
-    losses = PartLosses(task, partition, model, data, seed)
+    losses = PartLosses(task, partition, model, data, seed, loader)
     notes: dict[str, str] = {}
     judge = None
     try:
@@ -71,23 +82,49 @@ def evaluate_path(
         notes["figures"] = f"losses alone: {error}"
     if judge is not None:
         judge.original = original
-    if path.ends.statistics:
-        notes["statistics"] = "of batch normalisation: those of the models at the ends, computed anew between them"
 
     def row(which: nn.Module) -> dict[str, float | None]:
         found: dict[str, float | None] = {f"loss_{part}": v for part, v in losses.losses(which).items()}
-        for name, value in found.items():
-            if value is not None and not math.isfinite(value):
-                raise DivergenceError(f"Expected finite losses on the path (got {value} in '{name}')")
         return {**found, **({} if judge is None else judge.view(which).figures())}
 
     rows = []
     for t, arc in zip(ts, arc_lengths(path, ts), strict=True):
-        path.put(model, t, losses.recompute).eval()
+        path.put(model, t, losses.recompute, at_ends=True).eval()
         rows.append({"t": t, "arc": arc, **row(model)})
-    return PathEvaluation(
-        path.name, rows, [row(one) for one in references], tolerance_retain, tolerance_forget, bound_forget, notes
-    )
+    own = [row(path.put(model, t).eval()) for t in (0, 1)] if path.ends.statistics else []
+    judged = [row(one) for one in references]
+    missing = [n for n, v in (("'original'", original), ("'references'", references or None)) if v is None]
+    notes |= _remarks(path, rows, metrics, " and ".join(missing), loader)
+    return PathEvaluation(path.name, rows, judged, tolerance_retain, tolerance_forget, bound_forget, notes, own)
+
+
+def arc_lengths(path: WeightPath, points: list[float]) -> list[float]:
+    """Return the length of the path from its first point to each of `points`, by straight lines between them."""
+    lengths, before = [0.0], path.weights(points[0])
+    with torch.no_grad():
+        for t in points[1:]:
+            now = path.weights(t)
+            squares = [float((now[n] - before[n]).double().square().sum()) for n in path.moving]
+            lengths.append(lengths[-1] + math.sqrt(math.fsum(squares)))
+            before = now
+    return lengths
+
+
+def _remarks(path: WeightPath, rows: list[Any], metrics: list[Any], missing: str, loader: Any) -> dict[str, str]:
+    """Return remarks on statistics, on weights that are products, and on metrics that have no value anywhere."""
+    notes = {}
+    if path.ends.statistics:
+        of = "the retained items" if loader is None else "the loader's items"
+        notes["statistics"] = f"of batch normalisation: computed anew on {of} at every point, the ends included"
+    if factors := factored_weights(path.template):
+        notes["factors"] = (
+            f"the path runs on the factors of {listed(factors)}, and its middle is no mean of these weights"
+        )
+    asked = {m.partition(":")[0] if isinstance(m, str) else m.name for m in metrics}
+    unknown = [name for name in rows[0] if name in asked and all(row[name] is None for row in rows)]
+    if unknown:
+        notes["metrics"] = f"without a value: {', '.join(unknown)}{f' (got no {missing})' if missing else ''}"
+    return notes
 
 
 def _grid(points: int | Sequence[float]) -> list[float]:

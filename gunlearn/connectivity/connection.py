@@ -26,6 +26,7 @@ class Connection:
         original: the model before unlearning, where it is known.
         data: training data, where nothing was forgotten.
         seed: under which pairs were drawn for the evaluation, and are for the dial.
+        loader: training items for statistics of batch normalisation; `None` for the retained ones.
     """
 
     path: WeightPath
@@ -36,11 +37,12 @@ class Connection:
     original: nn.Module | None = None
     data: Any = None
     seed: int = 0
+    loader: Any = None
 
     @property
     def dial(self) -> Dial:
         """Return the path as a dial, from the first model to the second."""
-        return Dial(self.path, self.task, self.partition, self.data, self.seed, self.original)
+        return Dial(self.path, self.task, self.partition, self.data, self.seed, self.original, self.loader)
 
     @property
     def connected(self) -> bool | None:

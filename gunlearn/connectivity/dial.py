@@ -30,6 +30,7 @@ class Dial:
         data: training data, where there is no partition.
         seed: of drawn pairs, for the loss of links.
         original: the model before unlearning, for figures that compare with it; by default the path's first one.
+        loader: training items for statistics of batch normalisation, see `PartLosses`.
     """
 
     def __init__(
@@ -40,10 +41,11 @@ class Dial:
         data: Any = None,
         seed: int = 0,
         original: nn.Module | None = None,
+        loader: Any = None,
     ) -> None:
         self.path, self.task, self.partition, self.data, self.seed = path, task, partition, data, seed
-        self.original = original
-        self.losses = PartLosses(task, partition, task.adopt(copy.deepcopy(path.template)), data, seed)
+        self.original, self.loader = original, loader
+        self.losses = PartLosses(task, partition, task.adopt(copy.deepcopy(path.template)), data, seed, loader)
 
     def at(self, t: float) -> nn.Module:
         """Return a new model with the weights at `t`, in evaluation mode."""
@@ -82,6 +84,7 @@ class Dial:
 
         Raises:
             UnsupportedMethodError: references, and a task without that figure or no forgotten items.
+            DivergenceError: a loss on the way is NaN or infinite.
         """
         check_number("slack", slack, minimum=0.0)
         check_integer("points", points, minimum=2)
@@ -108,7 +111,7 @@ class Dial:
         points = sorted({*ts, 0.5, 1.0})  # an evaluation has both ends and at least one point between them
         found = evaluate_path(
             self.path, self.task, self.partition, points=points, references=references, metrics=["alignment_forget"],
-            data=self.data, seed=self.seed,
+            data=self.data, seed=self.seed, loader=self.loader,
         )  # fmt: skip
         distance = {row["t"]: row.get("alignment_forget") for row in found.rows if row["t"] in ts}
         known = {t: value for t, value in distance.items() if value is not None}

@@ -8,13 +8,15 @@ from typing import Any
 
 from torch import nn
 
-from gunlearn.connectivity.aligned_ends import Align, aligned_end
+from gunlearn.connectivity.aligned_ends import Align, aligned_end, settled_end
 from gunlearn.connectivity.along_path import evaluate_path
+from gunlearn.connectivity.children import Child, child_maker
 from gunlearn.connectivity.connected_problem import connected_problem, original_of
 from gunlearn.connectivity.connection import Connection
 from gunlearn.connectivity.curve_finding import find_curve
 from gunlearn.connectivity.curve_settings import CurveSettings
-from gunlearn.connectivity.ends_of_paths import module_of
+from gunlearn.connectivity.ends_of_paths import checked_end, module_of
+from gunlearn.connectivity.part_losses import PartLosses
 from gunlearn.connectivity.path_evaluation import BOUND, GRID_POINTS, TOLERANCE
 from gunlearn.connectivity.path_families import make_path
 from gunlearn.core.checks import check_choice, check_seed
@@ -42,6 +44,7 @@ def connect(
     start: str = "midpoint",
     original: Any = None,
     align: Align = None,
+    child: Child = None,
     points: int | Sequence[float] = GRID_POINTS,
     references: nn.Module | Result | Sequence[Any] = (),
     metrics: Iterable[str | Figure] = (),
@@ -49,6 +52,7 @@ def connect(
     tolerance_forget: float = TOLERANCE,
     bound_forget: float = BOUND,
     seed: int = 0,
+    loader: Any = None,
     callbacks: Sequence[Callback] = (),
     progress: bool = False,
     checkpoint_dir: str | Path | None = None,
@@ -71,6 +75,8 @@ def connect(
         align: `"weights"`, `"activations"` or `"messages"`, see `align_models`; or a function `align(first, second)` of
             the modules that returns the second one with its units in another order, or an object that has it as
             `model`. Two models from different initial weights have a barrier for their units' order alone.
+        child: what stands between the ends in place of the path's models: `"calibrated"` (`MessageCalibration`),
+            `"merged"` (`merge_in_closed_form`, of a straight line) or a function `child(model, t)`.
         points: number of points of the evaluation, or the points.
         references: models (or results) trained without the forgotten items, or one, for lines of reference.
         metrics: further figures, see `gunlearn.evaluate`.
@@ -78,6 +84,8 @@ def connect(
         tolerance_forget: the same of the forgotten items.
         bound_forget: where their loss stops to count, in nats: nothing is remembered there.
         seed: of the curve's points and batches, and of figures that draw.
+        loader: training items (data, or a loader of them) on which statistics of batch normalisation are computed at
+            every point; by default the retained items.
         callbacks: objects with `TrainerCallback` methods, while the curve is trained.
         progress: show a progress bar.
         checkpoint_dir: write checkpoints of the curve there, and resume from them.
@@ -107,12 +115,15 @@ def connect(
         raise InvalidInputError(f"Expected 'original', the model before unlearning, for {what} (got {why or None})")
     ends = module_of(first), module_of(second)
     read = data if partition is None else partition.retain_data
-    for model in ends:
+    for model, which in zip(ends, ("first", "second"), strict=True):
+        checked_end(model, which)
         trial = trial_pass(model, read, task)
     if not any(getattr(end, "task", None) is task for end in (first, second)):  # that of a result is fitted
         task = task.fitted(trial.outputs, read)
-    second_end, said = aligned_end(*ends, align, task, partition, data)
-    ends, notes = (ends[0], second_end), {"alignment": said}
+    items = PartLosses(task, partition, ends[0], data)
+    second_end, settings_said = settled_end(*ends, items)
+    second_end, said = aligned_end(ends[0], second_end, align, items)
+    ends, notes = (ends[0], second_end), {"alignment": said, **({"settings": settings_said} if settings_said else {})}
     made = make_path(path, *ends, num_bends, original if start == "original" else start)
     task.adopt(made.template)  # what its layers cached of other data goes
     history = []
@@ -131,6 +142,8 @@ def connect(
             checkpoint_dir=checkpoint_dir,
         )
         history = state.log_history
+    made.child, child_said = child_maker(child, made, items)
+    notes |= {"child": child_said} if child_said else {}
     found = evaluate_path(
         made,
         task,
@@ -144,9 +157,11 @@ def connect(
         original=original,
         data=data,
         seed=seed,
+        loader=loader,
     )
     found.notes |= notes | ({"original": f"not known: {why}"} if why else {})
-    return Connection(made, found, task, partition, history, original, data if partition is None else None, seed)
+    read = data if partition is None else None
+    return Connection(made, found, task, partition, history, original, read, seed, loader)
 
 
 def _settings(path: str, curve: dict[str, Any], objective: Any, start: str, num_bends: int) -> CurveSettings | None:

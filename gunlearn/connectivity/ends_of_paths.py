@@ -9,13 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gunlearn.core.behaviour import code_of, differences, settings_of
-from gunlearn.core.checks import check_model
-from gunlearn.errors import GunlearnError, InvalidInputError, InvalidTypeError, UnsupportedModelError
+from gunlearn.connectivity.same_architecture import check_architecture, check_readable, check_tensors, listed
+from gunlearn.errors import GunlearnError, InvalidTypeError, UnsupportedModelError
 from gunlearn.tasks.items.statistics import batch_norm_layers
 from gunlearn.training.result import belongs_to_operator
-
-_SHOWN = 3  # names in an error
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,12 +46,11 @@ def path_ends(first: Any, second: Any) -> PathEnds:
         UnsupportedModelError: another architecture, quantised weights, adapters that cannot be merged, operators of a
             request at one end alone, or buffers that differ and that nobody can compute anew.
     """
-    models = [_checked(end, which) for end, which in ((first, "first"), (second, "second"))]
+    models = [checked_end(end, which) for end, which in ((first, "first"), (second, "second"))]
     weights = [{name: p.detach().clone() for name, p in model.named_parameters()} for model in models]
     buffers = [{name: b.detach().clone() for name, b in model.named_buffers()} for model in models]
-    _check_names(*weights)
-    _check_kinds(*weights)
-    _check_architecture(*models)
+    check_tensors(*weights)
+    check_architecture(*models)
     _check_buffers(models[0], *buffers)
     learning = {name for model in models for name, p in model.named_parameters() if p.requires_grad}
     moving = tuple(n for n in weights[0] if n in learning or not torch.equal(weights[0][n], weights[1][n]))
@@ -75,10 +71,11 @@ def module_of(end: Any) -> nn.Module:
     return getattr(model, "_orig_mod", model)  # the wrapper of torch.compile
 
 
-def _checked(end: Any, which: str) -> nn.Module:
+def checked_end(end: Any, which: str) -> nn.Module:
+    """Return the module of one end, an adapter merged into its weights; see `path_ends` for what is refused."""
     model = module_of(end)
     try:
-        check_model(model)
+        check_readable(model, which)
     except GunlearnError as error:
         raise type(error)(f"At the {which} end of the path: {error}") from error
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
@@ -88,8 +85,6 @@ def _checked(end: Any, which: str) -> nn.Module:
                 f"Expected floating point weights at the {which} end of the path (got '{name}' of {tensor.dtype}); "
                 "convert quantised weights back first"
             )
-        if tensor.is_meta:
-            raise UnsupportedModelError(f"Expected weights in memory at the {which} end (got '{name}' on 'meta')")
     return _merged(model, which)
 
 
@@ -112,45 +107,6 @@ def _merged(model: nn.Module, which: str) -> nn.Module:
     return merged.requires_grad_(False)  # so that weights move which the adapters change
 
 
-def _check_names(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
-    """Refuse parameters that one end alone has."""
-    only = {"first": sorted(first.keys() - second.keys()), "second": sorted(second.keys() - first.keys())}
-    if not any(only.values()):
-        return
-    told = "; ".join(f"the {which} alone has {_listed(names)}" for which, names in only.items() if names)
-    if all(belongs_to_operator(name) for names in only.values() for name in names):
-        raise UnsupportedModelError(
-            f"Expected deletion operators at both ends of the path or at neither (got: {told}); nothing lies between a "
-            "layer and none"
-        )
-    raise InvalidInputError(
-        f"Expected the same parameters at both ends of the path, weights that are tied in both (got: {told})"
-    )
-
-
-def _check_kinds(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
-    """Refuse tensors of different shapes, types or devices."""
-    for what in ("shape", "dtype", "device"):
-        wrong = [n for n in first if getattr(first[n], what) != getattr(second[n], what)]
-        if wrong:
-            a, b = (getattr(side[wrong[0]], what) for side in (first, second))
-            a, b = (tuple(a), tuple(b)) if what == "shape" else (a, b)
-            raise InvalidInputError(
-                f"Expected parameters of one {what} at both ends of the path (got {a} and {b} in {_listed(wrong)})"
-            )
-
-
-def _check_architecture(first: nn.Module, second: nn.Module) -> None:
-    """Refuse models whose modules compute different things from the same weights."""
-    found = differences(settings_of(first), settings_of(second))
-    codes = code_of(first), code_of(second)
-    found += [f"the code of '{n}' differs" for n in {**codes[0], **codes[1]} if codes[0].get(n) != codes[1].get(n)]
-    if found:
-        raise UnsupportedModelError(
-            f"Expected one architecture at both ends of the path (got: {'; '.join(found[:_SHOWN])})"
-        )
-
-
 def _check_buffers(model: nn.Module, first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
     """Refuse buffers that differ, but for running statistics, which are computed anew."""
     layers = {id(layer) for layer in batch_norm_layers(model)}
@@ -164,16 +120,10 @@ def _check_buffers(model: nn.Module, first: dict[str, Tensor], second: dict[str,
     if wrong and all(map(belongs_to_operator, wrong)):
         raise UnsupportedModelError(
             f"Expected deletion operators on the same nodes at both ends of the path (got other nodes in "
-            f"{_listed(wrong)}): the two requests differ"
+            f"{listed(wrong)}): the two requests differ"
         )
     if wrong:
         raise UnsupportedModelError(
             f"Expected buffers that are the same at both ends of the path, but for statistics of batch normalisation "
-            f"(got {_listed(wrong)}, which nobody can compute anew)"
+            f"(got {listed(wrong)}, which nobody can compute anew)"
         )
-
-
-def _listed(names: list[str]) -> str:
-    """Return the first names in words."""
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(f"'{name}'" for name in names[:_SHOWN]) + more

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gunlearn.core.modes import evaluating
+from gunlearn.errors import DivergenceError, InvalidInputError, UnsupportedModelError
 from gunlearn.losses import NLL, Prediction
 from gunlearn.methods.forget_part import has_forget_items
 from gunlearn.seed import isolated_rng
@@ -18,11 +20,12 @@ from gunlearn.tasks.items.statistics import batch_norm_layers, settle_statistics
 
 _READ = 1024  # independent items that are read at a time
 #: Parts whose losses are computed, in the order of rows.
-PARTS = ("retain", "forget", "val")
+PARTS = ("retain", "forget", "val", "test")
+_STATISTICS = "statistics"  # what is held for them
 
 
 class PartLosses:
-    """Mean negative log-likelihood of retained, forgotten and validation items, in nats per item.
+    """Mean negative log-likelihood of retained, forgotten, validation and test items, in nats per item.
 
     Retained items are those of training: of links, edges and as many other pairs, drawn once under the seed, so that
     all points are judged by the same. Models read what unlearning reads.
@@ -33,9 +36,16 @@ class PartLosses:
         data: training data without a request.
         model: of the architecture at hand.
         seed: of what is drawn.
+        loader: training items, in any form of data that the task reads, on which statistics of batch normalisation are
+            computed; by default the retained items.
+
+    Raises:
+        InvalidInputError: a `loader` for a model without such statistics.
     """
 
-    def __init__(self, task: Task, partition: Any, model: nn.Module, data: Any = None, seed: int = 0) -> None:
+    def __init__(
+        self, task: Task, partition: Any, model: nn.Module, data: Any = None, seed: int = 0, loader: Any = None
+    ) -> None:
         self.task, retained = task, data if partition is None else partition.retain_data
         self.held: dict[str, tuple[Any, list[Any]]] = {}
         with isolated_rng(seed):
@@ -46,9 +56,18 @@ class PartLosses:
                 if name == "forget" and not has_forget_items(parts):
                     continue
                 self.held[name] = parts.data, list(_pieces(task, parts, name))
-        validation = task.validation_items(retained)
-        if validation is not None:
-            self.held["val"] = retained, [validation]
+            if loader is not None:
+                if not batch_norm_layers(model):
+                    raise InvalidInputError(
+                        f"Expected 'loader' for models with statistics of batch normalisation alone (got "
+                        f"{type(model).__name__} without)"
+                    )
+                parts = task.training_parts(task.check_data(loader))
+                self.held[_STATISTICS] = parts.data, list(_pieces(task, parts, "retain"))
+        for name in PARTS[2:]:
+            items = task.held_out_items(retained, name)
+            if items is not None:
+                self.held[name] = retained, [items]
 
     def without_classes(self, name: str, classes: Sequence[int]) -> str:
         """Hold the items of a part that are of none of these classes, too; return the name under which they are."""
@@ -64,9 +83,17 @@ class PartLosses:
 
     @torch.no_grad()
     def losses(self, model: nn.Module, names: Sequence[str] = PARTS) -> dict[str, float | None]:
-        """Return the loss of each part in `names` by its name, `None` without items; no other part is read."""
+        """Return the loss of each part in `names` by its name, `None` without items; no other part is read.
+
+        Raises:
+            DivergenceError: a loss is NaN or infinite.
+        """
         with evaluating(model):
-            return {name: self._loss(model, name) for name in names}
+            found = {name: self._loss(model, name) for name in names}
+        for name, value in found.items():
+            if value is not None and not math.isfinite(value):
+                raise DivergenceError(f"Expected finite losses of a model on the path (got {value} in 'loss_{name}')")
+        return found
 
     def _loss(self, model: nn.Module, name: str) -> float | None:
         data, pieces = self.held.get(name, (None, []))
@@ -91,23 +118,43 @@ class PartLosses:
             outputs = self.task.encode(model, data)
             return torch.cat([value(self.task.read(model, outputs, items)).cpu() for items in pieces])
 
-    def outputs(self, model: nn.Module, name: str = "retain") -> Any:
-        """Return what a model says of a part in one pass; of independent items, of the first thousand or so."""
-        data, pieces = self.held[name]
-        shared = self.task.encode(model, data)
+    @torch.no_grad()
+    def some(self, model: nn.Module) -> Tensor:
+        """Return the log-probability of retained items; of independent ones, of the first thousand or so."""
+        data, pieces = self.held["retain"]
+        with evaluating(model):
+            outputs = self.task.encode(model, data)
+            return self.task.read(model, outputs, pieces[0]).log_prob if pieces else torch.empty(0)
+
+    def call_of(self, model: nn.Module) -> Callable[[nn.Module], Any]:
+        """Return a function that calls a model of this architecture as the task does, and nothing else.
+
+        It runs on the retained items, of independent ones on the first thousand or so.
+        """
+        data = self.held["retain"][0]
         if self.task.shared_pass:
-            return shared
-        said = self.task.read(model, shared, pieces[0])
-        return said.log_prob if said.logits is None else said.logits
+            return lambda other: self.task.encode(other, data)
+        seen: list[tuple[Any, Any]] = []
+        handle = model.register_forward_pre_hook(lambda _, *given: seen.append(given), with_kwargs=True)
+        try:
+            self.some(model)
+        finally:
+            handle.remove()
+        if not seen:
+            raise UnsupportedModelError(
+                f"Expected a task that calls the model (got '{self.task.name}', which does not)"
+            )
+        args, kwargs = seen[0]
+        return lambda other: other(*args, **kwargs)
 
     @torch.no_grad()
     def recompute(self, model: nn.Module) -> None:
-        """Compute running statistics of batch normalisation anew on the retained items, in place.
+        """Compute running statistics of batch normalisation anew, on the loader or the retained items, in place.
 
         Pieces count by their sizes, see `settle_statistics`; everything else runs in evaluation mode.
         """
         layers = batch_norm_layers(model)
-        data, pieces = self.held["retain"]
+        data, pieces = self.held.get(_STATISTICS, self.held["retain"])
         if self.task.shared_pass:
             settle_statistics(model, layers, [(1, partial(self.task.encode, model, data))])
             return

@@ -36,12 +36,14 @@ class PathEvaluation:
 
     Attributes:
         kind: of the path.
-        rows: one per point: `t`, `arc` (length of the path so far), `loss_retain`, `loss_forget`, `loss_val` (nats,
-            `None` without items) and figures by name.
+        rows: one per point: `t`, `arc` (length of the path so far), `loss_retain`, `loss_forget`, `loss_val`,
+            `loss_test` (nats, `None` without items) and figures by name.
         references: the same figures of models that never saw the forgotten items.
         tolerance_retain, tolerance_forget: how large the barriers of connected models may be, in nats.
         bound_forget: where losses of forgotten items stop to count, in nats; `math.inf` nowhere.
         notes: remarks in words.
+        own_ends: figures of the two models as they are, where `rows` have other statistics of batch normalisation than
+            theirs; else empty. They have no part in the barriers.
     """
 
     kind: str
@@ -51,6 +53,7 @@ class PathEvaluation:
     tolerance_forget: float = TOLERANCE
     bound_forget: float = BOUND
     notes: dict[str, str] = field(default_factory=dict)
+    own_ends: list[dict[str, float | None]] = field(default_factory=list)
 
     @property
     def ts(self) -> list[float]:
@@ -102,11 +105,15 @@ class PathEvaluation:
         return {name: values for name, values in found.items() if values is not None}
 
     def table(self, figures: Iterable[str] | None = None, every: int = 1) -> str:
-        """Return a table of figures (by default losses and accuracies) at every n-th point and the last, as text."""
+        """Return a table of figures (by default losses and accuracies) at every n-th point and the last, as text.
+
+        Rows `own 0` and `own 1` are the models at the ends with their own statistics (`own_ends`).
+        """
         names = list(figures) if figures is not None else [n for n in self._usual() if n in self.rows[0]]
         head = ["t", *names]
         shown = [row for k, row in enumerate(self.rows) if k % every == 0 or k == len(self.rows) - 1]
         lines = [[_cell(row.get(name)) for name in head] for row in shown]
+        lines += [[f"own {k}", *(_cell(row.get(name)) for name in names)] for k, row in enumerate(self.own_ends)]
         lines += [["retrain", *(_cell(row.get(name)) for name in names)] for row in self.references]
         widths = [max(len(line[k]) for line in (head, *lines)) for k in range(len(head))]
         text = [
@@ -118,6 +125,12 @@ class PathEvaluation:
         told = [f"loss_{part}" for part in PARTS] + list(_SHOWN)
         return [name for name in told if any(value is not None for value in self.column(name))]
 
+    def integrals(self) -> str:
+        """Return the integrals of the table's figures, weighted by arc length, in a line; see `summary`."""
+        found = self.summary()
+        told = (f"{name} {found[name]['integral']:.4g}" for name in self._usual() if name in found)
+        return f"integrals by arc length: {', '.join(told)}"
+
     def __str__(self) -> str:
         return self.table()
 
@@ -126,10 +139,10 @@ class PathEvaluation:
         return draw_path(self, path)
 
     def record(self) -> dict[str, Any]:
-        """Return everything as plain values, the barriers included."""
+        """Return everything as plain values, barriers and `summary` included."""
         barriers = {name: getattr(self, name) for name in ("barrier_retain", "barrier_forget", "connected")}
         bound = self.bound_forget if math.isfinite(self.bound_forget) else None
-        return {**vars(self), "bound_forget": bound, **barriers}
+        return {**vars(self), "bound_forget": bound, **barriers, "summary": self.summary()}
 
     def save(self, path: str | Path) -> Path:
         """Write everything as JSON."""
@@ -141,9 +154,32 @@ class PathEvaluation:
         try:
             saved = json.loads(Path(path).read_text(encoding="utf-8"))
             bound = math.inf if saved["bound_forget"] is None else saved["bound_forget"]
-            return cls(**{name: saved[name] for name in cls.__dataclass_fields__} | {"bound_forget": bound})
+            saved = {"own_ends": [], **saved, "bound_forget": bound}  # files of before have none
+            _check_fields(saved)
+            return cls(**{name: saved[name] for name in cls.__dataclass_fields__})
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise CheckpointError(f"Expected a saved evaluation of a path in {path} (got: {error})") from error
+
+
+def _check_fields(saved: dict[str, Any]) -> None:
+    """Raise ValueError where a saved field is of another kind than `save` writes."""
+    for name in ("rows", "references", "own_ends"):
+        rows = saved[name]
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise ValueError(f"'{name}' is no list of rows")
+        if wrong := [v for row in rows for v in row.values() if not (v is None or _is_number(v))]:
+            raise ValueError(f"'{name}' holds {wrong[0]!r}, which is no number")
+    if len(saved["rows"]) < 3 or not all(_is_number(row[name]) for row in saved["rows"] for name in ("t", "arc")):
+        raise ValueError("'rows' are no points of a path")
+    if wrong := [n for n in ("tolerance_retain", "tolerance_forget", "bound_forget") if not _is_number(saved[n])]:
+        raise ValueError(f"'{wrong[0]}' is no number")
+    words = [saved["kind"], *saved["notes"].values()] if isinstance(saved["notes"], dict) else [None]
+    if not all(isinstance(word, str) for word in words):
+        raise ValueError("'kind' or 'notes' are no words")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
 
 
 def _cell(value: Any) -> str:

@@ -25,7 +25,7 @@ def draw_path(evaluation: PathEvaluation, path: str | Path) -> Path:
     with matplotlib.rc_context({"svg.hashsalt": "gunlearn", "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(7.2, 6.0), layout="constrained")
         above, below = figure.subplots(2, 1, sharex=True)
-        _lines(above, evaluation, ("loss_retain", "loss_forget", "loss_val"))
+        _lines(above, evaluation, ("loss_retain", "loss_forget", "loss_val", "loss_test"))
         above.set_yscale("symlog", linthresh=0.1)
         above.set_ylim(bottom=0)
         above.set_ylabel("loss (nats)")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import platform
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -14,9 +16,11 @@ from torch import Tensor, nn
 
 from gunlearn.connectivity.ends_of_paths import module_of
 from gunlearn.connectivity.path_families import WEIGHT_PATHS, make_path
+from gunlearn.connectivity.same_architecture import data_of, listed
 from gunlearn.connectivity.weight_paths import WeightPath
 from gunlearn.core.atomic import checksum, write_files
-from gunlearn.core.behaviour import differences, settings_of
+from gunlearn.core.behaviour import code_of, differences, settings_of
+from gunlearn.core.checks import check_choice, check_integer, is_finite
 from gunlearn.errors import CheckpointError, GunlearnError, UnsupportedModelError
 from gunlearn.training.result import belongs_to_operator
 
@@ -30,9 +34,14 @@ def save_path(path: WeightPath, directory: str | Path) -> Path:
 
     Raises:
         OutputError: the folder cannot be written.
-        UnsupportedModelError: deletion operators, whose node ids everybody could read; save the results instead.
+        UnsupportedModelError: deletion operators, whose node ids everybody could read (save the results instead), or a
+            path with a `child`.
     """
     directory = Path(directory)
+    if path.child is not None:
+        raise UnsupportedModelError(
+            f"Expected a path of plain weights to store (got one whose models a function changes, {path.child!r})"
+        )
     operators = [name for name in path.ends.weights[0] if belongs_to_operator(name)]
     if operators:
         raise UnsupportedModelError(
@@ -49,6 +58,9 @@ def save_path(path: WeightPath, directory: str | Path) -> Path:
         "kind": path.name,
         "num_bends": path.num_bends,
         "settings": settings_of(path.template),
+        "data": data_of(path.template),
+        "code": code_of(path.template),
+        "python": _python(),
         "frozen": sorted(set(path.ends.weights[0]) - set(path.moving)),
         "checksum": checksum(content),
     }
@@ -74,22 +86,22 @@ def load_path(directory: str | Path, model: nn.Module) -> WeightPath:
         record, content = json.loads((directory / _RECORD).read_text("utf-8")), (directory / _WEIGHTS).read_bytes()
         if record["checksum"] != checksum(content):
             raise ValueError(f"{_WEIGHTS} is not the file that {_RECORD} was written for")
-        plain = module_of(model)
-        found = differences(record["settings"], settings_of(plain))
-        if found or record["kind"] not in WEIGHT_PATHS:
-            raise ValueError("; ".join(found[:3]) or f"an unknown kind of path, {record['kind']!r}")
-        tensors, bends = weights_of(content), int(record["num_bends"])
+        plain, bends, kind = module_of(model), record["num_bends"], record["kind"]
+        check_choice("kind", kind, tuple(WEIGHT_PATHS))
+        check_integer("num_bends", bends, minimum=0)
+        _check_model(plain, record)
+        tensors = weights_of(content)
+        _check_tensors(tensors, _tensors(plain, bends))
         ends, frozen = [copy.deepcopy(plain) for _ in range(2)], set(record.get("frozen", ()))
         for end, one in enumerate(ends):
             for name, parameter in one.named_parameters():
                 parameter.requires_grad_(name not in frozen).copy_(tensors[f"{end * (bends + 1)}:{name}"])
             for name, buffer in one.named_buffers():
                 buffer.copy_(tensors[f"buffer {end}:{name}"])
-        path = make_path(record["kind"], ends[0], ends[1], bends)
+        path = make_path(kind, ends[0], ends[1], bends)
         for k in range(1, bends + 1):
-            for name, value in path.point(k).items():
-                if name in path.moving:
-                    value.copy_(tensors[f"{k}:{name}"])
+            for name in path.moving:
+                path.point(k)[name].copy_(tensors[f"{k}:{name}"])
     except OSError as error:
         raise CheckpointError(f"Expected a saved path in {directory} (got no readable {error.filename})") from error
     except (RuntimeError, ValueError, KeyError, TypeError, SafetensorError, GunlearnError) as error:
@@ -97,3 +109,38 @@ def load_path(directory: str | Path, model: nn.Module) -> WeightPath:
             f"Expected a saved path that fits {type(model).__name__} in {directory} (got: {error})"
         ) from error
     return path
+
+
+def _tensors(model: nn.Module, bends: int) -> dict[str, Tensor]:
+    """Return by the names of a file the tensors of a model that its must be like."""
+    like = {f"{k}:{name}": value for k in range(bends + 2) for name, value in model.named_parameters()}
+    return like | {f"buffer {end}:{name}": value for end in range(2) for name, value in model.named_buffers()}
+
+
+def _check_model(model: nn.Module, record: dict[str, Any]) -> None:
+    """Raise ValueError for a model with other settings, data or code than the path's."""
+    found = differences(record["settings"], settings_of(model))
+    data, saved = data_of(model), record.get("data", {})
+    found += [f"the data in '{name}' differ" for name in data if saved.get(name, data[name]) != data[name]]
+    if record.get("python") == _python():  # else code differs anyhow
+        now = code_of(model)
+        changed = [name for name in {**record["code"], **now} if record["code"].get(name) != now.get(name)]
+        found += [f"the code of '{name}' differs" for name in changed]
+    if found:
+        raise ValueError("; ".join(found[:3]))
+
+
+def _check_tensors(saved: dict[str, Tensor], like: dict[str, Tensor]) -> None:
+    """Raise ValueError for other names, shapes or types than the model's, and for NaN."""
+    if only := sorted(saved.keys() ^ like.keys()):
+        raise ValueError(f"{listed(only)} are in the file or in the model alone")
+    for name, value in saved.items():
+        for what in ("shape", "dtype"):
+            if getattr(value, what) != getattr(like[name], what):
+                raise ValueError(f"{what} of '{name}' is {getattr(value, what)}, and {getattr(like[name], what)} there")
+        if not is_finite(value):
+            raise ValueError(f"NaN or infinity in '{name}'")
+
+
+def _python() -> str:
+    return ".".join(platform.python_version_tuple()[:2])

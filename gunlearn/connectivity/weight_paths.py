@@ -40,6 +40,8 @@ class WeightPath(nn.Module):
     Attributes:
         name: short name.
         ends: see `PathEnds`.
+        child: turns the model at `t`, between the ends, into the one that stands there (`child(model, t)`); `None`
+            leaves it as it is. Curves are trained without it.
     """
 
     name: ClassVar[str] = ""
@@ -48,6 +50,7 @@ class WeightPath(nn.Module):
         super().__init__()
         check_integer("num_bends", num_bends, minimum=0)
         self.num_bends, self.ends = num_bends, path_ends(first, second)
+        self.child: Callable[[nn.Module, float], nn.Module] | None = None
         one, two = self.ends.weights
         if isinstance(start, str):
             check_choice("start", start, ("midpoint",))
@@ -120,7 +123,11 @@ class WeightPath(nn.Module):
 
     @torch.no_grad()
     def put(
-        self, model: nn.Module, t: float | dict[str, Tensor], anew: Callable[[nn.Module], object] | None = None
+        self,
+        model: nn.Module,
+        t: float | dict[str, Tensor],
+        anew: Callable[[nn.Module], object] | None = None,
+        at_ends: bool = False,
     ) -> nn.Module:
         """Write the weights at `t` (or others, by name) and the buffers into `model`, in place, and return it.
 
@@ -128,6 +135,7 @@ class WeightPath(nn.Module):
             model: of the same architecture, such as a copy of `template`.
             t: where.
             anew: computes the statistics of batch normalisation anew, in place; called between the ends.
+            at_ends: call it at the ends, too.
 
         Raises:
             UnsupportedModelError: batch normalisation between the ends without `anew`: a mean of two statistics is not
@@ -143,13 +151,17 @@ class WeightPath(nn.Module):
         own = self.ends.buffers[end or 0]
         for name, buffer in model.named_buffers():
             buffer.copy_(own[name])
-        if end is None and self.ends.statistics:
+        if self.ends.statistics and (end is None or at_ends):
             if anew is None:
                 raise UnsupportedModelError(
                     "Expected data to compute the statistics of batch normalisation anew at every point between the "
                     "ends (got none)"
                 )
             anew(model)
+        if self.child is not None and end is None and not isinstance(t, dict):
+            model.load_state_dict(self.child(model, t).state_dict())
+            if self.ends.statistics and anew is not None:
+                anew(model)
         return model
 
     def model_at(self, t: float | dict[str, Tensor], anew: Callable[[nn.Module], object] | None = None) -> nn.Module:
@@ -173,18 +185,6 @@ class WeightPath(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{type(self.template).__name__}, bends={self.num_bends}, moving={len(self.moving)} tensors"
-
-
-def arc_lengths(path: WeightPath, points: list[float]) -> list[float]:
-    """Return the length of the path from its first point to each of `points`, by straight lines between them."""
-    lengths, before = [0.0], path.weights(points[0])
-    with torch.no_grad():
-        for t in points[1:]:
-            now = path.weights(t)
-            squares = [float((now[n] - before[n]).double().square().sum()) for n in path.moving]
-            lengths.append(lengths[-1] + math.sqrt(math.fsum(squares)))
-            before = now
-    return lengths
 
 
 class _Calls(nn.Module):

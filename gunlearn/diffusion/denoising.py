@@ -178,7 +178,12 @@ class Denoising(Task):
 
     def validation_items(self, data: Any) -> DenoisingItems | None:
         """Return held-out items, the same noise at each call."""
-        return self._fixed(data, data.val_mask.nonzero().view(-1)) if "val_mask" in data else None
+        return self.held_out_items(data, "val")
+
+    def held_out_items(self, data: Any, part: str) -> DenoisingItems | None:
+        """Return held-out items of a part, the same noise at each call."""
+        mask = f"{part}_mask"
+        return self._fixed(data, data[mask].nonzero().view(-1)) if mask in data else None
 
     def trial_items(self, data: Any) -> DenoisingItems | None:
         """Return the first training items, the same noise at each call."""

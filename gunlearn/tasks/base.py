@@ -278,3 +278,7 @@ class Task(ABC):
     @abstractmethod
     def validation_items(self, data: Data) -> Any | None:
         """Return held-out items to select a base model on, never test items; `None` where there are none."""
+
+    def held_out_items(self, data: Data, part: str) -> Any | None:
+        """Return the items of the `"val"` or `"test"` part of a split; `None` where the data or the task have none."""
+        return self.validation_items(data) if part == "val" else None

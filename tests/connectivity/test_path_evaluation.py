@@ -139,6 +139,8 @@ def test_files_tables_and_pictures(problem, tmp_path: Path) -> None:
     assert again == found
     saved = json.loads((tmp_path / "path.json").read_text())
     assert saved["barrier_retain"] == found.barrier_retain
+    assert saved["summary"] == found.summary()
+    assert f"loss_test {saved['summary']['loss_test']['integral']:.4g}" in found.integrals()
     text = found.table()
     assert text.splitlines()[0].split()[:3] == ["t", "loss_retain", "loss_forget"]
     assert len(text.splitlines()) == 1 + 4 + 1 + 1
@@ -150,6 +152,27 @@ def test_files_tables_and_pictures(problem, tmp_path: Path) -> None:
         PathEvaluation.load(tmp_path / "path.png")
     with pytest.raises(CheckpointError, match="saved evaluation of a path"):
         PathEvaluation.load(tmp_path / "nothing.json")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rows": "abc"}, {"rows": []}, {"rows": [{"t": 0}] * 3}, {"references": [3]}, {"tolerance_retain": "x"},
+        {"bound_forget": "8"}, {"notes": 3}, {"kind": 3}, {"notes": {"alignment": 3}},
+        {"rows": [{"t": 0, "arc": 0, "loss_retain": "1"}] * 3},
+    ],
+)  # fmt: skip
+def test_a_file_of_another_content_is_refused(tmp_path: Path, change: dict) -> None:
+    """The control is the file itself; one from before there were `own_ends` is read too."""
+    rows = [{"t": t, "arc": t, "loss_retain": 0.1, "loss_forget": None} for t in (0.0, 0.5, 1.0)]
+    file = PathEvaluation("linear", rows).save(tmp_path / "path.json")
+    saved = json.loads(file.read_text())
+    del saved["own_ends"]
+    file.write_text(json.dumps(saved))
+    assert PathEvaluation.load(file).connected
+    file.write_text(json.dumps({**saved, **change}))
+    with pytest.raises(CheckpointError, match="saved evaluation of a path"):
+        PathEvaluation.load(file)
 
 
 @pytest.mark.parametrize("points", [1, [0.0, 0.5], [0.0, 0.5, 0.5, 1.0], [0.0, math.nan, 1.0]])

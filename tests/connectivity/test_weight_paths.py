@@ -21,7 +21,7 @@ from gunlearn.connectivity import (
     make_path,
     save_path,
 )
-from gunlearn.connectivity.weight_paths import arc_lengths
+from gunlearn.connectivity.along_path import arc_lengths
 from gunlearn.errors import DivergenceError, InvalidInputError, InvalidTypeError, UnsupportedModelError
 from tests.connectivity.cases import gnn, graph, items, perceptron
 
@@ -284,7 +284,7 @@ def test_operators_at_both_ends_or_at_neither(tmp_path: Path) -> None:
     base = gu.train(gnn("gcn", data), data, "node_classification", epochs=20).model
     train = data.train_mask.nonzero().view(-1)[:4].tolist()
     first = operated(base, data, train[:2])
-    with pytest.raises(UnsupportedModelError, match="deletion operators at both ends"):
+    with pytest.raises(UnsupportedModelError, match="deletion operators in both models"):
         LinearPath(base, first)
     with pytest.raises(UnsupportedModelError, match="operators on the same nodes"):
         LinearPath(first, operated(base, data, train[2:]))

@@ -103,6 +103,9 @@ class MessageCalibration:
         rule, spaces = self._structure.rules[call.layer], self._structure.spaces
         if names.count(call.layer) > 1:
             return "it is called several times"
+        own = [{id(p) for p in self._parent.get_submodule(name).parameters()} for name in (call.layer, *names)]
+        if others := [name for name, ids in zip(names, own[1:], strict=True) if name != call.layer and own[0] & ids]:
+            return f"'{others[0]}' has the same weights"
         if call.new and not rule.scales(self._parent.get_submodule(call.layer)):
             return "it normalises its channels"
         frozen = any(spaces.order.why(b.space) == OUTPUT_CHANNELS for b in call.made if b.space >= 0)

@@ -8,12 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from gunlearn.connectivity.alignment.followed_tensors import tensors_of
+from gunlearn.connectivity.alignment.least_squares import WatchedMap, solve_jointly
 from gunlearn.connectivity.alignment.model_pair import ModelCall, called, check_pair, frozen_copy, runner
 from gunlearn.connectivity.alignment.tracing import layers_of_table
 from gunlearn.core.checks import check_number
-from gunlearn.errors import DivergenceError, InvalidInputError
+from gunlearn.errors import InvalidInputError
 from gunlearn.nn.channels.channel_rules import LinearMap, rule_of
 from gunlearn.seed import isolated_rng
+from gunlearn.tasks.items.statistics import batch_norm_layers, settle_statistics
 
 _Seen = list[tuple[Any, Any, Tensor]]
 
@@ -36,8 +38,10 @@ def merge_in_closed_form(
     with :math:`X_m` what the map reads in model `m` (on a graph the aggregated features), :math:`Y_m` what it returns,
     weights :math:`w = (1 - t, t)` and :math:`\bar W` their average: directions that the data do not determine keep it.
     This is the faster of the paper's two forms: all maps are solved for from the models' own features, without a run of
-    the merged model. Where both read the same, such as the features of a graph, the solution is the average. Weights
-    that no linear map of the table holds are averaged, and `notes["averaged"]` names their layers. No label is read.
+    the merged model. Where both read the same, such as the features of a graph, the solution is the average. Maps that
+    share a weight are solved for together. Weights that no linear map of the table holds, or that a map shares with
+    another kind of layer, are averaged, and `notes["averaged"]` names them. Statistics of batch normalisation are those
+    of the merged model on the data. No label is read.
 
     Args:
         first: a trained model.
@@ -66,13 +70,22 @@ def merge_in_closed_form(
     maps = _maps_of(one)
     seen = [_watched(model, maps, run) for model in (one, other)]
     notes: dict[str, Any] = {"solved": [], "same_inputs": [], "averaged": _averaged(one, maps)}
-    for name, linear in maps.items():
-        calls = [_paired(w, found[name]) for w, found in zip((1 - t, t), seen, strict=True)]
-        if _same_inputs(*(found[name] for found in seen)):
-            notes["same_inputs"].append(name)
+    for group in _groups(merged, maps):
+        whole = [name for name in group if not _same_inputs(*(found[name] for found in seen))]
+        if not whole:
+            notes["same_inputs"] += group
             continue
-        _solve(merged.get_submodule(name), linear, [entry for found in calls for entry in found], ridge)
-        notes["solved"].append(name)
+        watched = []
+        for name in group:
+            calls = [(w, *entry) for w, found in zip((1 - t, t), seen, strict=True) for entry in found[name]]
+            watched.append(WatchedMap(merged.get_submodule(name), maps[name], calls))
+        solve_jointly(watched, ridge)
+        notes["solved"] += group
+    layers = batch_norm_layers(merged)
+    if layers:
+        with isolated_rng():
+            settle_statistics(merged, layers, [(1, lambda: called(merged, run))])
+        notes["statistics"] = "of batch normalisation: computed anew on the data"
     return merged, notes
 
 
@@ -90,8 +103,36 @@ def _maps_of(model: nn.Module) -> dict[str, LinearMap]:
     return found
 
 
+def _groups(model: nn.Module, maps: dict[str, LinearMap]) -> list[list[str]]:
+    """Return the names of maps in groups that share weights; a map that shares one with another layer is in none."""
+    held = _ids(model)
+    own = {name: {held[key] for key in _keys(name, of) if key in held} for name, of in maps.items()}
+    groups: list[list[str]] = []
+    for name in maps:
+        joined = [group for group in groups if any(own[other] & own[name] for other in group)]
+        groups = [group for group in groups if group not in joined]
+        groups.append([*(other for group in joined for other in group), name])
+    left = _elsewhere(model, maps)
+    return [group for group in groups if not any(own[name] & left for name in group)]
+
+
+def _elsewhere(model: nn.Module, maps: dict[str, LinearMap]) -> set[int]:
+    """Return the tensors that have a name outside the maps, too."""
+    keys = {key for name, of in maps.items() for key in _keys(name, of)}
+    return {held for key, held in _ids(model).items() if key not in keys}
+
+
+def _ids(model: nn.Module) -> dict[str, int]:
+    return {key: id(value) for key, value in model.named_parameters(remove_duplicate=False)}
+
+
+def _keys(name: str, linear: LinearMap) -> list[str]:
+    return [".".join(filter(None, (name, key))) for key in (*linear.weights, linear.bias)]
+
+
 def _averaged(model: nn.Module, maps: dict[str, LinearMap]) -> list[str]:
-    solved = {".".join(filter(None, (name, key))) for name, of in maps.items() for key in (*of.weights, of.bias)}
+    """Return the names of parameters that no solved map holds."""
+    solved = {key for group in _groups(model, maps) for name in group for key in _keys(name, maps[name])}
     return [name for name, _ in model.named_parameters() if name not in solved]
 
 
@@ -115,10 +156,6 @@ def _watched(model: nn.Module, maps: dict[str, LinearMap], run: ModelCall) -> di
     return seen
 
 
-def _paired(weight: float, found: _Seen) -> list[tuple[float, Any, Any, Tensor]]:
-    return [(weight, *entry) for entry in found]
-
-
 def _same_inputs(one: _Seen, other: _Seen) -> bool:
     """Whether a module read the same in both models."""
     for (args, kwargs, _), (args2, kwargs2, _) in zip(one, other, strict=True):
@@ -126,54 +163,3 @@ def _same_inputs(one: _Seen, other: _Seen) -> bool:
         if not all(a is b or (a.layout == b.layout == torch.strided and torch.equal(a, b)) for a, b in pairs):
             return False
     return True
-
-
-@torch.no_grad()
-def _solve(owner: nn.Module, linear: LinearMap, calls: list[tuple[float, Any, Any, Tensor]], ridge: float) -> None:
-    """Set a map's weights to the solution; `owner` holds the average."""
-    weights = [owner.get_parameter(name) for name in linear.weights]
-    bias = dict(owner.named_parameters()).get(linear.bias)
-    channels = weights[0].size(0)
-    start = torch.cat([w.detach().double().reshape(channels, -1) for w in weights], dim=1).t()
-    if bias is not None:
-        start = torch.cat([start, bias.detach().double()[None]])
-    gram, right = start.new_zeros(len(start), len(start)), torch.zeros_like(start)
-    for weight, args, kwargs, out in calls:
-        parts = [_inputs_of(owner, linear, name, args, kwargs) for name in linear.weights]
-        rows = [_as_rows(part, out).double() for part in parts]
-        if bias is not None:
-            rows.append(rows[0].new_ones(len(rows[0]), 1))
-        x, y = torch.cat(rows, dim=1), _as_rows(out, out).double()
-        gram += weight * x.t() @ x
-        right += weight * x.t() @ (y - x @ start)
-    gram.diagonal().add_(ridge * gram.diagonal().mean().clamp(min=1e-300))
-    found = start + torch.linalg.solve(gram, right)
-    if not torch.isfinite(found).all():
-        raise DivergenceError("Expected a finite solution of the merged map (got NaN or infinity)")
-    begin = 0
-    for w in weights:
-        size = w[0].numel()
-        w.data.copy_(found[begin : begin + size].t().reshape(w.shape))
-        begin += size
-    if bias is not None:
-        bias.data.copy_(found[-1])
-
-
-def _inputs_of(owner: nn.Module, linear: LinearMap, name: str, args: Any, kwargs: Any) -> Tensor:
-    """Return what one map multiplies: what the module returns with the identity in place of its weights."""
-    module = copy.deepcopy(owner)
-    size = owner.get_parameter(name)[0].numel()
-    for key in (*linear.weights, linear.bias):
-        held = dict(module.named_parameters()).get(key)
-        if held is not None:
-            shape = (size, *held.shape[1:])
-            new = torch.eye(size).reshape(shape) if key == name else torch.zeros(shape)
-            place, _, attribute = key.rpartition(".")
-            setattr(module.get_submodule(place), attribute, nn.Parameter(new.to(held), requires_grad=False))
-    return next(tensors_of(module(*args, **kwargs)))
-
-
-def _as_rows(value: Tensor, like: Tensor) -> Tensor:
-    """Return `[rows, channels]`: images have channels before places, all else has them last."""
-    axis = 1 if like.dim() == 4 else -1
-    return value.movedim(axis, -1).reshape(-1, value.size(axis))

@@ -9,15 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from gunlearn.connectivity.alignment.followed_tensors import tensors_of
-from gunlearn.core.behaviour import differences, settings_of
-from gunlearn.core.checks import check_model
+from gunlearn.connectivity.same_architecture import check_architecture, check_readable, check_tensors
 from gunlearn.core.modes import evaluating
 from gunlearn.errors import DivergenceError, GunlearnError, InvalidInputError, InvalidTypeError, UnsupportedModelError
 from gunlearn.seed import isolated_rng
 
 ModelCall = Callable[[nn.Module], Any]
-#: Settings that matter in training alone.
-_IN_TRAINING = {"p", "dropout", "momentum"}
 _DTYPES = (torch.float32, torch.float64)
 #: Attributes of a graph that a model gets where its forward names them.
 _BESIDE = ("edge_weight", "edge_attr", "batch")
@@ -28,7 +25,8 @@ def check_pair(first: Any, second: Any) -> None:
 
     Raises:
         InvalidTypeError: one is no module, or has quantised, half-precision or other weights than float32 or float64.
-        InvalidInputError: lazy or non-finite weights, or parameters, shapes, dtypes or settings that differ.
+        InvalidInputError: lazy or non-finite weights, or parameters that differ in name, shape, dtype or device.
+        UnsupportedModelError: weights on `meta`, or settings, data or code that differ.
     """
     for name, model in (("first", first), ("second", second)):
         if not isinstance(model, nn.Module):
@@ -38,36 +36,16 @@ def check_pair(first: Any, second: Any) -> None:
             raise InvalidTypeError(
                 f"Expected '{name}' with weights in float32 or float64 (got a quantised layer '{quantised[0]}')"
             )
-        check_model(model)
+        check_readable(model, name)
         for key, value in model.named_parameters():
             if value.dtype not in _DTYPES:
                 raise InvalidTypeError(
                     f"Expected '{name}' with weights in float32 or float64 (got {value.dtype} in '{key}'); "
                     "align model.float()"
                 )
-    _check_same(first, second)
-
-
-def _check_same(first: nn.Module, second: nn.Module) -> None:
-    one, other = first.state_dict(), second.state_dict()
-    if missing := [key for key in one if key not in other]:
-        raise InvalidInputError(f"Expected two models of one architecture (got no '{missing[0]}' in the second)")
-    if extra := [key for key in other if key not in one]:
-        raise InvalidInputError(f"Expected two models of one architecture (got no '{extra[0]}' in the first)")
-    for key, value in one.items():
-        for what in ("shape", "dtype"):
-            a, b = getattr(value, what, None), getattr(other[key], what, None)
-            if a != b:
-                shown = (tuple(a), tuple(b)) if what == "shape" and a is not None and b is not None else (a, b)
-                raise InvalidInputError(
-                    f"Expected one {what} of '{key}' in both models (got {shown[0]} and {shown[1]})"
-                )
-    settings = [
-        {name: {k: v for k, v in own.items() if k not in _IN_TRAINING} for name, own in settings_of(model).items()}
-        for model in (first, second)
-    ]
-    if found := differences(*settings):
-        raise InvalidInputError(f"Expected two models of one architecture (got in the second: {found[0]})")
+    check_tensors(*(dict(model.named_parameters()) for model in (first, second)))
+    check_tensors(*(dict(model.named_buffers()) for model in (first, second)))
+    check_architecture(first, second)
 
 
 def runner(data: Any, inputs: Any, call: Callable[[nn.Module, Any], Any] | None) -> ModelCall:

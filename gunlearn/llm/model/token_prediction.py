@@ -148,7 +148,11 @@ class TokenPrediction(Task):
         return TextParts(data, None, kept, {"retain": self.batch_size})
 
     def validation_items(self, data: Data) -> TextItems | None:
-        return rows(data, data.val_mask) if "val_mask" in data else None
+        return self.held_out_items(data, "val")
+
+    def held_out_items(self, data: Data, part: str) -> TextItems | None:
+        mask = f"{part}_mask"
+        return rows(data, data[mask]) if mask in data else None
 
 
 class TextParts(ArrayParts):

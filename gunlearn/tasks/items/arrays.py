@@ -118,7 +118,11 @@ class ImageClassification(Task):
         return [rows, data.y[rows]] if isinstance(data.y, Tensor) else [rows]
 
     def validation_items(self, data: Data) -> TableRows | None:
-        return TableRows(data, data.val_mask.nonzero().view(-1)) if "val_mask" in data else None
+        return self.held_out_items(data, "val")
+
+    def held_out_items(self, data: Data, part: str) -> TableRows | None:
+        mask = f"{part}_mask"
+        return TableRows(data, data[mask].nonzero().view(-1)) if mask in data else None
 
     def check_data(self, data: Any) -> Any:
         """Return the items as a table; see `as_table`. Inputs must be finite, labels integers of at least 0."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gunlearn.connectivity.alignment import MessageCalibration, align_models, merge_in_closed_form
 from gunlearn.errors import InvalidInputError
-from gunlearn.nn import SmallResNet
+from gunlearn.nn import SmallResNet, backbone
 from tests.connectivity.alignment.pairs import answer, between, graph, kinds
 
 
@@ -83,6 +83,18 @@ def test_layers_without_a_bias_get_the_factor_alone() -> None:
     calibrate = MessageCalibration(first, second, inputs=torch.randn(6, 1, 8, 8))
     assert calibrate.notes["factor_alone"][:3] == ["0", "3.body.0", "3.body.3"]
     assert len(calibrate.notes["calibrated"]) == 1
+
+
+def test_layers_that_normalise_are_left_and_this_is_said() -> None:
+    """A factor on their weights is none on what they return; control: the same layers without it."""
+    torch.manual_seed(0)
+    first, second = (backbone("sage", 7, 8, 3, normalize=True) for _ in range(2))
+    calibrate = MessageCalibration(first, second, data=graph())
+    assert calibrate.notes["left"]["convs.0"] == "it normalises its channels"
+    child = between(first, second, 0.5)
+    assert torch.equal(calibrate(child, 0.5).convs[0].lin_l.weight, child.convs[0].lin_l.weight)
+    plain = MessageCalibration(*(backbone("sage", 7, 8, 3) for _ in range(2)), data=graph())
+    assert "convs.0" in plain.notes["calibrated"]
 
 
 def test_a_point_outside_the_path_is_refused() -> None:
