@@ -17,7 +17,7 @@ from gunlearn.tasks.base import Task
 from gunlearn.tasks.named import reads_links
 from gunlearn.tasks.sampling import BatchOptions
 from gunlearn.training.from_scratch import training_step
-from gunlearn.training.gradient_memory import gradient_memories
+from gunlearn.training.gradient_memory import gradient_memories, remembers
 from gunlearn.training.inner_model import learning_names
 from gunlearn.training.minimised_loss import decay_of, training_losses
 from gunlearn.training.optimizer_state import is_adam
@@ -28,7 +28,8 @@ from gunlearn.training.training_state import TrainingState
 #: Where the loss is the training's, sizes of 0.1 to 2.9 were measured; steady parts were below 0.4, or below 2.1 means,
 #: and where negatives are drawn anew below 3.7 means in 8 of 9 trainings; a mean was at most 1.5 sizes.
 _LARGE, _STEADY, _PULL, _PULL_OF_LINKS, _SCALE = 3.0, 0.6, 2.5, 4.0, 5.0
-_STEADY_OF_SGD = 0.75  # where the loss is the training's, it was at most .55
+_STEADY_OF_SGD = 0.75  # where the loss is the training's, it was at most .55 without dropout
+_ALIKE = 0.5  # share of a gradient by which two draws may differ, where no sizes are remembered to tell noise by
 _FALL = 0.5  # share of the loss
 #: Nats by which a loss has to change before anybody is warned of it.
 LEAST = 0.05
@@ -39,6 +40,11 @@ CHECK = 2
 def known_loss(source: Any) -> bool:
     """Return whether a state is that of `gunlearn.train`, which minimises the task's own loss."""
     return isinstance(source, TrainingState) and source.known_loss
+
+
+def checks_loss(source: Any) -> bool:
+    """Return whether the loss of a training is unknown, and its optimiser remembers what tells it: two passes."""
+    return source is not None and not known_loss(source) and remembers(source)
 
 
 def read_as(state: TrainingState, reading: BatchOptions) -> BatchOptions:
@@ -134,7 +140,7 @@ def gradient_by_memory(
     before = gradients(seed)
     own.step()
     after = gradients(seed + 1)
-    size, steady, mean_size, number = 0.0, 0.0, 0.0, 0
+    size, steady, mean_size, apart, number = 0.0, 0.0, 0.0, 0.0, 0
     for name, gradient in before.items():
         if name not in after:  # a layer that is dropped at random
             continue
@@ -144,12 +150,13 @@ def gradient_by_memory(
         size += float((g.square() / v).sum())
         steady += float((g * (after[name][has] - m) / v).sum())
         mean_size += float((m.square() / v).sum())
+        apart += float(((after[name][has] - g).square() / v).sum())
         number += int(has.sum())
     if not number:
         return None
     pull = _PULL_OF_LINKS if reads_links(task) else _PULL
     unit, least = (1.0, _STEADY) if is_adam(own) else (size / number, _STEADY_OF_SGD)
-    if not unit:
+    if not unit or (not is_adam(own) and apart > _ALIKE**2 * size):
         return None
     found = [(max(0.0, total) / number / unit) ** 0.5 for total in (size, steady, mean_size)]
     return ByMemory(found[0], found[1], found[2], pull, least)
@@ -203,7 +210,7 @@ def check_loss(source: Any, problem: Any, reading: BatchOptions) -> int:
         problem: see `gunlearn.methods.Problem`, with the trained model.
         reading: how much a pass reads, where the state does not say so.
     """
-    if source is None or known_loss(source):
+    if not checks_loss(source):
         return 0
     names = learning_names(problem.model)
     as_trained = read_as(source, reading) if isinstance(source, TrainingState) else reading

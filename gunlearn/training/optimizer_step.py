@@ -1,5 +1,6 @@
 """One optimiser step: gradients of the pieces of an objective, added up, and the losses before the step."""
 
+import inspect
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -37,7 +38,9 @@ def _step(optimizer: Any) -> None:
     try:
         optimizer.step()
     except (AssertionError, TypeError) as error:
-        if is_of_torch(optimizer):
+        closure = inspect.signature(optimizer.step).parameters.get("closure")
+        required = closure is not None and closure.default is closure.empty
+        if is_of_torch(optimizer) or not (required or "closure" in str(error) or error.args == ()):
             raise
         raise InvalidInputError(
             "Expected an optimiser that steps after a backward pass, without a closure (got "

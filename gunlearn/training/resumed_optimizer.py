@@ -111,6 +111,7 @@ def resumed_optimizer(
     else:
         made = _loaded(source, "", list(parameters), names)
     _check_goes_on(made)
+    _densify(made)
     _check_memory(made)
     if not may_be_new and not has_stepped(made) and leaves_state(made):
         raise InvalidInputError(
@@ -134,25 +135,36 @@ def _check_goes_on(optimizer: Optimizer) -> None:
 def _check_rates(groups: Sequence[Mapping[str, Any]], kind: str) -> None:
     for group in groups:
         rate = group.get("lr", 0.0)
-        if rate is None or not math.isfinite(rate):
-            got = f"{kind} with lr={rate}"
+        one = isinstance(rate, int | float) or (isinstance(rate, Tensor) and rate.numel() == 1)
+        if not one or not 0 <= float(rate) < math.inf:
+            got = f"{kind} with lr={rate!r}"
             raise InvalidInputError(f"Expected an optimiser with a learning rate (got {got}); {ESTIMATES}")
 
 
 def _check_memory(optimizer: Optimizer) -> None:
-    """Refuse a state of Adam without its moments, and one with NaN or infinity, on which no step goes on."""
-    for state in optimizer.state.values():
-        if is_adam(optimizer) and state and not {"step", "exp_avg", "exp_avg_sq"} <= set(state):
-            raise InvalidInputError(
-                f"Expected 'step', 'exp_avg' and 'exp_avg_sq' in the state of {type(optimizer).__name__} (got "
-                f"{sorted(map(str, state))}); {_REMEDY}, or {ESTIMATES}"
-            )
-        for name, value in state.items():
-            if isinstance(value, Tensor) and value.is_floating_point() and not bool(value.isfinite().all()):
+    """Refuse a state of Adam without its moments, and moments with NaN or infinity, on which no step goes on."""
+    for group in optimizer.param_groups:
+        needed = {"step", "exp_avg", "exp_avg_sq"} | ({"max_exp_avg_sq"} if group.get("amsgrad") else set())
+        for state in (optimizer.state.get(p, {}) for p in group["params"]):
+            if is_adam(optimizer) and state and not needed <= set(state):
                 raise InvalidInputError(
-                    f"Expected finite values in the optimiser's state (got NaN or infinity in '{name}'); {_REMEDY} "
-                    f"from before that, or {ESTIMATES}"
+                    f"Expected {sorted(needed)} in the state of {type(optimizer).__name__} (got "
+                    f"{sorted(map(str, state))}); {_REMEDY}, or {ESTIMATES}"
                 )
+            for name, value in state.items():
+                if _is_like(name, value) and not bool(value.isfinite().all()):
+                    raise InvalidInputError(
+                        f"Expected finite values in the optimiser's state (got NaN or infinity in '{name}'); {_REMEDY} "
+                        f"from before that, or {ESTIMATES}"
+                    )
+
+
+def _densify(optimizer: Optimizer) -> None:
+    """Let sparse moments be dense: so are the gradients of a copy of the model."""
+    for state in optimizer.state.values():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.is_sparse:
+                state[name] = value.to_dense()
 
 
 def _moved(source: Optimizer, parameters: list[nn.Parameter]) -> Optimizer:

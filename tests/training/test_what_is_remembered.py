@@ -15,6 +15,8 @@ from torch.nn.functional import cross_entropy
 import gunlearn as gu
 from gunlearn.errors import InvalidInputError
 from gunlearn.methods.any_task.second_look import TwoLosses, warn_of_a_rise
+from gunlearn.tasks.sampling import BatchOptions
+from gunlearn.training.another_loss import gradient_by_memory
 from gunlearn.training.gradient_memory import gradient_memories
 from gunlearn.training.mean_step import growth_by_memory, mean_steps
 from gunlearn.training.settled import growth_rate
@@ -102,8 +104,13 @@ def test_a_broken_memory_is_refused() -> None:
     good = optimizer.state_dict()
     unlearned(model, data, optimizer=good)
     for change, words in (
-        (lambda state: state["state"][0].pop("exp_avg_sq"), r"'exp_avg_sq' in the state of Adam \(got \['exp_avg'"),
+        (
+            lambda state: state["state"][0].pop("exp_avg_sq"),
+            r"'exp_avg_sq', 'step'\] in the state of Adam \(got \['exp_avg'",
+        ),
         (lambda state: state["state"][0]["exp_avg"].fill_(torch.nan), "NaN or infinity in 'exp_avg'"),
+        (lambda state: state["param_groups"][0].update(amsgrad=True), "'max_exp_avg_sq', 'step'. in the state of Adam"),
+        (lambda state: state["param_groups"][0].update(lr="0.1"), "Adam with lr='0.1'"),
         (lambda state: state["param_groups"][0].update(lr=float("nan")), "Adam with lr=nan"),
     ):
         broken = copy.deepcopy(good)
@@ -300,6 +307,62 @@ def test_sums_and_smoothing_are_told_by_what_is_remembered(kind: str, name: str)
         assert ("trained by another loss" in words) is warned
 
 
+@pytest.mark.parametrize("momentum", [0.9, 0.99])
+def test_dropout_under_sgd_is_no_other_loss(momentum: float) -> None:
+    """The task's own loss, by twelve draws; what one pair of draws says would accuse some of them."""
+    dropped = gu.GCN(20, 8, 4, dropout=0.5)
+    make = lambda model: torch.optim.SGD(model.parameters(), lr=0.3, momentum=momentum, weight_decay=5e-3)  # noqa: E731
+    data, model, optimizer, _ = loop(200, make, dropped)
+    task = gu.tasks.as_task(NODES)
+    for seed in range(12):
+        found = gradient_by_memory(optimizer, model, data, task, BatchOptions(), seed)
+        assert found is None or not found.is_another
+
+
+def test_a_sum_whose_penalty_hides_what_it_costs_is_taken_back() -> None:
+    """A penalty of a sum is as many times too heavy for the mean: it falls by more than the likelihood."""
+    losses = TwoLosses(14.0, 2.3, 0.0, 13.9, (0.1, 0.8))
+    assert losses.rose_far
+    assert not losses.rose(0.0)
+    assert not TwoLosses(14.0, 2.3, 0.0, 13.9, (0.1, 0.14)).rose_far  # control: by less than half
+    assert not TwoLosses(1.0, 1.2, 0.0, 0.0, (1.0, 1.2), decoupled=True).rose(0.0)  # AdamW rests elsewhere
+    assert TwoLosses(1.0, 1.2, 0.0, 0.0, (1.0, 1.2)).rose(0.0)
+
+
+class Best(torch.optim.SGD):
+    """Keeps the best loss so far, none yet."""
+
+    def step(self, closure: Any = None) -> Any:
+        found = super().step(closure)
+        for group in self.param_groups:
+            for p in group["params"]:
+                self.state[p]["best"] = torch.tensor(float("inf"))
+        return found
+
+
+def test_an_infinity_of_one_s_own_is_no_broken_memory() -> None:
+    """The control is a moment: `test_a_broken_memory_is_refused`."""
+    data, model, optimizer, _ = loop(make=lambda model: Best(model.parameters(), lr=0.1, momentum=0.9))
+    unlearned(model, data, optimizer=optimizer)
+
+
+def test_a_training_of_few_steps_gets_no_teacher() -> None:
+    """Six steps, of which a fifth is one; the control has enough for one."""
+    for steps, taught in ((6, False), (60, True)):
+        data, model, optimizer, _ = loop(steps, lambda model: torch.optim.Adam(model.parameters(), lr=5e-2))
+        notes = unlearned(model, data, method="auto", optimizer=optimizer)[0].notes
+        assert ("a teacher" in notes["why"]) is taught
+
+
+def test_passes_are_counted_where_they_are_taken() -> None:
+    """RMSprop remembers no mean gradient, so that nothing is held against one; Adam does."""
+    for make, passes in ((adam, 4), (lambda model: torch.optim.RMSprop(model.parameters(), lr=1e-2), 2)):
+        data, model, _, keeping = loop(100, make)
+        notes = unlearned(model, data, method="replay", training=keeping.state(model), budget=0.2)[0].notes
+        assert notes["passes"] == passes
+        assert notes["price"] == pytest.approx(0.2 + passes / 100)
+
+
 def test_replay_is_taken_back_where_it_raised_the_loss_by_half() -> None:
     """The training climbed down another loss; the control is a training by the task's own."""
     for other in (True, False):
@@ -331,5 +394,5 @@ def test_a_rise_after_shrinking_counts_from_half_and_a_twentieth_nat_on() -> Non
     for before, after, told in ((0.1, 0.14, False), (0.1, 0.16, True), (0.01, 0.05, False), (1.0, 1.4, False)):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            warn_of_a_rise(TwoLosses(before, after, 0.0, 0.0), 5)
+            warn_of_a_rise(TwoLosses(before, after, 0.0, 0.0, (before, after)), 5)
         assert bool(caught) is told

@@ -20,6 +20,7 @@ from gunlearn.tasks.named import reads_links
 USUAL_BUDGET = 0.33
 _TEACHER = {"teacher_share": 0.62, "unseen_weight": 0.01}  # the best of a few on `experiments/nearest`'s flipped labels
 _TAUGHT_SHARE = 0.2  # of a training's steps: what a teacher takes to know its data, and the model to learn from it
+_FEWEST = 5  # steps, below which a teacher learns nothing
 _GO_ON = "continued_training"
 
 
@@ -65,7 +66,8 @@ class ByTraining:
             return self._unsettled(options)
         if known.state is None or known.growth is None:
             source = "optimiser" if known.state is None else "state"
-            return Choice(_GO_ON, options, f"the {source} of its training is at hand, without a checkpoint")
+            near = " that tells whether it had settled" if known.state is not None and known.state.moments else ""
+            return Choice(_GO_ON, options, f"the {source} of its training is at hand, without a checkpoint{near}")
         return self._settled(options)
 
     def without_teacher(self, doubted: DoubtedTeacher, choice: Choice) -> tuple[Choice, float]:
@@ -122,6 +124,7 @@ class ByTraining:
         return {"budget" if self.most < share_of(self.partition) else "at_most": self.most}
 
     def _may_teach(self) -> bool:
-        if self.most < _TAUGHT_SHARE or reads_links(self.task) or self.partition.forgets == ("edges",):
+        few = self.known.total is not None and _TAUGHT_SHARE * self.known.total < _FEWEST
+        if few or self.most < _TAUGHT_SHARE or reads_links(self.task) or self.partition.forgets == ("edges",):
             return False
         return can_teach(self.task.parts(self.partition, "retain", self.model, ("forget", "retain")), self.model)

@@ -214,7 +214,7 @@ class ContinuedTraining(GradientMethod):
         losses, slack = look.after(outcome, optimizer), 0.0 if source is None else _SLACK
         if losses is None or outcome.state is None:
             return
-        if not keep and losses.rose(slack):
+        if not keep and (losses.rose(slack) or (losses.rose_far and not known_loss(source))):
             remedy = OWN_LOSS if slack else "give the state of the training or a lower 'lr'"
             if spending.goes_back:
                 remedy = f"the steps back may not have fitted these weights, or {remedy}"
@@ -228,7 +228,7 @@ class ContinuedTraining(GradientMethod):
         """Return the outcome with notes, and the state that the next request goes on with."""
         known, spent = spending.known, spending.passes + spending.learning
         outcome.notes |= {"start": spending.start.words, "shrink": self.shrink, "passes": spent}
-        if spending.goes_back:
+        if spending.goes_back and not outcome.unchanged:
             outcome.notes["start"] += f", and {spending.steps} of its mean steps back"
         outcome.notes["unseen_weight"] = weight_of(own.unseen)
         if spending.learning:

@@ -19,7 +19,7 @@ from gunlearn.methods.base import Problem
 from gunlearn.methods.forget_part import has_forget_items
 from gunlearn.tasks.base import Parts
 from gunlearn.tasks.named import reads_links
-from gunlearn.training.another_loss import CHECK, known_loss
+from gunlearn.training.another_loss import CHECK, checks_loss
 from gunlearn.training.mean_step import step_back
 from gunlearn.training.processes import world_size
 from gunlearn.training.same_items import warn_of_other_items
@@ -103,7 +103,7 @@ class Spending:
             warn_of_other_steps(source, method.training_steps)
             start = from_state(source, problem.model, method.lr, method.weight_decay)
         spent = looks + start.passes + (0 if watched is None else PASSES)
-        checks = source is not None and not known_loss(source) and (allowed is None or allowed > spent + CHECK)
+        checks = checks_loss(source) and (allowed is None or allowed > spent + CHECK)
         spent += CHECK if checks else 0
         low = _lowered(method, problem, source)
         few = allowed is not None and allowed - spent <= 2 * RATE_LOOKS

@@ -15,7 +15,7 @@ from gunlearn.methods.any_task.second_look import LOOKS, OWN_LOSS, Look
 from gunlearn.methods.any_task.training_budget import share_of
 from gunlearn.methods.base import Method, Outcome, Problem, check_interval
 from gunlearn.tasks.sampling import BatchOptions
-from gunlearn.training.another_loss import CHECK, check_loss, known_loss, read_as
+from gunlearn.training.another_loss import CHECK, check_loss, checks_loss, known_loss, read_as
 from gunlearn.training.arguments import TrainArguments
 from gunlearn.training.checkpoint_weights import weights_for
 from gunlearn.training.from_scratch import train_from_scratch
@@ -123,7 +123,7 @@ class Replay(Method):
         before = tuple(m for m in state.moments if m.step <= moment.step)
         handed = making.state(model, state, 0, state.total, state.reading, before, growth)
         outcome = Outcome(model, taken, notes, training=handed)
-        losses = None if look is None else look.after(outcome, making.made, decoupled=True)
+        losses = None if look is None else look.after(outcome, making.made)
         if look is not None and losses is not None and losses.rose_far:
             look.take_back(outcome, losses, OWN_LOSS)
             outcome.training = state
@@ -132,4 +132,4 @@ class Replay(Method):
 
 def passes_beside(state: TrainingState) -> int:
     """Return the passes that hold the loss of a training of one's own before and after a run."""
-    return 0 if known_loss(state) else CHECK + LOOKS
+    return 0 if known_loss(state) else LOOKS + (CHECK if checks_loss(state) else 0)

@@ -34,21 +34,29 @@ class TwoLosses(NamedTuple):
         after: of the result.
         by_chance: what the draws of dropout and negatives explain of the difference (a paired t test at 5 %).
         penalty: the part of `before` that is penalty.
+        likelihood: the loss before and after without a penalty.
+        decoupled: the optimiser's decay is none of the loss (AdamW), under which weights do not rest where it does.
     """
 
     before: float
     after: float
     by_chance: float
     penalty: float
+    likelihood: tuple[float, float]
+    decoupled: bool = False
 
     def rose(self, slack: float) -> bool:
         """Return whether the loss rose by more than chance and the share `slack` of it."""
-        return self.after - self.before > max(self.by_chance, slack * self.before)
+        return not self.decoupled and self.after - self.before > max(self.by_chance, slack * self.before)
 
     @property
     def rose_far(self) -> bool:
-        """Whether it rose by half and more, and not by next to nothing."""
-        return self.rose(_RISE) and self.after - self.before > LEAST
+        """Whether the likelihood alone fell by half of itself and more, and not by next to nothing.
+
+        A penalty that is too heavy for the loss, as that of a sum is for a mean, would hide it.
+        """
+        before, after = self.likelihood
+        return after - before > max(self.by_chance, _RISE * before, LEAST)
 
 
 class Look:
@@ -70,24 +78,21 @@ class Look:
         self.weights = copy.deepcopy(model.state_dict())
         self.losses = training_losses(model, *self.seen) if world_size() == 1 else None
 
-    def after(self, outcome: Outcome, optimizer: Any, decoupled: bool = False) -> TwoLosses | None:
+    def after(self, outcome: Outcome, optimizer: Any) -> TwoLosses | None:
         """Return the losses before and after a run, which the notes then hold; `None` where they say nothing.
 
         Args:
             outcome: with the model after the run.
             optimizer: of the run, whose L2 penalty belongs to the loss; `None` where nobody made one.
-            decoupled: compare losses without a penalty where the optimiser has a decoupled one (AdamW), under which
-                the weights do not rest where the loss does.
         """
-        decay = None if optimizer is None else decay_of(optimizer, outcome.model)
-        if decay is None and optimizer is not None and decoupled:
-            decay = {}
-        if self.losses is None or decay is None or outcome.state is None or not outcome.state.step:
+        if self.losses is None or optimizer is None or outcome.state is None or not outcome.state.step:
             return None
+        decay = decay_of(optimizer, outcome.model)
         losses = training_losses(outcome.model, *self.seen)
-        added = [penalty_of(weights, decay) for weights in (self.weights, outcome.model.state_dict())]
+        added = [penalty_of(weights, decay or {}) for weights in (self.weights, outcome.model.state_dict())]
         by_chance = _T * float((losses - self.losses).std()) / len(losses) ** 0.5
-        found = TwoLosses(float(self.losses.mean()) + added[0], float(losses.mean()) + added[1], by_chance, added[0])
+        alone = float(self.losses.mean()), float(losses.mean())
+        found = TwoLosses(alone[0] + added[0], alone[1] + added[1], by_chance, added[0], alone, decay is None)
         outcome.notes |= {"training_loss_before": found.before, "training_loss": found.after}
         return found
 
