@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
 
 import gunlearn as gu
 from gunlearn.errors import InvalidInputError
@@ -47,6 +47,16 @@ def test_two_requests_without_anything_to_forget_are_the_same_training_for_longe
         first.model, first.data, SECOND, "continued_training", TASK, lr=1e-2, weight_decay=1e-3, **steps
     )  # control: without the state
     assert distance(anew.model, longer.model) > 20 * distance(second.model, longer.model)
+
+
+def test_replay_hands_on_the_rate_of_the_end() -> None:
+    """Half a cosine; the control is the checkpoint's, which is higher."""
+    data = lone()
+    base = trained(data, scheduler=lambda optimizer: CosineAnnealingLR(optimizer, 90))
+    first = gu.unlearn(base.model, data, FIRST, "replay", TASK, training=base)
+    (own,), (handed,) = base.training.optimizer["param_groups"], first.training.optimizer["param_groups"]
+    moment = next(m for m in base.training.moments if m.step == first.notes["from_step"])
+    assert handed["lr"] == own["lr"] < moment.optimizer["param_groups"][0]["lr"]
 
 
 def test_replaying_one_request_after_another_is_replaying_both_bit_for_bit() -> None:

@@ -14,6 +14,11 @@ from gunlearn.training.second_moments import remember
 from gunlearn.training.training_state import Moment, TrainingState, on_cpu
 
 
+def group_settings(groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the settings of each group of an optimiser."""
+    return [{name: copy.copy(value) for name, value in group.items() if name != "params"} for group in groups]
+
+
 class Making:
     """A function that makes an optimiser and changes it for a run; it keeps it, and its settings from before.
 
@@ -29,10 +34,7 @@ class Making:
 
     def __call__(self, parameters: Sequence[nn.Parameter]) -> Any:
         self.made = self.make(parameters)
-        self.settings = [
-            {name: copy.copy(value) for name, value in group.items() if name != "params"}
-            for group in self.made.param_groups
-        ]
+        self.settings = group_settings(self.made.param_groups)
         for change in self.changes:
             change(self.made)
         return self.made

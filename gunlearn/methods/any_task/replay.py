@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from gunlearn.errors import InvalidInputError
-from gunlearn.methods.any_task.handed_on import Making
+from gunlearn.methods.any_task.handed_on import Making, group_settings
 from gunlearn.methods.any_task.second_look import LOOKS, OWN_LOSS, Look
 from gunlearn.methods.any_task.training_budget import share_of
 from gunlearn.methods.base import Method, Outcome, Problem, check_interval
@@ -121,6 +121,7 @@ class Replay(Method):
             "unseen_weight": weight_of(unseen),
         }
         before = tuple(m for m in state.moments if m.step <= moment.step)
+        making.settings = group_settings(state.optimizer["param_groups"])  # of the end, not of the checkpoint
         handed = making.state(model, state, 0, state.total, state.reading, before, growth)
         outcome = Outcome(model, taken, notes, training=handed)
         losses = None if look is None else look.after(outcome, making.made)
