@@ -64,6 +64,18 @@ def test_what_does_not_fit_is_refused(runs: Path, tmp_path: Path, capsys: pytest
     assert not (tmp_path / "path.json").exists()
 
 
+def test_a_model_with_dropout_is_told_how_to_be_named(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """The command's own models have none; the control is what Python alone can pass."""
+    data = gu.link_split(gu.load("karate"), seed=0)
+    gu.train(gu.GCN(data.num_features, 8, 4, dropout=0.5), data, epochs=2).save(tmp_path / "dropped")
+    said = refusal(capsys, "connect", str(runs / "one"), str(tmp_path / "dropped"), *SIZES)
+    assert "dropout" in said
+    assert "--model FILE.py:FUNCTION" in said
+    assert "strict" not in said
+
+
 def test_classes_are_taken_by_number_and_by_name(runs: Path, capsys: pytest.CaptureFixture) -> None:
     """A name reaches the data, which then say that they have no such class."""
     nodes = {"dataset": "digits", "task": "node_classification", "forget": "classes"}

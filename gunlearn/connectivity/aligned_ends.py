@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +16,7 @@ from gunlearn.connectivity.part_losses import PartLosses
 from gunlearn.connectivity.same_architecture import check_tensors, code_differences, setting_differences
 from gunlearn.core.checks import check_choice
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
+from gunlearn.tasks.trial import plain_copy
 
 #: How the second model is brought into the first one's order and scale, or a function that does it.
 Align = str | Callable[[nn.Module, nn.Module], Any] | None
@@ -43,12 +43,12 @@ def settled_end(first: nn.Module, second: nn.Module, items: PartLosses) -> tuple
     shapes = [{name: buffer.shape for name, buffer in model.named_buffers()} for model in (one, two)]
     if code_differences(one, two) or shapes[0] != shapes[1]:
         return second, ""  # for `path_ends` to refuse
-    shell = copy.deepcopy(one)
+    shell = plain_copy(one)
     for name, own in two.named_parameters():
         shell.get_parameter(name).requires_grad_(own.requires_grad).data.copy_(own.detach())
     for name, value in two.named_buffers():
         shell.get_buffer(name).copy_(value)
-    said = [items.some(items.task.adopt(copy.deepcopy(model))) for model in (two, shell)]
+    said = [items.some(items.task.adopt(plain_copy(model))) for model in (two, shell)]
     if not said[0].numel() or not torch.isfinite(said[0]).all():
         return second, ""  # for the evaluation to refuse
     far = float((said[0] - said[1]).abs().max() / said[0].abs().max().clamp(min=1))
@@ -80,7 +80,7 @@ def aligned_end(first: nn.Module, second: nn.Module, align: Align, items: PartLo
     """
     if align is None:
         return second, "none: the units of the second model are in the order in which it came"
-    run = items.call_of(copy.deepcopy(first))
+    run = items.call_of(plain_copy(first))
     if isinstance(align, str):
         check_choice("align", align, MATCHINGS)
         found = align_models(first, second, align, data=items, call=lambda model, _: run(model))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +13,7 @@ from gunlearn.connectivity.part_losses import PartLosses
 from gunlearn.connectivity.weight_paths import WeightPath
 from gunlearn.core.checks import check_choice
 from gunlearn.errors import InvalidInputError
+from gunlearn.tasks.trial import plain_copy
 
 CHILDREN = ("calibrated", "merged")
 Child = str | Callable[[nn.Module, float], nn.Module] | None
@@ -35,10 +35,10 @@ def child_maker(
         GunlearnError: see `MessageCalibration` and `merge_in_closed_form`.
     """
     if child is None or not isinstance(child, str):
-        return child, "" if child is None else f"made by {child!r}"
+        return child, "" if child is None else f"made by {getattr(child, '__name__', type(child).__name__)}"
     check_choice("child", child, CHILDREN)
     first, second = (path.model_at(end) for end in (0, 1))
-    run = items.call_of(copy.deepcopy(first))
+    run = items.call_of(plain_copy(first))
     given: dict[str, Any] = {"data": items, "call": lambda model, _: run(model)}
     if child == "merged":
         if path.name != "linear":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from gunlearn.connectivity.same_architecture import check_architecture, check_readable, check_tensors, listed
 from gunlearn.errors import GunlearnError, InvalidTypeError, UnsupportedModelError
 from gunlearn.tasks.items.statistics import batch_norm_layers
+from gunlearn.tasks.trial import plain_copy
 from gunlearn.training.result import belongs_to_operator
 
 
@@ -55,7 +55,7 @@ def path_ends(first: Any, second: Any) -> PathEnds:
     learning = {name for model in models for name, p in model.named_parameters() if p.requires_grad}
     moving = tuple(n for n in weights[0] if n in learning or not torch.equal(weights[0][n], weights[1][n]))
     return PathEnds(
-        template=copy.deepcopy(models[0]),
+        template=plain_copy(models[0]),
         weights=(weights[0], weights[1]),
         buffers=(buffers[0], buffers[1]),
         moving=moving or tuple(weights[0]),
@@ -93,7 +93,7 @@ def _merged(model: nn.Module, which: str) -> nn.Module:
     adapted = [name for name, _ in model.named_parameters() if ".lora_" in f".{name}"]
     if not adapted and not hasattr(model, "peft_config"):
         return model
-    merge = getattr(copy.deepcopy(model), "merge_and_unload", None)
+    merge = getattr(plain_copy(model), "merge_and_unload", None)
     if not callable(merge):
         raise UnsupportedModelError(
             f"Expected an adapter that can be merged at the {which} end of the path, since a path on its factors is "

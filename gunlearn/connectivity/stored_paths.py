@@ -40,7 +40,7 @@ def save_path(path: WeightPath, directory: str | Path) -> Path:
     directory = Path(directory)
     if path.child is not None:
         raise UnsupportedModelError(
-            f"Expected a path of plain weights to store (got one whose models a function changes, {path.child!r})"
+            "Expected a path of plain weights to store (got one whose models a 'child' changes)"
         )
     operators = [name for name in path.ends.weights[0] if belongs_to_operator(name)]
     if operators:

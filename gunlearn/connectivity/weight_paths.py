@@ -159,7 +159,12 @@ class WeightPath(nn.Module):
                 )
             anew(model)
         if self.child is not None and end is None and not isinstance(t, dict):
-            model.load_state_dict(self.child(model, t).state_dict())
+            stands = self.child(model, t)
+            if not isinstance(stands, nn.Module) or _shapes(stands) != _shapes(model):
+                raise InvalidInputError(
+                    f"Expected 'child' to return a model of the path's architecture (got {type(stands).__name__})"
+                )
+            model.load_state_dict(stands.state_dict())
             if self.ends.statistics and anew is not None:
                 anew(model)
         return model
@@ -196,3 +201,7 @@ class _Calls(nn.Module):
 
     def forward(self) -> Any:
         return self.function(self.model)
+
+
+def _shapes(model: nn.Module) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in model.state_dict().items()}

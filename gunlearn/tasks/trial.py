@@ -138,13 +138,23 @@ def _logits(trial: Trial) -> Tensor | None:
 
 
 def private_copy(model: nn.Module, task: Task) -> nn.Module:
-    """Return a deep copy of `model`, adapted by `Task.adopt`.
+    """Return a deep copy of `model`, see `plain_copy`, adapted by `Task.adopt`. Embeddings have dense gradients."""
+    model = plain_copy(model)
+    make_gradients_dense(model)
+    return task.adopt(model)
+
+
+def plain_copy(model: nn.Module) -> nn.Module:
+    """Return a deep copy of `model`.
 
     Tensors with a gradient history that a forward pass left on a module (the means of PyG's `VGAE`) are copied without
-    their history. Embeddings have dense gradients.
+    their history.
+
+    Raises:
+        UnsupportedModelError: something in it cannot be copied.
     """
     try:
-        model = copy.deepcopy(model, _copied_otherwise(model))
+        return copy.deepcopy(model, _copied_otherwise(model))
     except (RuntimeError, TypeError) as error:
         packed = [
             name for name, value in model.named_buffers() if value.layout not in (torch.strided, torch.sparse_coo)
@@ -155,8 +165,6 @@ def private_copy(model: nn.Module, task: Task) -> nn.Module:
                 f"{model.get_buffer(packed[0]).layout}); store .to_sparse_coo(), or make it in 'forward' of edge_index"
             ) from error
         raise UnsupportedModelError(f"Expected a model that can be copied (got: {error}{_blamed(model)}") from error
-    make_gradients_dense(model)
-    return task.adopt(model)
 
 
 def _blamed(model: nn.Module) -> str:

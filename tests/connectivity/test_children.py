@@ -59,12 +59,37 @@ def test_a_function_of_the_caller_s_makes_them_too(nodes, tmp_path: Path) -> Non
     found = connect(first, second, data, task=TASK, points=5, child=first_again)
     assert asked == [0.25, 0.5, 0.75]
     assert found.evaluation.column("loss_retain")[:4] == pytest.approx([loss(first, data)] * 4)
-    with pytest.raises(UnsupportedModelError, match="whose models a function changes"):
+    with pytest.raises(UnsupportedModelError, match="whose models a 'child' changes"):
         save_path(found.path, tmp_path / "path")
+    for other in (None, nn.Linear(2, 2)):
+        with pytest.raises(InvalidInputError, match="to return a model of the path's architecture"):
+            connect(first, second, data, task=TASK, points=3, child=lambda model, t, other=other: other)
     with pytest.raises(InvalidInputError, match="'child'"):
         connect(first, second, data, task=TASK, points=3, child="colour")
     with pytest.raises(InvalidInputError, match="path='linear' for child='merged'"):
         connect(first, second, data, task=TASK, points=3, child="merged", path="bezier", steps=1)
+
+
+class Kept(nn.Module):
+    """Keeps what it computed last, as many do to look at it later."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: torch.Tensor, edge_index: torch.Tensor) -> torch.Tensor:
+        self.last = self.inner(x, edge_index)
+        return self.last
+
+
+def test_models_that_keep_a_tensor_of_their_last_pass_are_connected(nodes) -> None:
+    """With its history, which torch does not copy; the control keeps none."""
+    data, models = nodes
+    kept = [Kept(model) for model in models]
+    for model in kept:
+        assert model(data.x, data.edge_index).grad_fn is not None
+    found = [connect(*ends, data, task=TASK, points=3).evaluation.column("loss_retain") for ends in (kept, models)]
+    assert found[0] == pytest.approx(found[1], rel=1e-6)
 
 
 def test_children_of_images_with_batch_normalisation_have_their_own_statistics() -> None:

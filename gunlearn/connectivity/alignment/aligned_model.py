@@ -1,6 +1,5 @@
 """Align one model's channels with another's, so that a path between them says something."""
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +17,7 @@ from gunlearn.connectivity.alignment.weight_matching import match_weights
 from gunlearn.core.checks import check_choice
 from gunlearn.errors import UnsupportedModelError
 from gunlearn.seed import isolated_rng
+from gunlearn.tasks.trial import plain_copy
 
 MATCHINGS = ("weights", "activations", "messages")
 
@@ -93,7 +93,7 @@ def align_models(
     _check_something_free(structure)
     check_structure(structure, other, run)
     orders, factors, left = _matched(structure, beside, (one.state_dict(), other.state_dict()), by, rescale)
-    result = copy.deepcopy(second)
+    result = plain_copy(second)
     result.load_state_dict(permuted_weights(structure, other.state_dict(), orders, factors))
     notes = {"by": by, **_said(structure, orders, left, rescale)}
     notes["difference"] = checked_difference(difference(before, outputs_of(result, run)))

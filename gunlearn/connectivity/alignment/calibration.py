@@ -1,6 +1,5 @@
 """Set the statistics of an interpolated model's messages to those interpolated between its parents."""
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +16,7 @@ from gunlearn.connectivity.alignment.tracing import layers_of_table
 from gunlearn.core.checks import check_number
 from gunlearn.errors import DivergenceError, InvalidInputError
 from gunlearn.seed import isolated_rng
+from gunlearn.tasks.trial import plain_copy
 
 Moments = tuple[Tensor, Tensor]
 
@@ -83,7 +83,7 @@ class MessageCalibration:
         if not 0 <= t <= 1:
             raise InvalidInputError(f"Expected 't' between 0 and 1 (got {t})")
         check_pair(self._parent, child)
-        model = copy.deepcopy(child)
+        model = plain_copy(child)
         modes = {module: module.training for module in model.modules()}
         handles = [
             model.get_submodule(name).register_forward_hook(self._hook(name, model, t)) for name in self._moments

@@ -1,6 +1,5 @@
 """Merge two models layer by layer in closed form (GNNMerge, arXiv 2503.03384)."""
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +15,7 @@ from gunlearn.errors import InvalidInputError
 from gunlearn.nn.channels.channel_rules import LinearMap, rule_of
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.items.statistics import batch_norm_layers, settle_statistics
+from gunlearn.tasks.trial import plain_copy
 
 _Seen = list[tuple[Any, Any, Tensor]]
 
@@ -64,7 +64,7 @@ def merge_in_closed_form(
     layers_of_table(first)
     run = runner(data, inputs, call)
     one, other = frozen_copy(first), frozen_copy(second)
-    merged = copy.deepcopy(first)
+    merged = plain_copy(first)
     state, beside = one.state_dict(), other.state_dict()
     merged.load_state_dict({k: torch.lerp(v, beside[k], t) if _is_float(v) else v for k, v in state.items()})
     maps = _maps_of(one)

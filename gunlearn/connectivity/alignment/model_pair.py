@@ -1,6 +1,5 @@
 """Two models of one architecture, and how they are called."""
 
-import copy
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,6 +12,7 @@ from gunlearn.connectivity.same_architecture import check_architecture, check_re
 from gunlearn.core.modes import evaluating
 from gunlearn.errors import DivergenceError, GunlearnError, InvalidInputError, InvalidTypeError, UnsupportedModelError
 from gunlearn.seed import isolated_rng
+from gunlearn.tasks.trial import plain_copy
 
 ModelCall = Callable[[nn.Module], Any]
 _DTYPES = (torch.float32, torch.float64)
@@ -88,7 +88,7 @@ def _call_on_graph(model: nn.Module, data: Any) -> Any:
 
 def frozen_copy(model: nn.Module) -> nn.Module:
     """Return a copy in evaluation mode, which may be run without a trace on the caller's model."""
-    return copy.deepcopy(model).eval().requires_grad_(False)
+    return plain_copy(model).eval().requires_grad_(False)
 
 
 @torch.no_grad()
