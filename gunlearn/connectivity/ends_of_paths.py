@@ -50,7 +50,7 @@ def path_ends(first: Any, second: Any) -> PathEnds:
     weights = [{name: p.detach().clone() for name, p in model.named_parameters()} for model in models]
     buffers = [{name: b.detach().clone() for name, b in model.named_buffers()} for model in models]
     check_tensors(*weights)
-    check_architecture(*models)
+    check_architecture(models[0], models[1])
     _check_buffers(models[0], *buffers)
     learning = {name for model in models for name, p in model.named_parameters() if p.requires_grad}
     moving = tuple(n for n in weights[0] if n in learning or not torch.equal(weights[0][n], weights[1][n]))

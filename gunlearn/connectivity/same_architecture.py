@@ -62,9 +62,12 @@ def check_tensors(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> 
             raise InvalidInputError(f"Expected parameters of one {what} (got {a} and {b} in {listed(wrong)})")
 
 
-def check_architecture(first: nn.Module, second: nn.Module) -> None:
-    """Refuse models whose modules compute different things from the same weights (UnsupportedModelError)."""
-    found = [*code_differences(first, second), *setting_differences(first, second)]
+def check_architecture(first: nn.Module, second: nn.Module, data: bool = True) -> None:
+    """Refuse models whose modules compute different things from the same weights (UnsupportedModelError).
+
+    Without `data` settings and attributes may differ.
+    """
+    found = code_differences(first, second) + (setting_differences(first, second) if data else [])
     if found:
         raise UnsupportedModelError(f"Expected two models of one architecture (got: {'; '.join(found[:_SHOWN])})")
 

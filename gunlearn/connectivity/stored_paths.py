@@ -134,7 +134,7 @@ def _check_tensors(saved: dict[str, Tensor], like: dict[str, Tensor]) -> None:
     """Raise ValueError for other names, shapes or types than the model's, and for NaN."""
     if only := sorted(saved.keys() ^ like.keys()):
         raise ValueError(f"{listed(only)} are in the file or in the model alone")
-    for name, value in saved.items():
+    for name, value in sorted(saved.items()):  # a file has no order
         for what in ("shape", "dtype"):
             if getattr(value, what) != getattr(like[name], what):
                 raise ValueError(f"{what} of '{name}' is {getattr(value, what)}, and {getattr(like[name], what)} there")

@@ -90,6 +90,12 @@ def test_models_that_keep_a_tensor_of_their_last_pass_are_connected(nodes) -> No
         assert model(data.x, data.edge_index).grad_fn is not None
     found = [connect(*ends, data, task=TASK, points=3).evaluation.column("loss_retain") for ends in (kept, models)]
     assert found[0] == pytest.approx(found[1], rel=1e-6)
+    for more in ({"align": "weights"}, {"align": "messages"}, {"child": "calibrated"}):
+        found = [
+            connect(*ends, data, task=TASK, points=3, **more).evaluation.column("loss_retain")
+            for ends in (kept, models)
+        ]
+        assert found[0] == pytest.approx(found[1], rel=1e-4)
 
 
 def test_children_of_images_with_batch_normalisation_have_their_own_statistics() -> None:

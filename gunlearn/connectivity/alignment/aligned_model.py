@@ -96,7 +96,7 @@ def align_models(
     result = plain_copy(second)
     result.load_state_dict(permuted_weights(structure, other.state_dict(), orders, factors))
     notes = {"by": by, **_said(structure, orders, left, rescale)}
-    notes["difference"] = checked_difference(difference(before, outputs_of(result, run)))
+    notes["difference"] = checked_difference(difference(before, outputs_of(frozen_copy(result), run)))  # it is not run
     order, scale = structure.spaces.order, structure.spaces.scale
     named = list(enumerate(structure.spaces.names))
     permutations = {name: orders[order.find(s)] for s, name in named if order.find(s) in orders}
