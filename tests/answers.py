@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tests.conftest import REPOSITORY
@@ -28,6 +28,16 @@ def check_unsaid(sentences: Iterable[str], text: str) -> None:
     """The control: fail with the sentences that changed rows leave as they are."""
     left = [sentence for sentence in sentences if sentence in text]
     assert not left, "\n".join(left)
+
+
+def check_ways(rows: Iterable[dict[str, Any]], names: Sequence[str], ways: Iterable[str], problems: int) -> None:
+    """Fail unless there are so many problems, by these columns, and each has three seeds of every way."""
+    found: dict[tuple[Any, ...], set[tuple[str, int]]] = {}
+    for row in rows:
+        found.setdefault(tuple(row[name] for name in names), set()).add((row["way"], row["seed"]))
+    whole = {(way, seed) for way in ways for seed in (0, 1, 2)}
+    assert len(found) == problems
+    assert all(there == whole for there in found.values())
 
 
 def short(value: float, digits: int = 2) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from experiments.nearest.optimizer_alone import WAYS
 from gunlearn.training.settled import GROWING
-from tests.answers import check_said, check_unsaid, ends, page, rows_of, short
+from tests.answers import check_said, check_unsaid, check_ways, ends, page, rows_of, short
 
 Row = dict[str, Any]
 TEXT = page("nearest")
@@ -76,12 +76,7 @@ def test_the_answers_on_an_optimiser_alone_say_what_the_rows_say() -> None:
 
 
 def test_every_problem_has_three_seeds_of_each_way() -> None:
-    found: dict[tuple[Any, ...], set[tuple[str, int]]] = {}
-    for row in ALONE:
-        key = tuple(row[name] for name in ("dataset", "backbone", "training", "size"))
-        found.setdefault(key, set()).add((row["way"], row["seed"]))
-    assert len(found) == 40
-    assert all(kept == {(way, seed) for way in WAYS for seed in (0, 1, 2)} for kept in found.values())
+    check_ways(ALONE, ("dataset", "backbone", "training", "size"), WAYS, problems=40)
 
 
 def test_other_rows_make_every_sentence_on_an_optimiser_alone_false() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from experiments.nearest.__main__ import PARTS
 from experiments.nearest.one_after_another import WAYS
-from tests.answers import check_said, check_unsaid, ends, page, rows_of, short
+from tests.answers import check_said, check_unsaid, check_ways, ends, page, rows_of, short
 
 Row = dict[str, Any]
 TEXT = page("nearest")
@@ -54,13 +54,7 @@ def test_the_answers_on_requests_in_a_row_say_what_the_rows_say() -> None:
 
 def test_every_problem_has_three_seeds_of_every_way() -> None:
     """A run that was killed leaves fewer."""
-    found: dict[tuple[Any, ...], set[tuple[str, int]]] = {}
-    for row in CHAIN:
-        found.setdefault((row["forget"], row["dataset"], row["backbone"], row["count"]), set()).add(
-            (row["way"], row["seed"])
-        )
-    assert len(found) == 16
-    assert all(kept == {(way, seed) for way in WAYS for seed in (0, 1, 2)} for kept in found.values())
+    check_ways(CHAIN, ("forget", "dataset", "backbone", "count"), WAYS, problems=16)
 
 
 def test_other_rows_make_every_sentence_on_requests_in_a_row_false() -> None:

@@ -12,7 +12,7 @@ from torch_geometric.data import Data
 from gunlearn.core.checks import check_integer
 from gunlearn.errors import InvalidInputError
 from gunlearn.methods import METHODS
-from gunlearn.methods.any_task.by_training import USUAL_BUDGET, ByTraining, Choice
+from gunlearn.methods.any_task.by_training import ByTraining, Choice, most_of
 from gunlearn.methods.any_task.careful_teacher import CarefullyTaught, DoubtedTeacher
 from gunlearn.methods.any_task.known_training import KnownTraining
 from gunlearn.methods.any_task.little_decay import lacking_decay
@@ -28,8 +28,9 @@ from gunlearn.tasks.sampling import BatchOptions
 from gunlearn.training.another_loss import check_loss
 from gunlearn.training.optimizer_state import steps_taken, unwrapped
 from gunlearn.training.optimizers import check_optimizer, goes_on
-from gunlearn.training.resumed_optimizer import ESTIMATES, check_one_optimizer
+from gunlearn.training.resumed_optimizer import check_one_optimizer
 from gunlearn.training.state_sources import NONE, as_training_state
+from gunlearn.training.usable_optimizer import ESTIMATES
 
 CHEAP = 0.01  # share of retraining's time below which only free methods fit
 MANY_EDGES = 1_000_000
@@ -134,7 +135,7 @@ class Auto(Method):
     @property
     def most(self) -> float:
         """The share of retraining's steps that may be spent."""
-        return USUAL_BUDGET if self.budget is None else self.budget
+        return most_of(self.budget)
 
     def choose(self, task: Task, partition: Any, model: nn.Module) -> Choice:
         """Return the method, its options, and the rule that picked it."""

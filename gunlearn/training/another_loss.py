@@ -47,10 +47,10 @@ def checks_loss(source: Any) -> bool:
     return source is not None and not known_loss(source) and remembers(source)
 
 
-def read_as(state: TrainingState, reading: BatchOptions) -> BatchOptions:
-    """Return how much a pass reads, as far as the state of the training says so."""
-    own = vars(reading)
-    return BatchOptions(**own | {name: value for name, value in state.reading.items() if name in own})
+def read_as(source: Any, reading: BatchOptions) -> BatchOptions:
+    """Return how much a pass reads: as far as the state of the training says so, which else is no `TrainingState`."""
+    own, said = vars(reading), source.reading if isinstance(source, TrainingState) else {}
+    return BatchOptions(**own | {name: value for name, value in said.items() if name in own})
 
 
 @dataclass(frozen=True)
@@ -202,8 +202,8 @@ def warn_of_another_loss(make: Callable[[list[nn.Parameter]], Any], problem: Any
     )
 
 
-def check_loss(source: Any, problem: Any, reading: BatchOptions) -> int:
-    """Warn where the training had another loss than the task's own; return the passes over the data that it cost.
+def check_loss(source: Any, problem: Any, reading: BatchOptions) -> None:
+    """Warn where the training had another loss than the task's own, for `CHECK` passes where `checks_loss` says so.
 
     Args:
         source: the state of the training, its optimiser or a `state_dict`; `None` where nothing is known.
@@ -211,11 +211,10 @@ def check_loss(source: Any, problem: Any, reading: BatchOptions) -> int:
         reading: how much a pass reads, where the state does not say so.
     """
     if not checks_loss(source):
-        return 0
+        return
     names = learning_names(problem.model)
-    as_trained = read_as(source, reading) if isinstance(source, TrainingState) else reading
+    as_trained = read_as(source, reading)
     warn_of_another_loss(lambda own: resumed_optimizer(source, own, names, may_be_new=True), problem, as_trained)
-    return CHECK
 
 
 def warn_of_a_fall(before: float, after: float, penalty: float, problem: Any, reading: BatchOptions) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from string import ascii_lowercase
@@ -17,7 +16,6 @@ from torch.optim import Optimizer
 from gunlearn.errors import InvalidInputError
 from gunlearn.training.optimizer_state import (
     has_stepped,
-    is_adam,
     is_of_torch,
     leaves_state,
     part_of_state,
@@ -25,13 +23,18 @@ from gunlearn.training.optimizer_state import (
     without_frozen,
 )
 from gunlearn.training.training_state import TrainingState
+from gunlearn.training.usable_optimizer import (
+    ESTIMATES,
+    REMEDY,
+    check_goes_on,
+    check_memory,
+    check_rates,
+    densify,
+    is_like_parameter,
+)
 
-_REMEDY = "hand in the optimiser that trained this model, or its state_dict"
-#: What does without the state of an optimiser.
-ESTIMATES = "let method 'continued_training' estimate its state (optimizer=\"adam\", lr=...)"
 _WHOLE = "; what it trains beside the model, such as a predictor, belongs into the model (torch.nn.ModuleDict)"
 _SAME = 0.5  # share of a parameter's values
-_LIKE_PARAMETER = ("exp_avg", "exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg", "sum", "acc_delta", "prev")
 #: Keys of a group that are no settings of its class; the last five are those of schedulers.
 _ADDED = {"params", "param_names", "initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum"}
 
@@ -110,61 +113,15 @@ def resumed_optimizer(
         made = _moved(source, list(parameters))
     else:
         made = _loaded(source, "", list(parameters), names)
-    _check_goes_on(made)
-    _densify(made)
-    _check_memory(made)
+    check_goes_on(made)
+    densify(made)
+    check_memory(made)
     if not may_be_new and not has_stepped(made) and leaves_state(made):
         raise InvalidInputError(
             f"Expected the optimiser's state after the training (got that of a new {type(made).__name__}, which has "
-            f"taken no step); {_REMEDY}, or {ESTIMATES}"
+            f"taken no step); {REMEDY}, or {ESTIMATES}"
         )
     return made
-
-
-def _check_goes_on(optimizer: Optimizer) -> None:
-    """Refuse settings that no step of a method goes on with."""
-    kind = type(optimizer).__name__
-    if any(group.get("maximize") for group in optimizer.param_groups):
-        raise InvalidInputError(
-            f"Expected an optimiser that lowers the loss (got {kind} with maximize=True); give a task of your own with "
-            "the training's loss, its sign changed"
-        )
-    _check_rates(optimizer.param_groups, kind)
-
-
-def _check_rates(groups: Sequence[Mapping[str, Any]], kind: str) -> None:
-    for group in groups:
-        rate = group.get("lr", 0.0)
-        one = isinstance(rate, int | float) or (isinstance(rate, Tensor) and rate.numel() == 1)
-        if not one or not 0 <= float(rate) < math.inf:
-            got = f"{kind} with lr={rate!r}"
-            raise InvalidInputError(f"Expected an optimiser with a learning rate (got {got}); {ESTIMATES}")
-
-
-def _check_memory(optimizer: Optimizer) -> None:
-    """Refuse a state of Adam without its moments, and moments with NaN or infinity, on which no step goes on."""
-    for group in optimizer.param_groups:
-        needed = {"step", "exp_avg", "exp_avg_sq"} | ({"max_exp_avg_sq"} if group.get("amsgrad") else set())
-        for state in (optimizer.state.get(p, {}) for p in group["params"]):
-            if is_adam(optimizer) and state and not needed <= set(state):
-                raise InvalidInputError(
-                    f"Expected {sorted(needed)} in the state of {type(optimizer).__name__} (got "
-                    f"{sorted(map(str, state))}); {_REMEDY}, or {ESTIMATES}"
-                )
-            for name, value in state.items():
-                if _is_like(name, value) and not bool(value.isfinite().all()):
-                    raise InvalidInputError(
-                        f"Expected finite values in the optimiser's state (got NaN or infinity in '{name}'); {_REMEDY} "
-                        f"from before that, or {ESTIMATES}"
-                    )
-
-
-def _densify(optimizer: Optimizer) -> None:
-    """Let sparse moments be dense: so are the gradients of a copy of the model."""
-    for state in optimizer.state.values():
-        for name, value in state.items():
-            if isinstance(value, Tensor) and value.is_sparse:
-                state[name] = value.to_dense()
 
 
 def _moved(source: Optimizer, parameters: list[nn.Parameter]) -> Optimizer:
@@ -181,7 +138,7 @@ def _moved(source: Optimizer, parameters: list[nn.Parameter]) -> Optimizer:
         if share < _SAME:
             raise InvalidInputError(
                 f"Expected an optimiser of this model's parameters as they are now (got one with a parameter of shape "
-                f"{tuple(own.shape)} that has other values, or is not the model's); {_REMEDY} (the latter where the "
+                f"{tuple(own.shape)} that has other values, or is not the model's); {REMEDY} (the latter where the "
                 f"model is an average of the trained weights, such as EMA or SWA){_WHOLE}"
             )
         match[own] = free.pop(index)
@@ -219,11 +176,11 @@ def _loaded(
     if count != len(parameters):
         raise InvalidInputError(
             f"Expected the state of an optimiser of this model's {len(parameters)} trained parameters "
-            f"(got one of {count}); {_REMEDY}{_WHOLE if count > len(parameters) else ''}"
+            f"(got one of {count}); {REMEDY}{_WHOLE if count > len(parameters) else ''}"
         )
     _check_shapes(state, parameters)
     cls = _class_of(groups[0], kind)
-    _check_rates(groups, cls.__name__)
+    check_rates(groups, cls.__name__)
     left = iter(parameters)  # some classes want a rate at construction; loading the state sets all settings
     made = cls([{"params": [next(left) for _ in group["params"]]} for group in groups], lr=float(groups[0]["lr"]))
     made.load_state_dict(copy.deepcopy(dict(state)))
@@ -234,7 +191,7 @@ def _check_shapes(state: Mapping[str, Any], parameters: list[nn.Parameter]) -> N
     """Refuse a state dict whose entries do not have the shapes of parameters in the same order."""
     order = [index for group in state["param_groups"] for index in group["params"]]
     held = [
-        [(name, value.shape) for name, value in state["state"].get(index, {}).items() if _is_like(name, value)]
+        [(name, value.shape) for name, value in state["state"].get(index, {}).items() if is_like_parameter(name, value)]
         for index in order
     ]
     for entry, parameter in zip(held, parameters, strict=True):
@@ -248,11 +205,7 @@ def _check_shapes(state: Mapping[str, Any], parameters: list[nn.Parameter]) -> N
                     "shapes are those of the model, but the order of the groups, or of the parameters in them, is "
                     "another one, and no names tell it); hand in the optimiser itself, whose order does not matter"
                 )
-            raise InvalidInputError(f"Expected the state of an optimiser of this model's parameters ({got}); {_REMEDY}")
-
-
-def _is_like(name: str, value: Any) -> bool:
-    return name in _LIKE_PARAMETER and isinstance(value, Tensor)
+            raise InvalidInputError(f"Expected the state of an optimiser of this model's parameters ({got}); {REMEDY}")
 
 
 def _by_shape(state: Mapping[str, Any], parameters: list[nn.Parameter]) -> list[nn.Parameter]:
@@ -267,7 +220,7 @@ def _by_shape(state: Mapping[str, Any], parameters: list[nn.Parameter]) -> list[
     for number, group in enumerate(groups):
         for index in group["params"]:
             kept = state["state"].get(index, {})
-            shape = next((value.shape for name, value in kept.items() if _is_like(name, value)), None)
+            shape = next((value.shape for name, value in kept.items() if is_like_parameter(name, value)), None)
             if shape is None or at.setdefault(shape, number) != number:
                 raise InvalidInputError(
                     f"Expected one group of parameters in the state of an optimiser, names of all, or groups of "
@@ -283,7 +236,7 @@ def _class_of(group: Mapping[str, Any], kind: str) -> Any:
     known = classes_of(torch.optim, Optimizer)
     if kind:
         if kind not in known:
-            raise InvalidInputError(f"Expected the state of an optimiser of torch.optim (got {kind}); {_REMEDY}")
+            raise InvalidInputError(f"Expected the state of an optimiser of torch.optim (got {kind}); {REMEDY}")
         return known[kind]
     settings = set(group) - _ADDED
     found = []
@@ -305,7 +258,7 @@ def _check_none_left(free: list[nn.Parameter], held: list[Tensor]) -> None:
     if free:
         raise InvalidInputError(
             f"Expected an optimiser of all {len(held) + len(free)} trained parameters of the model "
-            f"(got one of {len(held)}); freeze the others (requires_grad_(False)), or {_REMEDY}"
+            f"(got one of {len(held)}); freeze the others (requires_grad_(False)), or {REMEDY}"
         )
 
 

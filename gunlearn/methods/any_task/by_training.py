@@ -16,12 +16,16 @@ from gunlearn.tasks.base import Task
 from gunlearn.tasks.items.statistics import moving_norms
 from gunlearn.tasks.named import reads_links
 
-#: Share of retraining's steps that may be spent where nobody says another.
-USUAL_BUDGET = 0.33
+_USUAL_BUDGET = 0.33
 _TEACHER = {"teacher_share": 0.62, "unseen_weight": 0.01}  # the best of a few on `experiments/nearest`'s flipped labels
 _TAUGHT_SHARE = 0.2  # of a training's steps: what a teacher takes to know its data, and the model to learn from it
 _FEWEST = 5  # steps, below which a teacher learns nothing
 _GO_ON = "continued_training"
+
+
+def most_of(budget: float | None) -> float:
+    """Return the share of retraining's steps that may be spent; `None` names none."""
+    return _USUAL_BUDGET if budget is None else budget
 
 
 class Choice(NamedTuple):
@@ -55,7 +59,7 @@ class ByTraining:
     @property
     def most(self) -> float:
         """The share of the steps that may be spent."""
-        return USUAL_BUDGET if self.budget is None else self.budget
+        return most_of(self.budget)
 
     def choice(self) -> Choice:
         """Return the choice by whether the training had settled."""

@@ -183,7 +183,7 @@ class ContinuedTraining(GradientMethod):
         shrinking = shrinking_of(problem.model, problem.task, self.shrink, self.towards)
         known = checked_training(self, problem)
         spending = Spending.of(self, problem, known)
-        start, reading = spending.start, self.reading if known.state is None else read_as(known.state, self.reading)
+        start, reading = spending.start, read_as(known.state, self.reading)
         moving, rate = spending.watches(problem, reading.batch_size)
         own_callbacks = [callback for callback in (moving, rate) if callback is not None]
         problem = replace(problem, callbacks=[*problem.callbacks, *own_callbacks])  # their state is checkpointed

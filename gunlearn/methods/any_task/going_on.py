@@ -19,7 +19,7 @@ from gunlearn.methods.base import Problem
 from gunlearn.methods.forget_part import has_forget_items
 from gunlearn.tasks.base import Parts
 from gunlearn.tasks.named import reads_links
-from gunlearn.training.another_loss import CHECK, checks_loss
+from gunlearn.training.another_loss import CHECK, checks_loss, read_as
 from gunlearn.training.mean_step import step_back
 from gunlearn.training.processes import world_size
 from gunlearn.training.same_items import warn_of_other_items
@@ -153,9 +153,8 @@ def _goes_back(method: ContinuedTraining, problem: Problem, known: KnownTraining
     most = at_most if method.budget is None else method.budget
     kept = known.state is not None and known.state.latest(most * known.state.total) is not None
     asked = method.teacher_share or method.shrink < 1 or method.saliency is not None
-    task, state = problem.task, known.state
-    read = method.batch_size if state is None else state.reading.get("batch_size", method.batch_size)
-    at_once = task.shared_pass and not reads_links(task) and read is None
+    all_read = read_as(known.state, method.reading).batch_size is None
+    at_once = problem.task.shared_pass and not reads_links(problem.task) and all_read
     return known.grows and at_once and not kept and not asked
 
 

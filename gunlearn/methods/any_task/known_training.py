@@ -42,9 +42,9 @@ class KnownTraining:
         state = as_training_state(training)
         if state is not None:
             growth = growth_rate(state, model)
-            return cls(
-                state, state, state.total, growth_by_memory(state, model, state.total) if growth is None else growth
-            )
+            if growth is None:
+                growth = growth_by_memory(state, model, state.total)
+            return cls(state, state, state.total, growth)
         total = training_steps or steps_taken(optimizer)
         if not goes_on(optimizer):
             return cls(None, None, total, None)
