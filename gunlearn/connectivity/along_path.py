@@ -6,30 +6,34 @@ import copy
 import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from gunlearn.connectivity.ends_of_paths import modules_of
 from gunlearn.connectivity.part_losses import PartLosses
 from gunlearn.connectivity.path_evaluation import BOUND, GRID_POINTS, TOLERANCE, PathEvaluation
 from gunlearn.connectivity.same_architecture import factored_weights, listed
 from gunlearn.connectivity.weight_paths import WeightPath
 from gunlearn.core.checks import check_integer, check_number
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
-from gunlearn.metrics.base import Figure
+from gunlearn.metrics.base import Figure, as_list
 from gunlearn.metrics.problem import evaluator
 from gunlearn.tasks.base import Task
+from gunlearn.tasks.named import as_task
 
 
 def evaluate_path(
     path: WeightPath,
-    task: Task,
+    task: str | Task,
     partition: Any,
     *,
     points: int | Sequence[float] = GRID_POINTS,
-    references: Sequence[nn.Module] = (),
-    metrics: Iterable[str | Figure] = (),
+    references: Any = (),
+    metrics: str | Figure | Iterable[str | Figure] = (),
     tolerance_retain: float = TOLERANCE,
     tolerance_forget: float = TOLERANCE,
     bound_forget: float = BOUND,
@@ -48,7 +52,7 @@ def evaluate_path(
         task: what the models predict.
         partition: what was forgotten; `None` where nothing was: then there are losses, but no figures.
         points: number of equally spaced points (at least 3), or the points themselves, ascending.
-        references: models that were trained without the forgotten items.
+        references: models (or results) that were trained without the forgotten items, or one.
         metrics: further figures, see `gunlearn.evaluate`.
         tolerance_retain: how large the barrier of connected models may be, in nats.
         tolerance_forget: the same of the forgotten items.
@@ -63,11 +67,12 @@ def evaluate_path(
         InvalidInputError: bad points, tolerances or bound, a `loader` without statistics to compute, or metrics without
             a request.
     """
-    ts, metrics = _grid(points), list(metrics)
+    ts, metrics, references = _grid(points), as_list(metrics), modules_of(references)
+    task = as_task(task)
     for name, value in (("tolerance_retain", tolerance_retain), ("tolerance_forget", tolerance_forget)):
         check_number(name, value, minimum=0.0)
-    if not bound_forget > 0:  # NaN as well
-        raise InvalidInputError(f"Expected 'bound_forget' > 0 (got {bound_forget!r})")
+    if not isinstance(bound_forget, Real) or not bound_forget > 0:  # NaN as well
+        raise InvalidInputError(f"Expected 'bound_forget' > 0, math.inf for none (got {bound_forget!r})")
     if metrics and partition is None:
         raise InvalidInputError(
             "Expected a request for 'metrics', which compare forgotten items with others (got None)"
@@ -127,16 +132,20 @@ def _remarks(path: WeightPath, rows: list[Any], metrics: list[Any], missing: str
     return notes
 
 
-def _grid(points: int | Sequence[float]) -> list[float]:
+def _grid(points: Any) -> list[float]:
     """Return the points to evaluate."""
-    if isinstance(points, Sequence):
-        for t in points:
-            check_number("points", t, minimum=0.0)
-        ts = [float(t) for t in points]
-        if len(ts) < 3 or ts[0] != 0 or ts[-1] != 1 or any(a >= b for a, b in pairwise(ts)):
-            raise InvalidInputError(
-                f"Expected at least 3 ascending points from 0 to 1, ends included (got {list(points)[:5]})"
-            )
-        return ts
-    check_integer("points", points, minimum=3)  # at the ends alone there is no barrier to see
-    return [k / (points - 1) for k in range(points)]
+    if isinstance(points, Integral) and not isinstance(points, bool):
+        check_integer("points", points, minimum=3)  # at the ends alone there is no barrier to see
+        return [k / (int(points) - 1) for k in range(int(points))]
+    listed = points.tolist() if isinstance(points, Tensor | np.ndarray) else points
+    ts = list(listed) if isinstance(listed, Sequence) and not isinstance(listed, str) else []
+    if not all(isinstance(t, Real) for t in ts) or not _ascending([float(t) for t in ts]):
+        raise InvalidInputError(
+            "Expected 'points' to be a number of points, or at least 3 ascending ones from 0 to 1, ends included (got "
+            f"{ts[:5] or points!r})"
+        )
+    return [float(t) for t in ts]
+
+
+def _ascending(ts: list[float]) -> bool:
+    return len(ts) >= 3 and (ts[0], ts[-1]) == (0, 1) and all(a < b for a, b in pairwise(ts))

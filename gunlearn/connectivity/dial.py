@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
 
 from gunlearn.connectivity.along_path import evaluate_path
+from gunlearn.connectivity.ends_of_paths import modules_of
 from gunlearn.connectivity.part_losses import PartLosses
 from gunlearn.connectivity.path_evaluation import GRID_POINTS
 from gunlearn.connectivity.weight_paths import WeightPath
 from gunlearn.core.checks import check_integer, check_number
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.methods.any_task.whole_classes import classes_that_go, node_classes_that_go
-from gunlearn.metrics.base import Figure
+from gunlearn.metrics.base import Figure, as_list
 from gunlearn.metrics.problem import evaluator
 from gunlearn.tasks.base import Task
+from gunlearn.tasks.named import as_task
 
 
 class Dial:
@@ -36,13 +38,14 @@ class Dial:
     def __init__(
         self,
         path: WeightPath,
-        task: Task,
+        task: str | Task,
         partition: Any,
         data: Any = None,
         seed: int = 0,
         original: nn.Module | None = None,
         loader: Any = None,
     ) -> None:
+        task = as_task(task)
         self.path, self.task, self.partition, self.data, self.seed = path, task, partition, data, seed
         self.original, self.loader = original, loader
         self.losses = PartLosses(task, partition, task.adopt(copy.deepcopy(path.template)), data, seed, loader)
@@ -56,7 +59,7 @@ class Dial:
         return self.path.model_at(self.path.mean(low, high, points), self.losses.recompute)
 
     def figures(
-        self, model: nn.Module, metrics: Iterable[str | Figure] = (), references: Sequence[nn.Module] = ()
+        self, model: nn.Module, metrics: str | Figure | Iterable[str | Figure] = (), references: Any = ()
     ) -> dict[str, float | None]:
         """Return losses and figures of one of the dial's models, as in a row of an evaluation.
 
@@ -65,11 +68,11 @@ class Dial:
         found = {f"loss_{name}": value for name, value in self.losses.losses(model).items()}
         if self.partition is None:
             return found
-        judge = evaluator(self.task, self.partition, references, self.seed, metrics)
+        judge = evaluator(self.task, self.partition, modules_of(references), self.seed, as_list(metrics))
         judge.original = self.path.model_at(0) if self.original is None else self.original
         return {**found, **judge.row(model)}
 
-    def choose(self, slack: float = 0.05, points: int = GRID_POINTS, references: Sequence[nn.Module] = ()) -> float:
+    def choose(self, slack: float = 0.05, points: int = GRID_POINTS, references: Any = ()) -> float:
         """Return the point farthest from the first model that keeps what the first model knows.
 
         Only retained and validation items are read: at the point, and at every one before it, neither loss is more than
@@ -80,14 +83,16 @@ class Dial:
         Args:
             slack: in nats, at least 0.
             points: equally spaced points to try.
-            references: models trained without the forgotten items.
+            references: models (or results) trained without the forgotten items, or one.
 
         Raises:
+            InvalidTypeError: references that are none.
             UnsupportedMethodError: references, and a task without that figure or no forgotten items.
             DivergenceError: a loss on the way is NaN or infinite.
         """
         check_number("slack", slack, minimum=0.0)
         check_integer("points", points, minimum=2)
+        references = modules_of(references)
         model = self.task.adopt(copy.deepcopy(self.path.template))
         of = self.partition
         gone = [] if of is None else classes_that_go(self.task, of) + node_classes_that_go(self.task, of)
@@ -106,7 +111,7 @@ class Dial:
             kept.append(t)
         return self._nearest(kept, references) if references else kept[-1]
 
-    def _nearest(self, ts: list[float], references: Sequence[nn.Module]) -> float:
+    def _nearest(self, ts: list[float], references: list[nn.Module]) -> float:
         """Return the point whose predictions on forgotten items are nearest to those of references."""
         points = sorted({*ts, 0.5, 1.0})  # an evaluation has both ends and at least one point between them
         found = evaluate_path(

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from gunlearn.connectivity.aligned_ends import Align, aligned_end, settled_end
 from gunlearn.connectivity.along_path import evaluate_path
 from gunlearn.connectivity.children import Child, child_maker
@@ -15,7 +13,7 @@ from gunlearn.connectivity.connected_problem import connected_problem, original_
 from gunlearn.connectivity.connection import Connection
 from gunlearn.connectivity.curve_finding import find_curve
 from gunlearn.connectivity.curve_settings import CurveSettings
-from gunlearn.connectivity.ends_of_paths import checked_end, module_of
+from gunlearn.connectivity.ends_of_paths import checked_end, module_of, modules_of
 from gunlearn.connectivity.part_losses import PartLosses
 from gunlearn.connectivity.path_evaluation import BOUND, GRID_POINTS, TOLERANCE
 from gunlearn.connectivity.path_families import make_path
@@ -27,7 +25,6 @@ from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.trial import trial_pass
 from gunlearn.training.callbacks import Callback
-from gunlearn.training.result import Result
 
 
 @isolated_rng()
@@ -46,8 +43,8 @@ def connect(
     align: Align = None,
     child: Child = None,
     points: int | Sequence[float] = GRID_POINTS,
-    references: nn.Module | Result | Sequence[Any] = (),
-    metrics: Iterable[str | Figure] = (),
+    references: Any = (),
+    metrics: str | Figure | Iterable[str | Figure] = (),
     tolerance_retain: float = TOLERANCE,
     tolerance_forget: float = TOLERANCE,
     bound_forget: float = BOUND,
@@ -105,7 +102,7 @@ def connect(
         True
     """
     check_seed(seed)
-    references = [references] if isinstance(references, nn.Module | Result) else references
+    references = modules_of(references)
     settings = _settings(path, curve, objective, start, num_bends)
     task, partition, data = connected_problem((first, second), data, request, task)
     original, why = original_of((first, second), original)
@@ -149,7 +146,7 @@ def connect(
         task,
         partition,
         points=points,
-        references=[module_of(one) for one in references],
+        references=references,
         metrics=metrics,
         tolerance_retain=tolerance_retain,
         tolerance_forget=tolerance_forget,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +70,22 @@ def module_of(end: Any) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(f"Expected modules or results as ends of a path (got {type(end).__name__})")
     return getattr(model, "_orig_mod", model)  # the wrapper of torch.compile
+
+
+def modules_of(references: Any) -> list[nn.Module]:
+    """Return retrained models as a list of modules: given as modules or results, or as one of them.
+
+    Raises:
+        InvalidTypeError: something else, by its place.
+    """
+    several = isinstance(references, Iterable) and not isinstance(references, nn.Module)  # nn.Sequential has parts
+    given = list(references) if several else [references]
+    for k, one in enumerate(given, start=1):
+        if not isinstance(one, nn.Module) and not isinstance(getattr(one, "model", None), nn.Module):
+            raise InvalidTypeError(
+                f"Expected modules or results as references (got {type(one).__name__} as number {k})"
+            )
+    return [module_of(one) for one in given]
 
 
 def checked_end(end: Any, which: str) -> nn.Module:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gunlearn.core.atomic import replace_file
+from gunlearn.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from gunlearn.connectivity.path_evaluation import PathEvaluation
@@ -20,6 +21,7 @@ _SHARES = (("forget_acc", "retain_acc", "test_acc", "mia_auc"), ("forget_auc", "
 def draw_path(evaluation: PathEvaluation, path: str | Path) -> Path:
     """Draw losses above, shares (accuracy, AUC) below, over `t`; dashed lines are retrained models."""
     import matplotlib
+    from matplotlib.backend_bases import FigureCanvasBase
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context({"svg.hashsalt": "gunlearn", "axes.spines.top": False, "axes.spines.right": False}):
@@ -38,6 +40,9 @@ def draw_path(evaluation: PathEvaluation, path: str | Path) -> Path:
         figure.suptitle(evaluation.verdict.replace("; ", "\n").replace("), ", ")\n"), fontsize=9)
         out = Path(path)
         kind = out.suffix.removeprefix(".") or "png"
+        known = FigureCanvasBase.get_supported_filetypes()
+        if kind not in known:
+            raise InvalidInputError(f"Expected a picture's ending among {', '.join(known)} (got '{out.name}')")
         return replace_file(out, partial(_write, figure, kind))
 
 

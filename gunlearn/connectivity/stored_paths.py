@@ -64,6 +64,7 @@ def save_path(path: WeightPath, directory: str | Path) -> Path:
         "frozen": sorted(set(path.ends.weights[0]) - set(path.moving)),
         "checksum": checksum(content),
     }
+    record["own_checksum"] = _own_checksum(record)
     files = {directory / _WEIGHTS: content, directory / _RECORD: (json.dumps(record, indent=1) + "\n").encode()}
     write_files(files)
     return directory
@@ -84,6 +85,8 @@ def load_path(directory: str | Path, model: nn.Module) -> WeightPath:
     directory = Path(directory)
     try:
         record, content = json.loads((directory / _RECORD).read_text("utf-8")), (directory / _WEIGHTS).read_bytes()
+        if record["own_checksum"] != _own_checksum(record):
+            raise ValueError(f"{_RECORD} was changed after it was written")
         if record["checksum"] != checksum(content):
             raise ValueError(f"{_WEIGHTS} is not the file that {_RECORD} was written for")
         plain, bends, kind = module_of(model), record["num_bends"], record["kind"]
@@ -109,6 +112,12 @@ def load_path(directory: str | Path, model: nn.Module) -> WeightPath:
             f"Expected a saved path that fits {type(model).__name__} in {directory} (got: {error})"
         ) from error
     return path
+
+
+def _own_checksum(record: dict[str, Any]) -> str:
+    """Return the checksum of what a record says, its own aside."""
+    said = {name: value for name, value in record.items() if name != "own_checksum"}
+    return checksum(json.dumps(said, sort_keys=True).encode())
 
 
 def _tensors(model: nn.Module, bends: int) -> dict[str, Tensor]:

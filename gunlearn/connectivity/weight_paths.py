@@ -184,8 +184,8 @@ class WeightPath(nn.Module):
             return self.mixed([math.fsum(column) / points for column in columns])
 
     def _check(self, t: Any) -> None:
-        check_number("t", t, minimum=0.0)
-        if t > 1:
+        check_number("t", t)
+        if not 0 <= t <= 1:
             raise InvalidInputError(f"Expected 't' in [0, 1] (got {t!r})")
 
     def extra_repr(self) -> str:

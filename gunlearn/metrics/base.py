@@ -94,6 +94,11 @@ class Figure(ABC):
         return bool(self.heading) and any((not self.tasks or t in self.tasks) and t not in self.hidden for t in tasks)
 
 
+def as_list(metrics: str | Figure | Iterable[str | Figure]) -> list[str | Figure]:
+    """Return one figure, or several, as a list."""
+    return [metrics] if isinstance(metrics, str | Figure) else list(metrics)
+
+
 def figures_of(task: str, metrics: str | Figure | Iterable[str | Figure] = ()) -> dict[str, Figure]:
     """Return the registered figures of a task, without optional ones that are not named, and the caller's own.
 
@@ -106,7 +111,7 @@ def figures_of(task: str, metrics: str | Figure | Iterable[str | Figure] = ()) -
         InvalidInputError: an unknown or taken name, a figure of other tasks, no name, no legend, or a bad `better`.
     """
     everywhere = task in EVALUATORS
-    asked = [metrics] if isinstance(metrics, str | Figure) else list(metrics)
+    asked = as_list(metrics)
     known = {n: cls for n, cls in FIGURES.items() if (task in cls.tasks if cls.tasks else everywhere)}
     found = {n: cls() for n, cls in known.items() if not cls.optional or n in asked}
     for figure in asked:

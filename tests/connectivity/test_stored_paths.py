@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 import gunlearn as gu
-from gunlearn.connectivity import BezierPath, Dial, LinearPath, load_path, save_path
+from gunlearn.connectivity import BezierPath, Dial, LinearPath, load_path, save_path, stored_paths
 from gunlearn.core.atomic import checksum
 from gunlearn.errors import CheckpointError, DivergenceError
 from tests.connectivity.cases import items, perceptron
@@ -71,14 +71,20 @@ def test_extra_buffers_are_refused(tmp_path: Path) -> None:
         load_path(tmp_path, norms[0])
 
 
+def resigned(directory: Path, **change: object) -> None:
+    """Change a record as somebody would who wrote it so: its own checksum fits."""
+    record = {**json.loads((directory / "path.json").read_text()), **change}
+    record["own_checksum"] = stored_paths._own_checksum(record)
+    (directory / "path.json").write_text(json.dumps(record))
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [({"kind": "circle"}, "'kind' to be one of"), ({"num_bends": 2}, "alone"), ({"num_bends": "1"}, "num_bends")],
 )
 def test_a_record_of_something_else_is_refused(tmp_path: Path, change: dict, words: str) -> None:
     save_path(BezierPath(perceptron(0), perceptron(1)), tmp_path)
-    record = json.loads((tmp_path / "path.json").read_text())
-    (tmp_path / "path.json").write_text(json.dumps({**record, **change}))
+    resigned(tmp_path, **change)
     with pytest.raises(CheckpointError, match=words):
         load_path(tmp_path, perceptron(9))
 
@@ -87,11 +93,10 @@ def test_a_file_of_another_python_is_read_whatever_its_hashes(tmp_path: Path) ->
     """Hashes of code depend on the version of Python; the control is the same file of this one."""
     save_path(LinearPath(Scaled(), Scaled()), tmp_path)
     record = json.loads((tmp_path / "path.json").read_text())
-    record["code"]["Scaled"] = "other"
-    (tmp_path / "path.json").write_text(json.dumps(record))
+    resigned(tmp_path, code={**record["code"], "Scaled": "other"})
     with pytest.raises(CheckpointError, match="the code of"):
         load_path(tmp_path, Scaled())
-    (tmp_path / "path.json").write_text(json.dumps({**record, "python": "2.7"}))
+    resigned(tmp_path, python="2.7")
     assert load_path(tmp_path, Scaled()).name == "linear"
 
 
@@ -101,8 +106,7 @@ def test_a_bend_with_nan_is_refused(tmp_path: Path) -> None:
     tensors["1:2.bias"][1] = float("nan")
     content = save(tensors)
     (tmp_path / "path.safetensors").write_bytes(content)
-    record = json.loads((tmp_path / "path.json").read_text())
-    (tmp_path / "path.json").write_text(json.dumps({**record, "checksum": checksum(content)}))
+    resigned(tmp_path, checksum=checksum(content))
     with pytest.raises(CheckpointError, match=r"NaN or infinity in '1:2\.bias'"):
         load_path(tmp_path, perceptron(9))
 
