@@ -12,6 +12,7 @@ from gunlearn.methods import METHODS
 from tests.conftest import REPOSITORY
 
 README = REPOSITORY / "README.md"
+ALIGNMENT = REPOSITORY / "docs" / "alignment.md"
 IMAGES = REPOSITORY / "docs" / "images.md"
 INFLUENCE = REPOSITORY / "docs" / "influence.md"
 LOSSES = REPOSITORY / "docs" / "losses.md"
@@ -78,6 +79,14 @@ def test_paths_between_models(tmp_path, monkeypatch) -> None:
     assert names["curve"].evaluation.barrier_retain < names["line"].evaluation.barrier_retain
     assert max(row["forget_acc"] for row in names["kept"].evaluation.rows) < 0.2
     assert {path.name for path in tmp_path.iterdir()} == {"path.png", "path"}
+
+
+def test_alignment() -> None:
+    names = executed(ALIGNMENT)
+    plain, aligned = (names[name].evaluation.barrier_retain for name in ("plain", "aligned"))
+    assert aligned < plain / 2
+    moved = names["found"].permutations["convs.0"]
+    assert sorted(moved.tolist()) == list(range(32)) != moved.tolist()
 
 
 def test_denoisers() -> None:
