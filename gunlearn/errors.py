@@ -1,7 +1,14 @@
 """Errors. Messages have the form ``Expected <what> (got <what else>)``, with the remedy where there is one."""
 
-#: The end of errors about things that a request names twice, or that are gone; the command line has other words.
+#: The end of errors about things that a request names twice, or that are gone.
 SKIPS = "missing='ignore' skips them"
+#: The end of errors about a model that is another than was saved.
+ANYHOW = "load it nevertheless with strict=False"
+#: What the command line says in place of Python's advice.
+FOR_THE_COMMAND = {
+    SKIPS: "take these out of the file of --forget-file",
+    ANYHOW: "name the model as it was made: --model FILE.py:FUNCTION",
+}
 
 
 class GunlearnError(Exception):

@@ -8,7 +8,7 @@ from experiments.common import markdown
 from experiments.mode_connectivity.barrier_correlations import correlations
 from experiments.mode_connectivity.between_picture import heat
 from experiments.mode_connectivity.between_rows import RETRAINED, TOLERANCE, Row, of, spread
-from experiments.mode_connectivity.over_graphs import graph_table
+from experiments.mode_connectivity.over_graphs import graph_table, held_out_table
 from experiments.mode_connectivity.statements import predictions
 
 
@@ -121,5 +121,10 @@ def tables(rows: list[Row]) -> dict[str, str]:
     """Every table by name."""
     found = {"to_retraining": to_retraining(rows), "groups": group_table(rows), "conditions": condition_table(rows)}
     found |= {f"map_{problem}": heat_table(rows, problem) for problem in dict.fromkeys(row["problem"] for row in rows)}
-    found |= {"correlations": correlations(rows), "graphs": graph_table(rows), "predictions": predictions(rows)}
+    found |= {
+        "correlations": correlations(rows),
+        "graphs": graph_table(rows),
+        "held_out": held_out_table(rows),
+        "predictions": predictions(rows),
+    }
     return {**found, "means": mean_table(rows), "control": control_table(rows)}

@@ -13,7 +13,12 @@ from experiments.mode_connectivity.between_rows import TOLERANCE, Row, of
 from experiments.mode_connectivity.over_graphs import over_graphs
 
 #: What the paper relates barriers to, and what the rows have of it.
-RELATED = {"spectral_gap": "spectral gap", "homophily": "homophily", "density": "density"}
+RELATED = {
+    "spectral_gap": "spectral gap",
+    "homophily": "homophily",
+    "density": "density",
+    "separability": "separability",
+}
 CITATION = ("Cora", "CiteSeer", "DBLP")
 UNTOLD = "cannot be told with {} graphs"
 
@@ -135,10 +140,14 @@ def predictions(rows: list[Row]) -> str:
     for words, kind, holds, sign, note in (
         ("the line between independent models fails", "line", lambda v: v > TOLERANCE, "above", ""),
         ("a quadratic curve connects", "curve", lambda v: v <= TOLERANCE, "at most", ", on the loss that it lowers"),
+        ("the same on validation nodes", "curve_val", lambda v: v <= TOLERANCE, "at most", ""),
     ):
+        if not all(graph[kind] for graph in graphs):
+            continue
         found = most(graphs, kind, holds)
         told = "{graphs} graphs (share {low:.2f}, {high:.2f}), {cases} cases".format(**found)
         verdict = f"confirmed{note}" if found["low"] > 0.5 else UNTOLD.format(size)
+        verdict = "not seen" if found["high"] < 0.5 else verdict
         body.append([words, criterion.format(sign, TOLERANCE), told, verdict])
     values = {(row["graph"], row["backbone"]): median(row["line"]) for row in graphs}
     if len({row["backbone"] for row in graphs}) > 1:
@@ -150,7 +159,6 @@ def predictions(rows: list[Row]) -> str:
         body.append([words, "shares of the line's variance: the difference above 0", told, verdict])
     body += [line for line in [smooth(graphs)] if line]
     body += [related_row(graphs, name, words) for name, words in RELATED.items()]
-    body.append(["the barrier is related to the separability of features", "", "", "not measured"])
     body.append(
         ["the barrier is bounded by the spectral gap", "", "", "not tested: the bound's constants are not at hand"]
     )

@@ -12,7 +12,7 @@ import gunlearn
 from gunlearn.cli.fields import Flag, Folder, Real, Text, Texts, Whole
 from gunlearn.cli.grid_command import Run
 from gunlearn.core.printable import printable
-from gunlearn.errors import GunlearnError, InvalidInputError, UnsupportedModelError
+from gunlearn.errors import InvalidInputError, UnsupportedModelError
 
 if TYPE_CHECKING:
     from gunlearn.training.result import Result
@@ -188,15 +188,7 @@ class Connect:
                 f"Expected runs on graphs or images that 'Result.save' wrote (got {folder}, a language model); "
                 "from Python, gunlearn.connect(first, second) takes the results of gunlearn.llm.unlearn"
             )
-        try:
-            result = gunlearn.Result.load(folder, blank)
-        except GunlearnError as error:
-            if "strict=False" not in str(error):
-                raise
-            said = str(error).replace(
-                "load it nevertheless with strict=False", "name the model as it was made: --model FILE.py:FUNCTION"
-            )
-            raise type(error)(said) from error
+        result = gunlearn.Result.load(folder, blank)
         if result.request_hash not in (None, partition.request_hash):
             raise InvalidInputError(
                 f"Expected runs of the request that these options describe, {partition.describe()} (got another one in "

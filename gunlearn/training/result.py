@@ -24,7 +24,7 @@ from gunlearn.core.atomic import checksum, write_files
 from gunlearn.core.behaviour import code_of, differences, settings_of
 from gunlearn.core.detached import own_form
 from gunlearn.core.owner_key import check_key_outside
-from gunlearn.errors import CheckpointError, InvalidTypeError, UnsupportedModelError
+from gunlearn.errors import ANYHOW, CheckpointError, InvalidTypeError, UnsupportedModelError
 from gunlearn.training.training_state import FILE, TrainingState
 
 RECORD, WEIGHTS = "result.json", "model.safetensors"
@@ -260,9 +260,7 @@ def _check_architecture(model: nn.Module, saved: dict[str, Any], made_by: dict[s
         changed = [name for name in {**saved["code"], **now} if saved["code"].get(name) != now.get(name)]
         found += [f"the code of '{name}' differs" for name in changed]
     if found and strict:
-        raise ValueError(
-            f"another model than was saved: {'; '.join(found[:3])}; load it nevertheless with strict=False"
-        )
+        raise ValueError(f"another model than was saved: {'; '.join(found[:3])}; {ANYHOW}")
     if found:
         warnings.warn(f"the model is another than was saved: {'; '.join(found[:3])}", UserWarning, stacklevel=3)
 
