@@ -146,7 +146,8 @@ def said_of_statements(rows: list[Row]) -> list[str]:
         f"{val['aligned']}",
         f"rises above both ends by up to {short(max(over))} nats",
         f"within .1 there in {val['line']} cases",
-        f"barriers of up to {short(max(citation))} nats on citation graphs and of at most {short(max(cs, default=1.0))} on CS",
+        f"barriers of up to {short(max(citation))} nats on citation graphs and of at most "
+        f"{short(max(cs, default=1.0))} on CS",
         f"{short(parts['graph'])} of the line's variance against {short(parts['model'])}",
         f"after alignment {' and '.join(sorted(highest))} has the highest barriers",
         f"of the {len(names)} graphs ({len(seeds)} seed",

@@ -23,6 +23,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = Recipe(epochs=30, hidden_channels=8, out_channels=4)
     base = gu.train(recipe.model(data, 0), data, epochs=30)
     base.save(folder / "original")
+    gu.train(recipe.model(data, 1), data, epochs=30, seed=1).save(folder / "again")
     for name, method, forget in (
         ("one", "npo", request), ("two", "gradient_ascent", request), ("other", "npo", gu.ForgetEdges(count=3, seed=5)),
     ):  # fmt: skip
@@ -119,7 +120,7 @@ def test_each_option_is_handed_on(runs: Path, tmp_path: Path, handed: list[dict]
     }  # fmt: skip
     words = [f"--{name.replace('_', '-')}={value}" for name, value in asked.items() if name != "progress"]
     folders = [str(runs / "one"), str(runs / "two"), "--original", str(runs / "original")]
-    more = ["--references", str(runs / "two"), str(runs / "original"), "--metrics", "relearn_steps", "--no-progress"]
+    more = ["--references", str(runs / "two"), str(runs / "again"), "--metrics", "relearn_steps", "--no-progress"]
     assert call("connect", *folders, *words, *more, *SIZES, "--out", str(tmp_path)) == 0
     (given,) = handed
     assert {name: given[name] for name in asked} == asked
@@ -158,3 +159,16 @@ def test_models_with_operators_have_a_table_and_no_stored_path(
     assert "linear path" in printed
     assert "path: not stored: Expected a path without deletion operators" in printed
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["path.json", "path.png"]
+
+
+def test_the_path_of_an_earlier_run_does_not_stay_beside_another_one(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Somebody else's file in that folder stays."""
+    words = [str(runs / "one"), str(runs / "two"), *SIZES, "--points", "3", "--out", str(tmp_path)]
+    assert call("connect", *words) == 0
+    assert (tmp_path / "path" / "path.safetensors").exists()
+    (tmp_path / "path" / "note.txt").write_text("mine")
+    assert call("connect", *words, "--child", "calibrated") == 0
+    assert "path: not stored" in capsys.readouterr().out
+    assert [file.name for file in (tmp_path / "path").iterdir()] == ["note.txt"]

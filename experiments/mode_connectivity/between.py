@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 import tyro
+from torch import nn
 
 import gunlearn as gu
 from experiments.common import StudyArgs, resumed, write_results
@@ -28,6 +29,8 @@ from gunlearn.metrics.problem import evaluator
 #: The basic attack needs classes; of links the rank of forgotten ones among others stands in its place.
 ATTACKS = {"links": ("relearn_steps",), "nodes": ("mia_acc", "relearn_steps"), "digits": ("mia_acc", "relearn_steps")}
 POINTS = 9
+#: Steps of plain training among which the fewest are taken that know what stays as well as a mean of weights.
+STEPS = (2, 5, 10, 15, 20, 30, 40, 60, 80, 100)
 #: What is kept along paths from the original to retraining; `loss_val` is that of nodes of classes that stay.
 ALONG = ("loss_retain", "loss_forget", "loss_val")
 PARTS: tuple[Literal["models", "pairs", "means"], ...] = ("models", "pairs", "means")
@@ -120,7 +123,8 @@ def pair_rows(case: Case, smoke: bool) -> Iterator[Row]:
 def mean_rows(case: Case, smoke: bool) -> Iterator[Row]:
     """How fast means of weights learn again what was forgotten: of a line's ends, and along a curve between them.
 
-    The control of the curve are its ends after as many plain steps on what stays, by the same optimiser and rate.
+    The controls of the curve are its ends after as many plain steps on what stays, by the same optimiser and rate, and
+    after the fewest with which what stays is known as well as by the mean.
     """
     training = {"steps": 10 if smoke else 100, **case.curve}
     for first, second in (("npo", "npo, seed 1"), ("npo", "scrub")):
@@ -130,9 +134,14 @@ def mean_rows(case: Case, smoke: bool) -> Iterator[Row]:
         curve = {"path": "bezier", "start": "original", **training}
         along = connect(*ends, case.data, case.partition, case.task, **given, **curve).dial
         made = {"first": line.at(0), "second": line.at(1), "middle": line.at(0.5), "mean": along.mean()}
-        for name, end in zip(("first_trained", "second_trained"), ends, strict=True):
-            plain = gu.unlearn(end, case.data, case.request, "finetune", case.task, seed=case.seed, **training)
-            made[name] = plain.model
+        goal, taken = line.losses.losses(made["mean"], ["retain"])["retain"], {}
+        for name, end in zip(("first", "second"), ends, strict=True):
+            made[f"{name}_trained"] = plainly_trained(case, end, training)
+            for steps in (0, *STEPS):
+                model = plainly_trained(case, end, {**training, "steps": steps}) if steps else end
+                if line.losses.losses(model, ["retain"])["retain"] <= goal:
+                    made[f"{name}_equal"], taken[f"{name}_equal_steps"] = model, steps
+                    break
         found = {name: line.figures(model, ["relearn_steps"], case.references) for name, model in made.items()}
         keys = ("relearn_steps", "js_forget", "loss_retain", "loss_forget")
         yield {
@@ -140,7 +149,13 @@ def mean_rows(case: Case, smoke: bool) -> Iterator[Row]:
             "first": first,
             "second": second,
             **{f"{name}_{key}": of.get(key) for name, of in found.items() for key in keys},
+            **taken,
         }
+
+
+def plainly_trained(case: Case, model: nn.Module, training: dict[str, Any]) -> nn.Module:
+    """A model after some plain steps on what stays."""
+    return gu.unlearn(model, case.data, case.request, "finetune", case.task, seed=case.seed, **training).model
 
 
 def measured(problem: str, graph: str, backbone: str, seed: int, args: Args) -> list[Row]:

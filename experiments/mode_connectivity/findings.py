@@ -112,6 +112,22 @@ def control_table(rows: list[Row]) -> str:
     return markdown([*head, "retained loss of the three", "forgotten loss", "mean slower than both"], body, 2)
 
 
+def equal_table(rows: list[Row]) -> str:
+    """The mean along a curve beside the ends after plain steps until they know what stays as well, where measured."""
+    rows, body = [row for row in rows if row.get("first_equal_relearn_steps") is not None], []
+    names = ("mean", "first_equal", "second_equal")
+    for problem, first, second in pairs_of_means(rows):
+        found = of(rows, kind="mean", problem=problem, first=first, second=second)
+        known = [row for row in found if row.get("second_equal_relearn_steps") is not None]
+        steps = [spread([row[f"{n}_relearn_steps"] for row in known], 0) for n in names]
+        taken = spread([row[f"{end}_equal_steps"] for row in known for end in ("first", "second")], 0)
+        losses = " / ".join(f"{median(row[f'{n}_loss_retain'] for row in known):.2f}" for n in names)
+        more = sum(slower(row, "_equal") for row in known)
+        body.append([problem, f"{first}, {second}", *steps, taken, losses, f"{more} of {len(known)}"])
+    head = ["problem", "pair", "mean along the curve", "first, as good", "second, as good", "plain steps"]
+    return markdown([*head, "retained loss of the three", "mean slower than both"], body, 2)
+
+
 def pairs_of_means(rows: list[Row]) -> list[tuple[str, str, str]]:
     """Problems, and the models between which means were taken."""
     return list(dict.fromkeys((row["problem"], row["first"], row["second"]) for row in of(rows, kind="mean")))
@@ -127,4 +143,4 @@ def tables(rows: list[Row]) -> dict[str, str]:
         "held_out": held_out_table(rows),
         "predictions": predictions(rows),
     }
-    return {**found, "means": mean_table(rows), "control": control_table(rows)}
+    return {**found, "means": mean_table(rows), "control": control_table(rows), "equal": equal_table(rows)}

@@ -165,6 +165,7 @@ class Connect:
         try:
             print(printable(f"path: {connectivity.save_path(found.path, out / 'path')}"))
         except UnsupportedModelError as error:
+            gunlearn.connectivity.remove_path(out / "path")  # of other models, of an earlier run
             print(printable(f"path: not stored: {error}"))
         return 0
 

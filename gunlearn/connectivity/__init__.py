@@ -16,7 +16,7 @@ _HOMES = {
     f"{_HERE}.dial": ("Dial",),
     f"{_HERE}.door_to_paths": ("connect",),
     f"{_HERE}.mcu": ("MCU",),
-    f"{_HERE}.stored_paths": ("load_path", "save_path"),
+    f"{_HERE}.stored_paths": ("load_path", "remove_path", "save_path"),
     f"{_HERE}.curve_settings": ("DRAWS", "CurveSettings"),
     f"{_HERE}.curve_finding": ("find_curve",),
 }

@@ -8,13 +8,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from gunlearn.connectivity.alignment.aligned_model import MATCHINGS, align_models
+from gunlearn.connectivity.alignment.aligned_model import align_models
 from gunlearn.connectivity.alignment.model_pair import outputs_of
 from gunlearn.connectivity.alignment.same_function import difference
-from gunlearn.connectivity.ends_of_paths import checked_end, module_of
-from gunlearn.connectivity.part_losses import PartLosses
-from gunlearn.connectivity.same_architecture import check_tensors, code_differences, setting_differences
-from gunlearn.core.checks import check_choice
+from gunlearn.connectivity.ends_of_paths import checked_end, module_of, with_weights_of
+from gunlearn.connectivity.part_losses import PARTS, PartLosses
+from gunlearn.connectivity.same_architecture import (
+    check_tensors,
+    code_differences,
+    data_differences,
+    setting_differences,
+)
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.tasks.trial import plain_copy
 
@@ -35,7 +39,7 @@ def settled_end(first: nn.Module, second: nn.Module, items: PartLosses) -> tuple
         items: of the problem.
 
     Raises:
-        UnsupportedModelError: other modules or code, or another function on retained items.
+        UnsupportedModelError: other modules or code, or another function on retained, forgotten or held-out items.
         GunlearnError: see `path_ends`.
     """
     one, two = checked_end(first, "first"), checked_end(second, "second")
@@ -43,21 +47,17 @@ def settled_end(first: nn.Module, second: nn.Module, items: PartLosses) -> tuple
     shapes = [{name: buffer.shape for name, buffer in model.named_buffers()} for model in (one, two)]
     if code_differences(one, two) or shapes[0] != shapes[1]:
         return second, ""  # for `path_ends` to refuse
-    shell = plain_copy(one)
-    for name, own in two.named_parameters():
-        shell.get_parameter(name).requires_grad_(own.requires_grad).data.copy_(own.detach())
-    for name, value in two.named_buffers():
-        shell.get_buffer(name).copy_(value)
-    said = [items.some(items.task.adopt(plain_copy(model))) for model in (two, shell)]
+    shell = with_weights_of(one, two)
+    said = [items.some(items.task.adopt(plain_copy(model)), PARTS) for model in (two, shell)]
     if not said[0].numel() or not torch.isfinite(said[0]).all():
         return second, ""  # for the evaluation to refuse
     far = float((said[0] - said[1]).abs().max() / said[0].abs().max().clamp(min=1))
-    found = setting_differences(one, two)
+    found = setting_differences(one, two) + data_differences(one, two)
     if not far <= max(_SAME, 16 * torch.finfo(said[0].dtype).eps):
         raise UnsupportedModelError(
             "Expected two models of one architecture, that differ in parameters and buffers alone (got "
             f"{'; '.join(found[:3]) or 'a difference in something else'}: with the first model's the second one "
-            f"computes something else, by {far:.2g} on retained items)"
+            f"computes something else, by {far:.2g} on the items)"
         )
     return (shell, f"those of the first model; {'; '.join(found[:3])} in the second") if found else (second, "")
 
@@ -82,7 +82,6 @@ def aligned_end(first: nn.Module, second: nn.Module, align: Align, items: PartLo
         return second, "none: the units of the second model are in the order in which it came"
     run = items.call_of(plain_copy(first))
     if isinstance(align, str):
-        check_choice("align", align, MATCHINGS)
         found = align_models(first, second, align, data=items, call=lambda model, _: run(model))
         told = "; ".join(f"{what}: {_listed(found.notes[what])}" for what in _SHOWN if found.notes[what])
         return found.model, f"of the second model to the first, by {align}; {told}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -19,11 +18,13 @@ from gunlearn.connectivity.path_evaluation import BOUND, GRID_POINTS, TOLERANCE,
 from gunlearn.connectivity.same_architecture import factored_weights, listed
 from gunlearn.connectivity.weight_paths import WeightPath
 from gunlearn.core.checks import check_integer, check_number
-from gunlearn.errors import InvalidInputError, UnsupportedMethodError
-from gunlearn.metrics.base import Figure, as_list
+from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedMethodError
+from gunlearn.metrics.base import Figure, as_list, figures_of
 from gunlearn.metrics.problem import evaluator
+from gunlearn.metrics.resemblance import check_references
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.named import as_task
+from gunlearn.tasks.trial import plain_copy
 
 
 def evaluate_path(
@@ -64,20 +65,15 @@ def evaluate_path(
 
     Raises:
         DivergenceError: NaN or infinity on the path.
-        InvalidInputError: bad points, tolerances or bound, a `loader` without statistics to compute, or metrics without
-            a request.
+        InvalidInputError: bad points, tolerances or bound, a `loader` without statistics to compute, metrics without a
+            request, or references that are the original model or forgot something else.
     """
-    ts, metrics, references = _grid(points), as_list(metrics), modules_of(references)
-    task = as_task(task)
-    for name, value in (("tolerance_retain", tolerance_retain), ("tolerance_forget", tolerance_forget)):
-        check_number(name, value, minimum=0.0)
-    if not isinstance(bound_forget, Real) or not bound_forget > 0:  # NaN as well
-        raise InvalidInputError(f"Expected 'bound_forget' > 0, math.inf for none (got {bound_forget!r})")
-    if metrics and partition is None:
-        raise InvalidInputError(
-            "Expected a request for 'metrics', which compare forgotten items with others (got None)"
-        )
-    model = task.adopt(copy.deepcopy(path.template))
+    task, metrics, references = as_task(task), as_list(metrics), modules_of(references, partition)
+    if not isinstance(path, WeightPath):
+        raise InvalidTypeError(f"Expected a path to evaluate (got {type(path).__name__})")
+    ts = checked_points(points, task, partition, metrics, (tolerance_retain, tolerance_forget), bound_forget)
+    check_references(references, original)
+    model = task.adopt(plain_copy(path.template))
     losses = PartLosses(task, partition, model, data, seed, loader)
     notes: dict[str, str] = {}
     judge = None
@@ -101,6 +97,28 @@ def evaluate_path(
     missing = [n for n, v in (("'original'", original), ("'references'", references or None)) if v is None]
     notes |= _remarks(path, rows, metrics, " and ".join(missing), loader)
     return PathEvaluation(path.name, rows, judged, tolerance_retain, tolerance_forget, bound_forget, notes, own)
+
+
+def checked_points(
+    points: Any, task: Task, partition: Any, metrics: list[Any], tolerances: tuple[Any, Any], bound_forget: Any
+) -> list[float]:
+    """Return the points of an evaluation, and refuse what it could not be made with; nothing is computed.
+
+    Raises:
+        InvalidInputError: bad points, tolerances or bound, unknown metrics, or metrics without a request.
+        InvalidTypeError: metrics that are neither figures nor names.
+    """
+    ts = _grid(points)
+    for name, value in zip(("tolerance_retain", "tolerance_forget"), tolerances, strict=True):
+        check_number(name, value, minimum=0.0)
+    if not isinstance(bound_forget, Real) or not float(bound_forget) > 0:  # NaN as well
+        raise InvalidInputError(f"Expected 'bound_forget' > 0, math.inf for none (got {bound_forget!r})")
+    if metrics and partition is None:
+        raise InvalidInputError(
+            "Expected a request for 'metrics', which compare forgotten items with others (got None)"
+        )
+    figures_of(task.measured_as or task.name, metrics)
+    return ts
 
 
 def arc_lengths(path: WeightPath, points: list[float]) -> list[float]:
@@ -139,6 +157,7 @@ def _grid(points: Any) -> list[float]:
         return [k / (int(points) - 1) for k in range(int(points))]
     listed = points.tolist() if isinstance(points, Tensor | np.ndarray) else points
     ts = list(listed) if isinstance(listed, Sequence) and not isinstance(listed, str) else []
+    ts = [t.item() if isinstance(t, Tensor) and t.numel() == 1 else t for t in ts]
     if not all(isinstance(t, Real) for t in ts) or not _ascending([float(t) for t in ts]):
         raise InvalidInputError(
             "Expected 'points' to be a number of points, or at least 3 ascending ones from 0 to 1, ends included (got "

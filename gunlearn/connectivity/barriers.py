@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+from gunlearn.errors import InvalidInputError
+
 
 def barrier(ts: Sequence[float], values: Sequence[float | None]) -> float | None:
     r"""Return :math:`\max_t [v(t) - ((1-t) v(0) + t v(1))]`, at least 0; `None` where a value is missing.
@@ -14,10 +16,16 @@ def barrier(ts: Sequence[float], values: Sequence[float | None]) -> float | None
         ts: points in [0, 1], the ends included.
         values: what must not rise between the ends, one for each point.
 
+    Raises:
+        InvalidInputError: other points, another number of values, or NaN.
+
     Example:
         >>> barrier([0, 0.5, 1], [1.0, 4.0, 2.0])
         2.5
     """
+    _check_values(ts, values)
+    if list(ts)[:1] != [0] or list(ts)[-1:] != [1] or any(a >= b for a, b in pairwise(ts)):
+        raise InvalidInputError(f"Expected ascending points from 0 to 1, both included (got {list(ts)[:5]})")
     known = [value for value in values if value is not None]
     if not known or len(known) < len(values):
         return None
@@ -37,10 +45,14 @@ def path_summary(values: Sequence[float | None], arc: Sequence[float]) -> dict[s
         values: one for each point; `None` anywhere gives `None`.
         arc: length of the path up to each point.
 
+    Raises:
+        InvalidInputError: another number of lengths, or NaN.
+
     Example:
         >>> path_summary([0.0, 1.0, 1.0], [0.0, 1.0, 4.0])["integral"]
         0.875
     """
+    _check_values(arc, values)
     known = [value for value in values if value is not None]
     if not known or len(known) < len(values):
         return None
@@ -55,3 +67,10 @@ def path_summary(values: Sequence[float | None], arc: Sequence[float]) -> dict[s
         "mean": mean,
         "integral": math.fsum(areas) / total if total else mean,
     }
+
+
+def _check_values(points: Sequence[float], values: Sequence[float | None]) -> None:
+    if len(points) != len(values):
+        raise InvalidInputError(f"Expected a value for each of {len(points)} points (got {len(values)})")
+    if any(value is not None and math.isnan(value) for value in values):
+        raise InvalidInputError("Expected values along a path (got NaN); None stands for one that is not known")

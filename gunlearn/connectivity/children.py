@@ -19,6 +19,16 @@ CHILDREN = ("calibrated", "merged")
 Child = str | Callable[[nn.Module, float], nn.Module] | None
 
 
+def check_child(child: Any, path: str) -> None:
+    """Refuse what is no child of a path of this kind: another name, models merged on a curve, or no function."""
+    if isinstance(child, str):
+        check_choice("child", child, CHILDREN)
+        if child == "merged" and path != "linear":
+            raise InvalidInputError(f"Expected path='linear' for child='merged', which has no bends (got '{path}')")
+    elif child is not None and not callable(child):
+        raise InvalidInputError(f"Expected 'child' to be a name, a function or None (got {child!r})")
+
+
 def child_maker(
     child: Child, path: WeightPath, items: PartLosses
 ) -> tuple[Callable[[nn.Module, float], nn.Module] | None, str]:
@@ -31,20 +41,14 @@ def child_maker(
         items: of the problem, on whose retained items both read; no label is read.
 
     Raises:
-        InvalidInputError: another name, or models merged on a curve.
         GunlearnError: see `MessageCalibration` and `merge_in_closed_form`.
     """
     if child is None or not isinstance(child, str):
         return child, "" if child is None else f"made by {getattr(child, '__name__', type(child).__name__)}"
-    check_choice("child", child, CHILDREN)
     first, second = (path.model_at(end) for end in (0, 1))
     run = items.call_of(plain_copy(first))
     given: dict[str, Any] = {"data": items, "call": lambda model, _: run(model)}
     if child == "merged":
-        if path.name != "linear":
-            raise InvalidInputError(
-                f"Expected path='linear' for child='merged', which has no bends (got '{path.name}')"
-            )
         _, notes = merge_in_closed_form(first, second, 0.5, **given)
         return lambda model, t: merge_in_closed_form(first, second, t, **given)[0], f"merged; {_told(notes)}"
     calibrate = MessageCalibration(first, second, **given)

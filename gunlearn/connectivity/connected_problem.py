@@ -9,32 +9,46 @@ from torch import nn
 from gunlearn.connectivity.ends_of_paths import module_of
 from gunlearn.core.digest import content_hash, same_weights
 from gunlearn.errors import InvalidInputError, InvalidTypeError
+from gunlearn.requests.content import check_content
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.named import as_task
 from gunlearn.training.result import Result
 
 
-def connected_problem(ends: tuple[Any, Any], data: Any, request: Any, task: Any) -> tuple[Task, Any, Any]:
+def connected_problem(
+    ends: tuple[Any, Any], data: Any, request: Any, task: Any, call: Any = None, decode: Any = None
+) -> tuple[Task, Any, Any]:
     """Return the task, what was forgotten (`None` for nothing) and the training data: as given, else as results say.
 
     Raises:
-        InvalidInputError: no task, no data, results of two requests or of other data without a request, or other data
-            beside a partition.
+        InvalidInputError: no task, another one than the results', no data, results of two requests or of other data
+            without a request, or other data beside a partition.
+        ChangedDataError: the results' data were edited after `unlearn` had read them.
         InvalidTypeError: a request that is none.
     """
     results = [end for end in ends if isinstance(end, Result)]
-    task = task if task is not None else _known("task", *results)
-    if task is None:
+    known_task = _known("task", *results)
+    if task is None and known_task is None:
         raise InvalidInputError("Expected 'task', what the models predict (got None, and no result that knows it)")
-    task = as_task(task)
+    task = as_task(known_task if task is None else task, call, decode)
+    if known_task is not None and known_task.name != task.name:
+        raise InvalidInputError(f"Expected the results' own task, '{known_task.name}' (got '{task.name}')")
     if hasattr(request, "retain_data"):
         if data is not None and not _same_data(task, data, request.data):
             raise InvalidInputError(
                 "Expected the partition's own data beside a partition as 'request', or none (got other data)"
             )
         return task, request, request.data
-    known = {result.partition.request_hash: result.partition for result in results if result.partition is not None}
+    held = [result.partition for result in results if result.partition is not None]
+    known = {partition.request_hash: partition for partition in held}
     if request is None and known:
+        for one in held:
+            check_content(one)
+        if len(known) == 1 and not all(_same_data(task, one.data, held[0].data) for one in held):
+            raise InvalidInputError(
+                "Expected 'data' and 'request', by which both models are judged (got results of one request on other "
+                "data)"
+            )
         partition = _partition(known, task, data)
         return task, partition, partition.data
     if data is None and known:
@@ -53,9 +67,18 @@ def connected_problem(ends: tuple[Any, Any], data: Any, request: Any, task: Any)
     return task, request.resolve(data), data
 
 
-def original_of(ends: tuple[Any, Any], given: Any) -> tuple[nn.Module | None, str]:
-    """Return the model before unlearning, as given or as results know it, and in words why nobody can say."""
+def original_of(ends: tuple[Any, Any], given: Any, partition: Any = None) -> tuple[nn.Module | None, str]:
+    """Return the model before unlearning, as given or as results know it, and in words why nobody can say.
+
+    Raises:
+        InvalidInputError: a result that forgot what the partition says.
+    """
     if given is not None:
+        request = getattr(partition, "request_hash", None)
+        if request is not None and getattr(given, "request_hash", None) == request:
+            raise InvalidInputError(
+                "Expected 'original' to be the model before unlearning (got a result that forgot what the request says)"
+            )
         return module_of(given), ""
     found = [end.original for end in ends if isinstance(end, Result) and end.original is not None]
     if not found:

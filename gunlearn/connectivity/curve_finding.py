@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from gunlearn.connectivity.curve_fingerprint import curve_fingerprint
 from gunlearn.connectivity.curve_settings import DRAWS, CurveSettings
+from gunlearn.connectivity.ends_of_paths import module_of
 from gunlearn.connectivity.weight_paths import WeightPath
 from gunlearn.core.modes import evaluating
 from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedModelError
 from gunlearn.losses import Loss, Objective, ObjectiveValue
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Parts, Task
+from gunlearn.tasks.named import as_task
 from gunlearn.tasks.sampling import BatchOptions
 from gunlearn.training.callbacks import Callback, TrainState, check_callbacks
 from gunlearn.training.feeding import Feed
@@ -29,12 +31,12 @@ from gunlearn.training.super_loss import curriculum_of
 
 def find_curve(
     path: WeightPath,
-    task: Task,
+    task: str | Task,
     partition: Any,
     objective: Loss | Objective | None = None,
     settings: CurveSettings | None = None,
     *,
-    original: nn.Module | None = None,
+    original: Any = None,
     data: Any = None,
     seed: int = 0,
     callbacks: Sequence[Callback] = (),
@@ -54,7 +56,7 @@ def find_curve(
         partition: what was forgotten, from which the parts of the objective are read; `None` where nothing was.
         objective: what is small along the curve; by default the loss of the retained items.
         settings: see `CurveSettings`.
-        original: the model that losses with a reference compare with.
+        original: the model (or the result with it) that losses with a reference compare with.
         data: training data, where there is no partition.
         seed: of points, batches and dropout.
         callbacks: as of `gunlearn.unlearn`.
@@ -73,6 +75,7 @@ def find_curve(
     """
     settings = CurveSettings() if settings is None else settings
     check_callbacks(callbacks)
+    task, original = as_task(task), None if original is None else module_of(original)
     if not isinstance(path, WeightPath):
         raise InvalidTypeError(f"Expected a path to train (got {type(path).__name__})")
     if not path.num_bends:

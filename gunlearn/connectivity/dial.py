@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,12 +13,13 @@ from gunlearn.connectivity.part_losses import PartLosses
 from gunlearn.connectivity.path_evaluation import GRID_POINTS
 from gunlearn.connectivity.weight_paths import WeightPath
 from gunlearn.core.checks import check_integer, check_number
-from gunlearn.errors import InvalidInputError, UnsupportedMethodError
+from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedMethodError
 from gunlearn.methods.any_task.whole_classes import classes_that_go, node_classes_that_go
 from gunlearn.metrics.base import Figure, as_list
 from gunlearn.metrics.problem import evaluator
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.named import as_task
+from gunlearn.tasks.trial import plain_copy
 
 
 class Dial:
@@ -48,7 +48,9 @@ class Dial:
         task = as_task(task)
         self.path, self.task, self.partition, self.data, self.seed = path, task, partition, data, seed
         self.original, self.loader = original, loader
-        self.losses = PartLosses(task, partition, task.adopt(copy.deepcopy(path.template)), data, seed, loader)
+        if not isinstance(path, WeightPath):
+            raise InvalidTypeError(f"Expected a path for a dial (got {type(path).__name__})")
+        self.losses = PartLosses(task, partition, task.adopt(plain_copy(path.template)), data, seed, loader)
 
     def at(self, t: float) -> nn.Module:
         """Return a new model with the weights at `t`, in evaluation mode."""
@@ -65,10 +67,14 @@ class Dial:
 
         `metrics=["relearn_steps"]` says how fast it learns again what was forgotten, beside retrained `references`.
         """
+        if not isinstance(model, nn.Module):
+            raise InvalidTypeError(f"Expected a model, such as dial.at(0.5) (got {type(model).__name__})")
         found = {f"loss_{name}": value for name, value in self.losses.losses(model).items()}
         if self.partition is None:
             return found
-        judge = evaluator(self.task, self.partition, modules_of(references), self.seed, as_list(metrics))
+        judge = evaluator(
+            self.task, self.partition, modules_of(references, self.partition), self.seed, as_list(metrics)
+        )
         judge.original = self.path.model_at(0) if self.original is None else self.original
         return {**found, **judge.row(model)}
 
@@ -81,7 +87,8 @@ class Dial:
         points the one whose predictions on forgotten items are nearest to theirs (`alignment_forget`).
 
         Args:
-            slack: in nats, at least 0.
+            slack: in nats, at least 0. With batch normalisation all points, the ends included, have statistics that are
+                computed anew, as in an evaluation.
             points: equally spaced points to try.
             references: models (or results) trained without the forgotten items, or one.
 
@@ -92,15 +99,15 @@ class Dial:
         """
         check_number("slack", slack, minimum=0.0)
         check_integer("points", points, minimum=2)
-        references = modules_of(references)
-        model = self.task.adopt(copy.deepcopy(self.path.template))
+        references = modules_of(references, self.partition)
+        model = self.task.adopt(plain_copy(self.path.template))
         of = self.partition
         gone = [] if of is None else classes_that_go(self.task, of) + node_classes_that_go(self.task, of)
         judged = "retain", self.losses.without_classes("val", gone)
         kept: list[float] = []
         first: dict[str, float] = {}
         for t in (k / (points - 1) for k in range(points)):
-            self.path.put(model, t, self.losses.recompute)
+            self.path.put(model, t, self.losses.recompute, at_ends=True)
             losses = self.losses.losses(model, judged)
             found = {name: value for name, value in losses.items() if value is not None}
             if not found:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from gunlearn.connectivity.aligned_ends import Align, aligned_end, settled_end
-from gunlearn.connectivity.along_path import evaluate_path
-from gunlearn.connectivity.children import Child, child_maker
+from gunlearn.connectivity.alignment.aligned_model import MATCHINGS
+from gunlearn.connectivity.along_path import checked_points, evaluate_path
+from gunlearn.connectivity.children import Child, check_child, child_maker
 from gunlearn.connectivity.connected_problem import connected_problem, original_of
 from gunlearn.connectivity.connection import Connection
 from gunlearn.connectivity.curve_finding import find_curve
@@ -17,10 +18,12 @@ from gunlearn.connectivity.ends_of_paths import checked_end, module_of, modules_
 from gunlearn.connectivity.part_losses import PartLosses
 from gunlearn.connectivity.path_evaluation import BOUND, GRID_POINTS, TOLERANCE
 from gunlearn.connectivity.path_families import make_path
+from gunlearn.connectivity.same_architecture import check_tensors
 from gunlearn.core.checks import check_choice, check_seed
 from gunlearn.errors import InvalidInputError
 from gunlearn.losses import Loss, Objective
-from gunlearn.metrics.base import Figure
+from gunlearn.metrics.base import Figure, as_list
+from gunlearn.metrics.resemblance import check_references
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.trial import trial_pass
@@ -53,6 +56,8 @@ def connect(
     callbacks: Sequence[Callback] = (),
     progress: bool = False,
     checkpoint_dir: str | Path | None = None,
+    call: Callable[..., Any] | None = None,
+    decode: Callable[..., Any] | None = None,
     **curve: Any,
 ) -> Connection:
     """Connect two models of one architecture: a straight line, or a curve that is trained; and evaluate it.
@@ -86,11 +91,15 @@ def connect(
         callbacks: objects with `TrainerCallback` methods, while the curve is trained.
         progress: show a progress bar.
         checkpoint_dir: write checkpoints of the curve there, and resume from them.
+        call: how models are called, if not as while unlearning; see `gunlearn.unlearn`.
+        decode: how they score pairs, if not as while unlearning.
         **curve: settings of `CurveSettings`: `steps`, `lr`, `t`, `forgetting`, `batch_size`, ...
 
     Raises:
-        InvalidInputError: no data or task, results of two requests or of other data without `request`, results with
-            different models before unlearning where one is needed, or settings of a curve for a straight line.
+        InvalidInputError: no data or task, results of two requests or of other data without `request`, another task
+            than theirs, results with different models before unlearning where one is needed, or settings of a curve
+            for a straight line.
+        ChangedDataError: data of results were edited after `unlearn` had read them.
         GunlearnError: see `path_ends`, `find_curve` and `evaluate_path`.
 
     Example:
@@ -102,27 +111,37 @@ def connect(
         True
     """
     check_seed(seed)
-    references = modules_of(references)
-    settings = _settings(path, curve, objective, start, num_bends)
-    task, partition, data = connected_problem((first, second), data, request, task)
-    original, why = original_of((first, second), original)
+    if align is not None and not isinstance(align, str) and not callable(align):
+        raise InvalidInputError(f"Expected 'align' to be a name, a function or None (got {align!r})")
+    if isinstance(align, str):
+        check_choice("align", align, MATCHINGS)
+    check_child(child, path)
+    settings = _settings(path, curve, objective, start, num_bends, callbacks, checkpoint_dir)
+    task, partition, data = connected_problem((first, second), data, request, task, call, decode)
+    references, metrics = modules_of(references, partition), as_list(metrics)
+    checked_points(points, task, partition, metrics, (tolerance_retain, tolerance_forget), bound_forget)
+    original, why = original_of((first, second), original, partition)
+    check_references(references, original)
     compares = settings is not None and (start == "original" or settings.objective(objective).reference_parts)
     if compares and original is None:
         what = "start='original'" if start == "original" else "an objective that compares with it"
         raise InvalidInputError(f"Expected 'original', the model before unlearning, for {what} (got {why or None})")
     ends = module_of(first), module_of(second)
     read = data if partition is None else partition.retain_data
-    for model, which in zip(ends, ("first", "second"), strict=True):
-        checked_end(model, which)
+    plain = [checked_end(model, which) for model, which in zip(ends, ("first", "second"), strict=True)]
+    check_tensors(*(dict(model.named_parameters()) for model in plain))
+    for model in ends:
         trial = trial_pass(model, read, task)
     if not any(getattr(end, "task", None) is task for end in (first, second)):  # that of a result is fitted
         task = task.fitted(trial.outputs, read)
-    items = PartLosses(task, partition, ends[0], data)
+    items = PartLosses(task, partition, ends[0], data, loader=loader)
     second_end, settings_said = settled_end(*ends, items)
     second_end, said = aligned_end(ends[0], second_end, align, items)
     ends, notes = (ends[0], second_end), {"alignment": said, **({"settings": settings_said} if settings_said else {})}
     made = make_path(path, *ends, num_bends, original if start == "original" else start)
     task.adopt(made.template)  # what its layers cached of other data goes
+    made_child, child_said = child_maker(child, made, items)
+    notes |= {"child": child_said} if child_said else {}
     history = []
     if settings is not None:
         state = find_curve(
@@ -139,8 +158,7 @@ def connect(
             checkpoint_dir=checkpoint_dir,
         )
         history = state.log_history
-    made.child, child_said = child_maker(child, made, items)
-    notes |= {"child": child_said} if child_said else {}
+    made.child = made_child
     found = evaluate_path(
         made,
         task,
@@ -161,7 +179,9 @@ def connect(
     return Connection(made, found, task, partition, history, original, read, seed, loader)
 
 
-def _settings(path: str, curve: dict[str, Any], objective: Any, start: str, num_bends: int) -> CurveSettings | None:
+def _settings(
+    path: str, curve: dict[str, Any], objective: Any, start: str, num_bends: int, callbacks: Any, checkpoint_dir: Any
+) -> CurveSettings | None:
     """Return how the curve is trained; `None` for a straight line, which takes no setting."""
     check_choice("start", start, ("midpoint", "original"))
     unknown = sorted(set(curve) - set(CurveSettings.__dataclass_fields__))
@@ -169,10 +189,11 @@ def _settings(path: str, curve: dict[str, Any], objective: Any, start: str, num_
         raise InvalidInputError(f"Expected settings among {sorted(CurveSettings.__dataclass_fields__)} (got {unknown})")
     if path != "linear":
         return CurveSettings(**curve)
-    given = [*curve, *(["objective"] if objective is not None else [])]
-    given += [
-        name for name, value, usual in (("start", start, "midpoint"), ("num_bends", num_bends, 1)) if value != usual
-    ]
+    usual: tuple[tuple[str, Any, Any], ...] = (
+        ("objective", objective, None), ("start", start, "midpoint"), ("num_bends", num_bends, 1),
+        ("callbacks", list(callbacks), []), ("checkpoint_dir", checkpoint_dir, None),
+    )  # fmt: skip
+    given = [*curve, *(name for name, value, default in usual if value != default)]
     if given:
         raise InvalidInputError(f"Expected no settings of a curve for path='linear' (got {', '.join(given)})")
     return None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gunlearn.connectivity.same_architecture import check_architecture, check_readable, check_tensors, listed
-from gunlearn.errors import GunlearnError, InvalidTypeError, UnsupportedModelError
+from gunlearn.errors import GunlearnError, InvalidInputError, InvalidTypeError, UnsupportedModelError
 from gunlearn.tasks.items.statistics import batch_norm_layers
 from gunlearn.tasks.trial import plain_copy
 from gunlearn.training.result import belongs_to_operator
@@ -35,11 +35,13 @@ class PathEnds:
     statistics: bool
 
 
-def path_ends(first: Any, second: Any) -> PathEnds:
+def path_ends(first: Any, second: Any, data: bool = True) -> PathEnds:
     """Return the ends of a path between two modules, or results that hold them.
 
     A model with a LoRA adapter is merged into plain weights first: the path then runs on `W + B A`. A path on the
     factors would be another one, whose middle is no mean of the two models.
+
+    Without `data`, settings may differ, and attributes that hold data, such as tensors that a pass leaves on a module.
 
     Raises:
         InvalidTypeError: no module.
@@ -51,7 +53,7 @@ def path_ends(first: Any, second: Any) -> PathEnds:
     weights = [{name: p.detach().clone() for name, p in model.named_parameters()} for model in models]
     buffers = [{name: b.detach().clone() for name, b in model.named_buffers()} for model in models]
     check_tensors(*weights)
-    check_architecture(models[0], models[1])
+    check_architecture(models[0], models[1], data, data)
     _check_buffers(models[0], *buffers)
     learning = {name for model in models for name, p in model.named_parameters() if p.requires_grad}
     moving = tuple(n for n in weights[0] if n in learning or not torch.equal(weights[0][n], weights[1][n]))
@@ -64,6 +66,17 @@ def path_ends(first: Any, second: Any) -> PathEnds:
     )
 
 
+def with_weights_of(model: nn.Module, other: nn.Module) -> nn.Module:
+    """Return a copy of `model` that has the parameters, which of them learn, and the buffers of `other`."""
+    shell = plain_copy(model)
+    with torch.no_grad():
+        for name, own in other.named_parameters():
+            shell.get_parameter(name).requires_grad_(own.requires_grad).copy_(own)
+        for name, value in other.named_buffers():
+            shell.get_buffer(name).copy_(value)
+    return shell
+
+
 def module_of(end: Any) -> nn.Module:
     """Return the module itself, uncompiled, or that of a result; InvalidTypeError for anything else."""
     model = getattr(end, "model", None) if not isinstance(end, nn.Module) else end
@@ -72,18 +85,28 @@ def module_of(end: Any) -> nn.Module:
     return getattr(model, "_orig_mod", model)  # the wrapper of torch.compile
 
 
-def modules_of(references: Any) -> list[nn.Module]:
-    """Return retrained models as a list of modules: given as modules or results, or as one of them.
+def modules_of(references: Any, partition: Any = None) -> list[nn.Module]:
+    """Return retrained models as a list of modules: given as modules or results, as one of them, or as `None`.
 
     Raises:
         InvalidTypeError: something else, by its place.
+        InvalidInputError: a result that forgot something else than the partition says.
     """
-    several = isinstance(references, Iterable) and not isinstance(references, nn.Module)  # nn.Sequential has parts
-    given = list(references) if several else [references]
+    if references is None:
+        return []
+    one_alone = isinstance(references, nn.Module) and not isinstance(references, nn.ModuleList)
+    given = [references] if one_alone or not isinstance(references, Iterable) else list(references)
+    request = getattr(partition, "request_hash", None)
     for k, one in enumerate(given, start=1):
         if not isinstance(one, nn.Module) and not isinstance(getattr(one, "model", None), nn.Module):
             raise InvalidTypeError(
                 f"Expected modules or results as references (got {type(one).__name__} as number {k})"
+            )
+        forgot = None if isinstance(one, nn.Module) else getattr(one, "request_hash", None)
+        if request is not None and forgot not in (None, request):
+            raise InvalidInputError(
+                f"Expected references that were trained without what the request forgets (got one of another request "
+                f"as number {k})"
             )
     return [module_of(one) for one in given]
 

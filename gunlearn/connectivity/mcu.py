@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -12,6 +11,7 @@ import torch
 from gunlearn.connectivity.accuracy_goal import AccuracyGoal, AdaptivePenalty
 from gunlearn.connectivity.curve_finding import find_curve
 from gunlearn.connectivity.curve_settings import CurveSettings
+from gunlearn.connectivity.ends_of_paths import with_weights_of
 from gunlearn.connectivity.part_losses import PartLosses
 from gunlearn.connectivity.path_families import BezierPath
 from gunlearn.connectivity.tensor_mask import important_tensors, tensor_importance
@@ -21,6 +21,7 @@ from gunlearn.methods import METHODS
 from gunlearn.methods.base import Method, Outcome, Problem, check_interval, check_whole
 from gunlearn.methods.forget_part import no_forget_items
 from gunlearn.tasks.base import Task
+from gunlearn.tasks.trial import plain_copy
 from gunlearn.training.held_weights import HeldWeights
 from gunlearn.training.optimizers import OptimizerSpec, check_optimizer
 
@@ -144,9 +145,9 @@ class MCU(Method):
         held = PartLosses(task, partition, problem.reference, seed=problem.seed)
         if not held.number("forget"):
             raise no_forget_items(self.name)
-        own = replace(problem, model=copy.deepcopy(problem.model), callbacks=(), checkpoint_dir=None, progress=False)
+        own = replace(problem, model=plain_copy(problem.model), callbacks=(), checkpoint_dir=None, progress=False)
         before = self._before().run(own)
-        path = BezierPath(problem.model, before.model)
+        path = BezierPath(problem.model, with_weights_of(problem.model, before.model))
         goal = AccuracyGoal(problem, held)
         state = find_curve(
             path,
@@ -176,7 +177,7 @@ class MCU(Method):
 
     def _mask(self, problem: Problem, held: PartLosses, path: BezierPath) -> HeldWeights:
         """Return what holds the tensors of bends outside the mask."""
-        model = copy.deepcopy(problem.model).requires_grad_(True)
+        model = plain_copy(problem.model).requires_grad_(True)
         found = [tensor_importance(model, problem.task, *held.held[name]) for name in ("retain", "forget")]
         sizes = {name: path.ends.weights[0][name].numel() for name in path.moving}
         known = [{name: values[name] for name in sizes} for values in found]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gunlearn.core.modes import evaluating
-from gunlearn.errors import DivergenceError, InvalidInputError, UnsupportedModelError
+from gunlearn.errors import DivergenceError, InvalidInputError, InvalidTypeError, UnsupportedModelError
 from gunlearn.losses import NLL, Prediction
 from gunlearn.methods.forget_part import has_forget_items
 from gunlearn.seed import isolated_rng
@@ -40,12 +40,19 @@ class PartLosses:
             computed; by default the retained items.
 
     Raises:
-        InvalidInputError: a `loader` for a model without such statistics.
+        InvalidInputError: a `loader` for a model without such statistics, or neither a partition nor data.
+        InvalidTypeError: something else in place of a partition.
     """
 
     def __init__(
         self, task: Task, partition: Any, model: nn.Module, data: Any = None, seed: int = 0, loader: Any = None
     ) -> None:
+        if partition is not None and not hasattr(partition, "retain_data"):
+            raise InvalidTypeError(
+                f"Expected a partition, request.resolve(data), or None (got {type(partition).__name__})"
+            )
+        if partition is None and data is None:
+            raise InvalidInputError("Expected a partition, or 'data' where nothing was forgotten (got None)")
         self.task, retained = task, data if partition is None else partition.retain_data
         self.held: dict[str, tuple[Any, list[Any]]] = {}
         with isolated_rng(seed):
@@ -119,12 +126,15 @@ class PartLosses:
             return torch.cat([value(self.task.read(model, outputs, items)).cpu() for items in pieces])
 
     @torch.no_grad()
-    def some(self, model: nn.Module) -> Tensor:
-        """Return the log-probability of retained items; of independent ones, of the first thousand or so."""
-        data, pieces = self.held["retain"]
+    def some(self, model: nn.Module, names: Sequence[str] = ("retain",)) -> Tensor:
+        """Return the log-probability of items of these parts `[num_items]`; of independent ones the first thousand."""
+        found = [torch.empty(0)]
         with evaluating(model):
-            outputs = self.task.encode(model, data)
-            return self.task.read(model, outputs, pieces[0]).log_prob if pieces else torch.empty(0)
+            for data, pieces in (self.held[name] for name in names if name in self.held):
+                if pieces:
+                    outputs = self.task.encode(model, data)
+                    found.append(self.task.read(model, outputs, pieces[0]).log_prob.detach().cpu().view(-1))
+        return torch.cat(found)
 
     def call_of(self, model: nn.Module) -> Callable[[nn.Module], Any]:
         """Return a function that calls a model of this architecture as the task does, and nothing else.

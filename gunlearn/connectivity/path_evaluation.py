@@ -13,10 +13,13 @@ from gunlearn.connectivity.barriers import barrier, path_summary
 from gunlearn.connectivity.part_losses import PARTS
 from gunlearn.connectivity.path_picture import draw_path
 from gunlearn.core.atomic import write_file
-from gunlearn.errors import CheckpointError
+from gunlearn.core.checks import check_integer
+from gunlearn.core.options import did_you_mean
+from gunlearn.errors import CheckpointError, InvalidInputError
 
 #: Default number of points; in nats: how large a barrier of connected models may be, and what is no memory any more.
 GRID_POINTS, TOLERANCE, BOUND = 31, 0.1, 8.0
+_FIELDS = {"kind", "rows", "references", "tolerance_retain", "tolerance_forget", "bound_forget", "notes"}
 _SHOWN = ("forget_acc", "retain_acc", "test_acc", "forget_auc", "retain_auc", "mia_auc")
 
 
@@ -61,8 +64,17 @@ class PathEvaluation:
         return [float(row["t"] or 0.0) for row in self.rows]
 
     def column(self, name: str) -> list[float | None]:
-        """Return a figure at all points."""
+        """Return a figure at all points; InvalidInputError for a name that no row has."""
+        self._check_names([name])
         return [row.get(name) for row in self.rows]
+
+    def _check_names(self, names: Iterable[str]) -> None:
+        known = list(self.rows[0])
+        for name in names:
+            if name not in known:
+                raise InvalidInputError(
+                    f"Expected a figure among {', '.join(known)} (got {name!r}){did_you_mean(name, known)}"
+                )
 
     @property
     def barrier_retain(self) -> float | None:
@@ -104,12 +116,17 @@ class PathEvaluation:
         found = {name: path_summary(self.column(name), arc) for name in names}
         return {name: values for name, values in found.items() if values is not None}
 
-    def table(self, figures: Iterable[str] | None = None, every: int = 1) -> str:
+    def table(self, figures: str | Iterable[str] | None = None, every: int = 1) -> str:
         """Return a table of figures (by default losses and accuracies) at every n-th point and the last, as text.
+
+        InvalidInputError for a name that no row has.
 
         Rows `own 0` and `own 1` are the models at the ends with their own statistics (`own_ends`).
         """
-        names = list(figures) if figures is not None else [n for n in self._usual() if n in self.rows[0]]
+        check_integer("every", every, minimum=1)
+        figures = [figures] if isinstance(figures, str) else figures
+        names = self._usual() if figures is None else list(figures)
+        self._check_names(names)
         head = ["t", *names]
         shown = [row for k, row in enumerate(self.rows) if k % every == 0 or k == len(self.rows) - 1]
         lines = [[_cell(row.get(name)) for name in head] for row in shown]
@@ -123,7 +140,7 @@ class PathEvaluation:
 
     def _usual(self) -> list[str]:
         told = [f"loss_{part}" for part in PARTS] + list(_SHOWN)
-        return [name for name in told if any(value is not None for value in self.column(name))]
+        return [name for name in told if any(row.get(name) is not None for row in self.rows)]
 
     def integrals(self) -> str:
         """Return the integrals of the table's figures, weighted by arc length, in a line; see `summary`."""
@@ -153,11 +170,18 @@ class PathEvaluation:
         """Read what `save` wrote; CheckpointError where there is no such file, or `save` did not write it."""
         try:
             saved = json.loads(Path(path).read_text(encoding="utf-8"))
+            missing = sorted(_FIELDS - saved.keys()) if isinstance(saved, dict) else ["rows"]
+            if missing:
+                raise ValueError(f"no '{missing[0]}' in it")
             bound = math.inf if saved["bound_forget"] is None else saved["bound_forget"]
             saved = {"own_ends": [], **saved, "bound_forget": bound}  # files of before have none
             _check_fields(saved)
             return cls(**{name: saved[name] for name in cls.__dataclass_fields__})
-        except (OSError, ValueError, LookupError, TypeError) as error:
+        except OSError as error:
+            raise CheckpointError(
+                f"Expected a saved evaluation of a path in {path} (got no readable file: {error.strerror})"
+            ) from error
+        except (ValueError, LookupError, TypeError) as error:
             raise CheckpointError(f"Expected a saved evaluation of a path in {path} (got: {error})") from error
 
 

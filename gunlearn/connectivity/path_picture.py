@@ -52,7 +52,7 @@ def _write(figure: Any, kind: str, path: Path) -> None:
 
 
 def _known(evaluation: PathEvaluation, name: str) -> bool:
-    return any(value is not None for value in evaluation.column(name))
+    return any(row.get(name) is not None for row in evaluation.rows)
 
 
 def _lines(axes: Any, evaluation: PathEvaluation, names: tuple[str, ...]) -> None:

@@ -62,12 +62,15 @@ def check_tensors(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> 
             raise InvalidInputError(f"Expected parameters of one {what} (got {a} and {b} in {listed(wrong)})")
 
 
-def check_architecture(first: nn.Module, second: nn.Module, data: bool = True) -> None:
+def check_architecture(first: nn.Module, second: nn.Module, settings: bool = True, data: bool = True) -> None:
     """Refuse models whose modules compute different things from the same weights (UnsupportedModelError).
 
-    Without `data` settings and attributes may differ.
+    Without `settings` these may differ, and without `data` plain attributes that hold data: what a pass leaves there
+    is no part of the architecture.
     """
-    found = code_differences(first, second) + (setting_differences(first, second) if data else [])
+    found = code_differences(first, second)
+    found += setting_differences(first, second) if settings else []
+    found += data_differences(first, second) if data else []
     if found:
         raise UnsupportedModelError(f"Expected two models of one architecture (got: {'; '.join(found[:_SHOWN])})")
 
@@ -81,16 +84,19 @@ def code_differences(first: nn.Module, second: nn.Module) -> list[str]:
 
 
 def setting_differences(first: nn.Module, second: nn.Module) -> list[str]:
-    """Return in words which settings, and attributes that hold data, differ between models of the same modules.
+    """Return in words which settings differ between models of the same modules.
 
     What layers of libraries read in training alone does not count: rates of dropout, momenta of running statistics.
     """
     one, two = (_in_evaluation(model, settings_of(model)) for model in (first, second))
-    data = data_of(first), data_of(second)
-    changed = [name for name in data[0] if data[1].get(name, data[0][name]) != data[0][name]]
     both = one.keys() & two.keys()
-    settings = differences({n: own for n, own in one.items() if n in both}, {n: two[n] for n in both})
-    return settings + [f"the data in '{name}' differ" for name in changed]
+    return differences({n: own for n, own in one.items() if n in both}, {n: two[n] for n in both})
+
+
+def data_differences(first: nn.Module, second: nn.Module) -> list[str]:
+    """Return in words which plain attributes that hold data differ between two models."""
+    one, two = data_of(first), data_of(second)
+    return [f"the data in '{name}' differ" for name in one if two.get(name, one[name]) != one[name]]
 
 
 def data_of(model: nn.Module) -> dict[str, str]:

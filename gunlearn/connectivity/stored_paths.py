@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import platform
+import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from gunlearn.connectivity.same_architecture import data_of, listed
 from gunlearn.connectivity.weight_paths import WeightPath
 from gunlearn.core.atomic import checksum, write_files
 from gunlearn.core.behaviour import code_of, differences, settings_of
-from gunlearn.core.checks import check_choice, check_integer, is_finite
-from gunlearn.errors import CheckpointError, GunlearnError, UnsupportedModelError
+from gunlearn.core.checks import check_choice, check_folder_path, check_integer, is_finite
+from gunlearn.errors import ANYHOW, CheckpointError, GunlearnError, InvalidTypeError, UnsupportedModelError
+from gunlearn.tasks.trial import plain_copy
 from gunlearn.training.result import belongs_to_operator
 
 _RECORD, _WEIGHTS = "path.json", "path.safetensors"
@@ -37,7 +39,10 @@ def save_path(path: WeightPath, directory: str | Path) -> Path:
         UnsupportedModelError: deletion operators, whose node ids everybody could read (save the results instead), or a
             path with a `child`.
     """
-    directory = Path(directory)
+    if not isinstance(path, WeightPath):
+        held = "; pass its 'path'" if isinstance(getattr(path, "path", None), WeightPath) else ""
+        raise InvalidTypeError(f"Expected a path to store (got {type(path).__name__}){held}")
+    directory = _folder(directory)
     if path.child is not None:
         raise UnsupportedModelError(
             "Expected a path of plain weights to store (got one whose models a 'child' changes)"
@@ -70,32 +75,47 @@ def save_path(path: WeightPath, directory: str | Path) -> Path:
     return directory
 
 
+def remove_path(directory: str | Path) -> None:
+    """Remove what `save_path` wrote into a folder, and the folder where nothing else is in it."""
+    directory = _folder(directory)
+    for name in (_RECORD, _WEIGHTS):
+        (directory / name).unlink(missing_ok=True)
+    with suppress(OSError):  # there is none, or somebody else's files are in it
+        directory.rmdir()
+
+
 @torch.no_grad()
-def load_path(directory: str | Path, model: nn.Module) -> WeightPath:
+def load_path(directory: str | Path, model: nn.Module, strict: bool = True) -> WeightPath:
     """Read what `save_path` wrote.
 
     Args:
         directory: that `save_path` wrote to.
         model: of the same architecture, compiled or not; it does not change. Weights that the path keeps are frozen in
             the path's own models, the others are not, whatever they are in `model`.
+        strict: refuse a model whose settings, code or data in plain attributes are others than the path's; `False`
+            warns. A tensor that a pass leaves on a module counts as such data.
 
     Raises:
         CheckpointError: files are missing, damaged, or do not fit the model.
+        InvalidTypeError: no module, or no path of a folder.
+
+    Warns:
+        UserWarning: the model is another, with `strict=False`.
     """
-    directory = Path(directory)
+    directory, plain = _folder(directory), module_of(model)
     try:
         record, content = json.loads((directory / _RECORD).read_text("utf-8")), (directory / _WEIGHTS).read_bytes()
-        if record["own_checksum"] != _own_checksum(record):
+        if record.get("own_checksum") != _own_checksum(record):
             raise ValueError(f"{_RECORD} was changed after it was written")
         if record["checksum"] != checksum(content):
             raise ValueError(f"{_WEIGHTS} is not the file that {_RECORD} was written for")
-        plain, bends, kind = module_of(model), record["num_bends"], record["kind"]
+        bends, kind = record["num_bends"], record["kind"]
         check_choice("kind", kind, tuple(WEIGHT_PATHS))
         check_integer("num_bends", bends, minimum=0)
-        _check_model(plain, record)
+        _check_model(plain, record, strict)
         tensors = weights_of(content)
         _check_tensors(tensors, _tensors(plain, bends))
-        ends, frozen = [copy.deepcopy(plain) for _ in range(2)], set(record.get("frozen", ()))
+        ends, frozen = [plain_copy(plain) for _ in range(2)], set(record["frozen"])
         for end, one in enumerate(ends):
             for name, parameter in one.named_parameters():
                 parameter.requires_grad_(name not in frozen).copy_(tensors[f"{end * (bends + 1)}:{name}"])
@@ -114,6 +134,11 @@ def load_path(directory: str | Path, model: nn.Module) -> WeightPath:
     return path
 
 
+def _folder(directory: Any) -> Path:
+    check_folder_path("directory", directory)
+    return Path(directory or ".")
+
+
 def _own_checksum(record: dict[str, Any]) -> str:
     """Return the checksum of what a record says, its own aside."""
     said = {name: value for name, value in record.items() if name != "own_checksum"}
@@ -126,17 +151,19 @@ def _tensors(model: nn.Module, bends: int) -> dict[str, Tensor]:
     return like | {f"buffer {end}:{name}": value for end in range(2) for name, value in model.named_buffers()}
 
 
-def _check_model(model: nn.Module, record: dict[str, Any]) -> None:
-    """Raise ValueError for a model with other settings, data or code than the path's."""
+def _check_model(model: nn.Module, record: dict[str, Any], strict: bool) -> None:
+    """Raise ValueError for a model with other settings, data or code than the path's, or warn of it."""
     found = differences(record["settings"], settings_of(model))
-    data, saved = data_of(model), record.get("data", {})
+    data, saved = data_of(model), record["data"]
     found += [f"the data in '{name}' differ" for name in data if saved.get(name, data[name]) != data[name]]
     if record.get("python") == _python():  # else code differs anyhow
         now = code_of(model)
         changed = [name for name in {**record["code"], **now} if record["code"].get(name) != now.get(name)]
         found += [f"the code of '{name}' differs" for name in changed]
+    if found and strict:
+        raise ValueError(f"{'; '.join(found[:3])}; {ANYHOW}")
     if found:
-        raise ValueError("; ".join(found[:3]))
+        warnings.warn(f"the model is another than the path's: {'; '.join(found[:3])}", UserWarning, stacklevel=3)
 
 
 def _check_tensors(saved: dict[str, Tensor], like: dict[str, Tensor]) -> None:

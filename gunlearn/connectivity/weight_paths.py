@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
@@ -12,8 +11,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from gunlearn.connectivity.ends_of_paths import path_ends
+from gunlearn.connectivity.same_architecture import listed
 from gunlearn.core.checks import check_choice, check_integer, check_number
-from gunlearn.errors import DivergenceError, InvalidInputError, UnsupportedModelError
+from gunlearn.errors import DivergenceError, GunlearnError, InvalidInputError, UnsupportedModelError
+from gunlearn.tasks.trial import plain_copy
 
 _Value = TypeVar("_Value")
 
@@ -57,7 +58,10 @@ class WeightPath(nn.Module):
             shares = [k / (num_bends + 1) for k in range(1, num_bends + 1)]
             points = [{n: torch.lerp(one[n], two[n], share) for n in self.moving} for share in shares]
         else:
-            own = path_ends(self.ends.template, start).weights[1]
+            try:
+                own = path_ends(self.ends.template, start, data=False).weights[1]
+            except GunlearnError as error:
+                raise type(error)(f"In the model where bends begin (second to the path's own): {error}") from error
             points = [{n: own[n].to(one[n]).clone() for n in self.moving} for _ in range(num_bends)]
         self.bends = nn.ParameterList(nn.Parameter(point[n]) for point in points for n in self.moving)
 
@@ -84,11 +88,15 @@ class WeightPath(nn.Module):
 
     def point(self, number: int) -> dict[str, Tensor]:
         """Return the weights of a point by name: 0 is the first end, -1 the second."""
-        number %= self.num_bends + 2
+        size = self.num_bends + 2
+        check_integer("number", number)
+        if not -size <= number < size:
+            raise InvalidInputError(f"Expected one of the path's {size} points (got number {number})")
+        number %= size
         if number in (0, self.num_bends + 1):
             return self.ends.weights[number > 0]
-        size = len(self.moving)
-        own = self.bends[(number - 1) * size : number * size]
+        each = len(self.moving)
+        own = self.bends[(number - 1) * each : number * each]
         return {**self.ends.weights[0], **dict(zip(self.moving, own, strict=True))}
 
     def bent(self) -> list[tuple[str, nn.Parameter]]:
@@ -144,6 +152,11 @@ class WeightPath(nn.Module):
         """
         weights = t if isinstance(t, dict) else self.weights(t)
         end = None if isinstance(t, dict) or t not in (0, 1) else int(t)
+        only = sorted({name for name, _ in model.named_parameters()} ^ weights.keys())
+        if only:
+            raise InvalidInputError(
+                f"Expected the weights of the path's architecture (got {listed(only)} in one alone)"
+            )
         for name, parameter in model.named_parameters():
             if not torch.isfinite(weights[name]).all():
                 raise DivergenceError(f"Expected finite weights on the path (got NaN or infinity in '{name}')")
@@ -171,7 +184,7 @@ class WeightPath(nn.Module):
 
     def model_at(self, t: float | dict[str, Tensor], anew: Callable[[nn.Module], object] | None = None) -> nn.Module:
         """Return a new model with the weights at `t`, in evaluation mode; see `put`."""
-        return self.put(copy.deepcopy(self.template), t, anew).eval()
+        return self.put(plain_copy(self.template), t, anew).eval()
 
     def mean(self, low: float = 0.0, high: float = 1.0, points: int = 21) -> dict[str, Tensor]:
         """Return the mean of the weights at equally spaced points of `[low, high]`, for `put` and `model_at`."""

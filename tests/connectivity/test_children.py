@@ -127,11 +127,11 @@ def test_paths_on_factors_of_weights_say_so(norm) -> None:
 
 def test_metrics_without_a_value_are_named() -> None:
     data, request = items(number=60), gu.ForgetItems(label=1)
-    a, b, base = (trained(perceptron(seed), data, seed, steps=20) for seed in range(3))
+    a, b, base, other = (trained(perceptron(seed), data, seed, steps=20) for seed in range(4))
     names = ["relearn_steps"]
     found = connect(a, b, data, request, IMAGES, points=3, metrics=names).evaluation
     assert found.notes["metrics"] == "without a value: relearn_steps (got no 'original' and 'references')"
-    known = connect(a, b, data, request, IMAGES, points=3, metrics=names, original=base, references=[base]).evaluation
+    known = connect(a, b, data, request, IMAGES, points=3, metrics=names, original=base, references=[other]).evaluation
     assert "metrics" not in known.notes
     assert None not in known.column("relearn_steps")
     with pytest.raises(InvalidInputError, match="a request for 'metrics'"):

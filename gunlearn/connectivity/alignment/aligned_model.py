@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from gunlearn.connectivity.alignment.channel_structure import OUTPUT_CHANNELS, ChannelStructure
 from gunlearn.connectivity.alignment.feature_matching import match_features
 from gunlearn.connectivity.alignment.model_pair import ModelCall, check_pair, frozen_copy, outputs_of, runner
-from gunlearn.connectivity.alignment.same_function import check_structure, checked_difference, difference
+from gunlearn.connectivity.alignment.same_function import SAME_WITHIN, check_structure, checked_difference, difference
 from gunlearn.connectivity.alignment.symmetry import State, balancing_factors, permuted_weights
 from gunlearn.connectivity.alignment.tracing import Tracer, layers_of_table
 from gunlearn.connectivity.alignment.weight_matching import match_weights
+from gunlearn.connectivity.ends_of_paths import with_weights_of
+from gunlearn.connectivity.same_architecture import data_differences
 from gunlearn.core.checks import check_choice
 from gunlearn.errors import UnsupportedModelError
 from gunlearn.seed import isolated_rng
@@ -82,11 +84,15 @@ def align_models(
         True
     """
     check_choice("by", by, MATCHINGS)
-    check_pair(first, second)
+    check_pair(first, second, data=False)
     layers_of_table(first)
     run = runner(data, inputs, call)
     one, other = frozen_copy(first), frozen_copy(second)
     before = outputs_of(other, run)
+    if found := data_differences(first, second):  # which a pass may have left there, or which decide what it computes
+        said = outputs_of(frozen_copy(with_weights_of(first, second)), run)
+        if not difference(before, said) <= SAME_WITHIN:
+            raise UnsupportedModelError(f"Expected two models of one architecture (got: {'; '.join(found[:3])})")
     structure, beside = traced(one, run), traced(other, run)
     if not _same(structure, beside):
         raise UnsupportedModelError("Expected both models to take the same way through their layers (got two ways)")

@@ -82,7 +82,7 @@ class MessageCalibration:
         check_number("t", t)
         if not 0 <= t <= 1:
             raise InvalidInputError(f"Expected 't' between 0 and 1 (got {t})")
-        check_pair(self._parent, child, data=False)  # what it keeps of its last pass differs
+        check_pair(self._parent, child, settings=False, data=False)  # what it keeps of its last pass differs
         model = plain_copy(child)
         modes = {module: module.training for module in model.modules()}
         handles = [

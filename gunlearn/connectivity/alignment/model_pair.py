@@ -20,13 +20,14 @@ _DTYPES = (torch.float32, torch.float64)
 _BESIDE = ("edge_weight", "edge_attr", "batch")
 
 
-def check_pair(first: Any, second: Any, data: bool = True) -> None:
+def check_pair(first: Any, second: Any, settings: bool = True, data: bool = True) -> None:
     """Refuse models that are not of one architecture in float32 or float64.
 
     Args:
         first: a model.
         second: another one.
-        data: settings and plain attributes that hold data have to be the same, too.
+        settings: these have to be the same, too.
+        data: plain attributes that hold data have to be the same, too.
 
     Raises:
         InvalidTypeError: one is no module, or has quantised, half-precision or other weights than float32 or float64.
@@ -50,7 +51,7 @@ def check_pair(first: Any, second: Any, data: bool = True) -> None:
                 )
     check_tensors(*(dict(model.named_parameters()) for model in (first, second)))
     check_tensors(*(dict(model.named_buffers()) for model in (first, second)))
-    check_architecture(first, second, data)
+    check_architecture(first, second, settings, data)
 
 
 def runner(data: Any, inputs: Any, call: Callable[[nn.Module, Any], Any] | None) -> ModelCall:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from gunlearn.connectivity.alignment.channel_structure import ChannelStructure
 from gunlearn.connectivity.alignment.model_pair import ModelCall, outputs_of
 from gunlearn.connectivity.alignment.symmetry import permuted_weights
-from gunlearn.errors import UnsupportedModelError
+from gunlearn.errors import InvalidInputError, UnsupportedModelError
 
 #: Share of the largest output by which two equal functions may differ, in float32.
 SAME_WITHIN = 1e-5
@@ -66,5 +66,7 @@ def checked_difference(found: float, tolerance: float = SAME_WITHIN) -> float:
 
 def difference(one: list[Tensor], other: list[Tensor]) -> float:
     """Return the largest difference of outputs, as a share of the largest output."""
+    if not any(t.numel() for t in one):
+        raise InvalidInputError("Expected data on which models return something (got outputs without a value)")
     largest = max(float(t.abs().max()) for t in one if t.numel()) or 1.0
     return max(float((a - b).abs().max()) for a, b in zip(one, other, strict=True) if a.numel()) / largest
