@@ -48,12 +48,18 @@ def settled_end(first: nn.Module, second: nn.Module, items: PartLosses) -> tuple
     if code_differences(one, two) or shapes[0] != shapes[1]:
         return second, ""  # for `path_ends` to refuse
     shell = with_weights_of(one, two)
-    said = [items.some(items.task.adopt(plain_copy(model)), PARTS) for model in (two, shell)]
-    if not said[0].numel() or not torch.isfinite(said[0]).all():
-        return second, ""  # for the evaluation to refuse
-    far = float((said[0] - said[1]).abs().max() / said[0].abs().max().clamp(min=1))
+    adopted = [items.task.adopt(plain_copy(model)) for model in (two, shell)]
+    far, within = 0.0, _SAME
+    for part in PARTS:
+        own, beside = (items.some(model, part) for model in adopted)
+        if not own.numel():
+            continue
+        if not torch.isfinite(own).all():
+            return second, ""  # for the evaluation to refuse
+        far = max(far, float((own - beside).abs().max() / own.abs().max().clamp(min=1)))
+        within = max(_SAME, 16 * torch.finfo(own.dtype).eps)
     found = setting_differences(one, two) + data_differences(one, two)
-    if not far <= max(_SAME, 16 * torch.finfo(said[0].dtype).eps):
+    if not far <= within:
         raise UnsupportedModelError(
             "Expected two models of one architecture, that differ in parameters and buffers alone (got "
             f"{'; '.join(found[:3]) or 'a difference in something else'}: with the first model's the second one "

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gunlearn.connectivity.ends_of_paths import modules_of
+from gunlearn.connectivity.ends_of_paths import module_of, modules_of
 from gunlearn.connectivity.part_losses import PartLosses
 from gunlearn.connectivity.path_evaluation import BOUND, GRID_POINTS, TOLERANCE, PathEvaluation
 from gunlearn.connectivity.same_architecture import factored_weights, listed
@@ -38,7 +38,7 @@ def evaluate_path(
     tolerance_retain: float = TOLERANCE,
     tolerance_forget: float = TOLERANCE,
     bound_forget: float = BOUND,
-    original: nn.Module | None = None,
+    original: Any = None,
     data: Any = None,
     seed: int = 0,
     loader: Any = None,
@@ -58,7 +58,7 @@ def evaluate_path(
         tolerance_retain: how large the barrier of connected models may be, in nats.
         tolerance_forget: the same of the forgotten items.
         bound_forget: where their loss stops to count, in nats.
-        original: the model before unlearning, for figures that compare with it.
+        original: the model (or the result with it) before unlearning, for figures that compare with it.
         data: training data, where there is no partition.
         seed: of figures that draw, and of drawn pairs.
         loader: training items for these statistics in place of the retained ones, see `PartLosses`.
@@ -72,6 +72,7 @@ def evaluate_path(
     if not isinstance(path, WeightPath):
         raise InvalidTypeError(f"Expected a path to evaluate (got {type(path).__name__})")
     ts = checked_points(points, task, partition, metrics, (tolerance_retain, tolerance_forget), bound_forget)
+    original = None if original is None else module_of(original)
     check_references(references, original)
     model = task.adopt(plain_copy(path.template))
     losses = PartLosses(task, partition, model, data, seed, loader)

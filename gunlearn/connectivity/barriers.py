@@ -17,7 +17,7 @@ def barrier(ts: Sequence[float], values: Sequence[float | None]) -> float | None
         values: what must not rise between the ends, one for each point.
 
     Raises:
-        InvalidInputError: other points, another number of values, or NaN.
+        InvalidInputError: other points, another number of values, or one that is not finite.
 
     Example:
         >>> barrier([0, 0.5, 1], [1.0, 4.0, 2.0])
@@ -46,7 +46,7 @@ def path_summary(values: Sequence[float | None], arc: Sequence[float]) -> dict[s
         arc: length of the path up to each point.
 
     Raises:
-        InvalidInputError: another number of lengths, or NaN.
+        InvalidInputError: another number of lengths, or one that is not finite.
 
     Example:
         >>> path_summary([0.0, 1.0, 1.0], [0.0, 1.0, 4.0])["integral"]
@@ -72,5 +72,5 @@ def path_summary(values: Sequence[float | None], arc: Sequence[float]) -> dict[s
 def _check_values(points: Sequence[float], values: Sequence[float | None]) -> None:
     if len(points) != len(values):
         raise InvalidInputError(f"Expected a value for each of {len(points)} points (got {len(values)})")
-    if any(value is not None and math.isnan(value) for value in values):
-        raise InvalidInputError("Expected values along a path (got NaN); None stands for one that is not known")
+    if not all(value is None or math.isfinite(value) for value in values):
+        raise InvalidInputError("Expected finite values along a path; None stands for one that is not known")

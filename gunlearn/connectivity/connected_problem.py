@@ -9,7 +9,7 @@ from torch import nn
 from gunlearn.connectivity.ends_of_paths import module_of
 from gunlearn.core.digest import content_hash, same_weights
 from gunlearn.errors import InvalidInputError, InvalidTypeError
-from gunlearn.requests.content import check_content
+from gunlearn.requests.content import check_content, same_content
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.named import as_task
 from gunlearn.training.result import Result
@@ -27,28 +27,25 @@ def connected_problem(
         InvalidTypeError: a request that is none.
     """
     results = [end for end in ends if isinstance(end, Result)]
-    known_task = _known("task", *results)
-    if task is None and known_task is None:
-        raise InvalidInputError("Expected 'task', what the models predict (got None, and no result that knows it)")
-    task = as_task(known_task if task is None else task, call, decode)
-    if known_task is not None and known_task.name != task.name:
-        raise InvalidInputError(f"Expected the results' own task, '{known_task.name}' (got '{task.name}')")
+    task = _task_of(results, task, call, decode)
     if hasattr(request, "retain_data"):
         if data is not None and not _same_data(task, data, request.data):
             raise InvalidInputError(
                 "Expected the partition's own data beside a partition as 'request', or none (got other data)"
             )
+        check_content(request)
         return task, request, request.data
     held = [result.partition for result in results if result.partition is not None]
     known = {partition.request_hash: partition for partition in held}
-    if request is None and known:
+    if held and data is None:
         for one in held:
             check_content(one)
-        if len(known) == 1 and not all(_same_data(task, one.data, held[0].data) for one in held):
+        if not all(same_content(one, held[0]) for one in held) and (request is not None or len(known) == 1):
             raise InvalidInputError(
-                "Expected 'data' and 'request', by which both models are judged (got results of one request on other "
-                "data)"
+                "Expected 'data' and 'request', by which both models are judged (got results that were made on "
+                "different data)"
             )
+    if request is None and known:
         partition = _partition(known, task, data)
         return task, partition, partition.data
     if data is None and known:
@@ -114,6 +111,25 @@ def _content(data: Any) -> str:
     return content_hash({key: data[key] for key in sorted(data.keys())} if hasattr(data, "keys") else vars(data))
 
 
-def _known(name: str, *ends: Any) -> Any:
-    """Return what the first of the results that has it says."""
-    return next((found for end in ends if (found := getattr(end, name, None)) is not None), None)
+def _task_of(results: list[Result], given: Any, call: Any, decode: Any) -> Task:
+    """Return the task: the results' own, with their way to call a model, or as given."""
+    known = [result.task for result in results if result.task is not None]
+    if given is None and not known:
+        raise InvalidInputError("Expected 'task', what the models predict (got None, and no result that knows it)")
+    own = known[0] if known and (given is None or given == known[0].name) else given
+    task = as_task(own, call, decode)
+    for one in known:
+        if one.name != task.name:
+            raise InvalidInputError(f"Expected the results' own task, '{one.name}' (got '{task.name}')")
+        if own is known[0] and any(
+            asked is None and not _same_function(getattr(one, name, None), getattr(known[0], name, None))
+            for name, asked in (("call", call), ("score", decode))
+        ):
+            raise InvalidInputError("Expected 'call' and 'decode' (got results whose models are called in two ways)")
+    return task
+
+
+def _same_function(one: Any, other: Any) -> bool:
+    """Return whether two functions are the same, or were written alike."""
+    first, second = (getattr(called, "function", called) for called in (one, other))
+    return first is second or getattr(first, "__code__", first) == getattr(second, "__code__", second)

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from gunlearn.connectivity.along_path import evaluate_path
-from gunlearn.connectivity.ends_of_paths import modules_of
+from gunlearn.connectivity.ends_of_paths import module_of, modules_of
 from gunlearn.connectivity.part_losses import PartLosses
 from gunlearn.connectivity.path_evaluation import GRID_POINTS
 from gunlearn.connectivity.weight_paths import WeightPath
@@ -42,12 +42,12 @@ class Dial:
         partition: Any,
         data: Any = None,
         seed: int = 0,
-        original: nn.Module | None = None,
+        original: Any = None,
         loader: Any = None,
     ) -> None:
         task = as_task(task)
         self.path, self.task, self.partition, self.data, self.seed = path, task, partition, data, seed
-        self.original, self.loader = original, loader
+        self.original, self.loader = None if original is None else module_of(original), loader
         if not isinstance(path, WeightPath):
             raise InvalidTypeError(f"Expected a path for a dial (got {type(path).__name__})")
         self.losses = PartLosses(task, partition, task.adopt(plain_copy(path.template)), data, seed, loader)

@@ -130,6 +130,7 @@ def connect(
     read = data if partition is None else partition.retain_data
     plain = [checked_end(model, which) for model, which in zip(ends, ("first", "second"), strict=True)]
     check_tensors(*(dict(model.named_parameters()) for model in plain))
+    del plain
     for model in ends:
         trial = trial_pass(model, read, task)
     if not any(getattr(end, "task", None) is task for end in (first, second)):  # that of a result is fitted
@@ -191,7 +192,7 @@ def _settings(
         return CurveSettings(**curve)
     usual: tuple[tuple[str, Any, Any], ...] = (
         ("objective", objective, None), ("start", start, "midpoint"), ("num_bends", num_bends, 1),
-        ("callbacks", list(callbacks), []), ("checkpoint_dir", checkpoint_dir, None),
+        ("callbacks", callbacks or (), ()), ("checkpoint_dir", checkpoint_dir, None),
     )  # fmt: skip
     given = [*curve, *(name for name, value, default in usual if value != default)]
     if given:

@@ -69,6 +69,8 @@ def path_ends(first: Any, second: Any, data: bool = True) -> PathEnds:
 def with_weights_of(model: nn.Module, other: nn.Module) -> nn.Module:
     """Return a copy of `model` that has the parameters, which of them learn, and the buffers of `other`."""
     shell = plain_copy(model)
+    check_tensors(dict(shell.named_parameters()), dict(other.named_parameters()))
+    check_tensors(dict(shell.named_buffers()), dict(other.named_buffers()))
     with torch.no_grad():
         for name, own in other.named_parameters():
             shell.get_parameter(name).requires_grad_(own.requires_grad).copy_(own)
@@ -105,8 +107,8 @@ def modules_of(references: Any, partition: Any = None) -> list[nn.Module]:
         forgot = None if isinstance(one, nn.Module) else getattr(one, "request_hash", None)
         if request is not None and forgot not in (None, request):
             raise InvalidInputError(
-                f"Expected references that were trained without what the request forgets (got one of another request "
-                f"as number {k})"
+                f"Expected references that were trained without what the request forgets (got a result of another "
+                f"request as number {k}; pass its 'model' if that request forgot this one's items, too)"
             )
     return [module_of(one) for one in given]
 

@@ -126,15 +126,12 @@ class PartLosses:
             return torch.cat([value(self.task.read(model, outputs, items)).cpu() for items in pieces])
 
     @torch.no_grad()
-    def some(self, model: nn.Module, names: Sequence[str] = ("retain",)) -> Tensor:
-        """Return the log-probability of items of these parts `[num_items]`; of independent ones the first thousand."""
-        found = [torch.empty(0)]
+    def some(self, model: nn.Module, name: str = "retain") -> Tensor:
+        """Return the log-probability of a part's items; of independent ones, of the first thousand or so."""
+        data, pieces = self.held.get(name, (None, []))
         with evaluating(model):
-            for data, pieces in (self.held[name] for name in names if name in self.held):
-                if pieces:
-                    outputs = self.task.encode(model, data)
-                    found.append(self.task.read(model, outputs, pieces[0]).log_prob.detach().cpu().view(-1))
-        return torch.cat(found)
+            outputs = self.task.encode(model, data) if pieces else None
+            return self.task.read(model, outputs, pieces[0]).log_prob if pieces else torch.empty(0)
 
     def call_of(self, model: nn.Module) -> Callable[[nn.Module], Any]:
         """Return a function that calls a model of this architecture as the task does, and nothing else.

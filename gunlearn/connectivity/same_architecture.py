@@ -70,7 +70,10 @@ def check_architecture(first: nn.Module, second: nn.Module, settings: bool = Tru
     """
     found = code_differences(first, second)
     found += setting_differences(first, second) if settings else []
-    found += data_differences(first, second) if data else []
+    changed = data_differences(first, second) if data else []
+    if changed:
+        changed[-1] += " (gunlearn.connect runs both models, and sees whether that matters)"
+    found = changed + found
     if found:
         raise UnsupportedModelError(f"Expected two models of one architecture (got: {'; '.join(found[:_SHOWN])})")
 

@@ -78,10 +78,12 @@ def save_path(path: WeightPath, directory: str | Path) -> Path:
 def remove_path(directory: str | Path) -> None:
     """Remove what `save_path` wrote into a folder, and the folder where nothing else is in it."""
     directory = _folder(directory)
-    for name in (_RECORD, _WEIGHTS):
-        (directory / name).unlink(missing_ok=True)
-    with suppress(OSError):  # there is none, or somebody else's files are in it
-        directory.rmdir()
+    with suppress(OSError, ValueError):  # there is none, or somebody else's files are in it
+        record = json.loads((directory / _RECORD).read_text("utf-8"))
+        if isinstance(record, dict) and "own_checksum" in record:
+            for name in (_RECORD, _WEIGHTS):
+                (directory / name).unlink()
+            directory.rmdir()
 
 
 @torch.no_grad()
@@ -105,7 +107,7 @@ def load_path(directory: str | Path, model: nn.Module, strict: bool = True) -> W
     directory, plain = _folder(directory), module_of(model)
     try:
         record, content = json.loads((directory / _RECORD).read_text("utf-8")), (directory / _WEIGHTS).read_bytes()
-        if record.get("own_checksum") != _own_checksum(record):
+        if not isinstance(record, dict) or record.get("own_checksum") != _own_checksum(record):
             raise ValueError(f"{_RECORD} was changed after it was written")
         if record["checksum"] != checksum(content):
             raise ValueError(f"{_WEIGHTS} is not the file that {_RECORD} was written for")

@@ -92,7 +92,7 @@ class WeightPath(nn.Module):
         check_integer("number", number)
         if not -size <= number < size:
             raise InvalidInputError(f"Expected one of the path's {size} points (got number {number})")
-        number %= size
+        number = int(number) % size
         if number in (0, self.num_bends + 1):
             return self.ends.weights[number > 0]
         each = len(self.moving)
@@ -158,6 +158,11 @@ class WeightPath(nn.Module):
                 f"Expected the weights of the path's architecture (got {listed(only)} in one alone)"
             )
         for name, parameter in model.named_parameters():
+            if weights[name].shape != parameter.shape:
+                raise InvalidInputError(
+                    f"Expected the weights of the path's architecture (got {tuple(weights[name].shape)} for '{name}', "
+                    f"which has {tuple(parameter.shape)})"
+                )
             if not torch.isfinite(weights[name]).all():
                 raise DivergenceError(f"Expected finite weights on the path (got NaN or infinity in '{name}')")
             parameter.copy_(weights[name])

@@ -75,6 +75,20 @@ def test_curves_begin_at_an_original_model_that_has_seen_other_data(problem) -> 
     assert not torch.equal(bend, (one.one.lin.weight + two.one.lin.weight) / 2)  # control: the middle
 
 
+def test_a_pass_with_a_gradient_leaves_what_can_be_copied(problem, tmp_path: Path) -> None:
+    """What a pass outside `torch.no_grad` leaves has a history, which copy.deepcopy refuses."""
+    data, request, (one, two, _) = problem
+    path = connect(one, two, data, request, TASK, points=3).path
+    save_path(path, tmp_path)
+    ran = copy.deepcopy(one)
+    ran(data.x, data.edge_index)
+    assert ran.emb.grad_fn is not None
+    with pytest.raises(RuntimeError, match="deepcopy"):
+        copy.deepcopy(ran)  # control
+    assert load_path(tmp_path, ran, strict=False).name == "linear"
+    assert gu.unlearn(ran, data, request, "mcu", TASK, epochs=1, pre_options={"epochs": 1}).model is not ran
+
+
 def test_they_are_aligned_directly(problem) -> None:
     data, _, (one, two, _) = problem
     found = align_models(one, two, data=data)

@@ -44,6 +44,20 @@ def test_language_models_with_adapters() -> None:
     assert "losses alone" in found.evaluation.notes["figures"]
 
 
+def test_results_of_language_models_know_their_rows() -> None:
+    pytest.importorskip("peft")
+    facts, llm = pytest.importorskip("tests.llm.facts"), pytest.importorskip("gunlearn.llm")
+    model, given = facts.fresh(), (facts.tokenizer(), facts.rows(range(2)))
+
+    def run(method: str, kept: range) -> gu.Result:
+        return llm.unlearn(model, *given, facts.rows(kept), method, max_steps=1, use_cpu=True, figure_rows=0)
+
+    one, two = run("npo", range(2, 4)), run("graddiff", range(2, 4))
+    assert len(gu.connect(one, two, points=3).evaluation.rows) == 3
+    with pytest.raises(gu.errors.InvalidInputError, match=r"two different requests|different data"):
+        gu.connect(one, run("npo", range(3, 5)), points=3)
+
+
 def test_language_models_from_two_folders(tmp_path: Path) -> None:
     """Where a model was read from is no part of its architecture; the control: another activation is."""
     pytest.importorskip("peft")

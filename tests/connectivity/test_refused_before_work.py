@@ -40,13 +40,16 @@ def nodes():
     [
         {"points": 2}, {"child": "colour"}, {"child": "merged"}, {"child": 3}, {"align": True}, {"align": "colour"},
         {"metrics": "colour"}, {"tolerance_retain": -1}, {"bound_forget": 0}, {"loader": "data"}, {"references": [3]},
+        {"references": "original"},
     ],
     ids=str,
 )  # fmt: skip
 def test_bad_arguments_cost_no_training(problem, more: dict) -> None:
-    data, request, (one, two, _) = problem
+    data, request, (one, two, original) = problem
     steps: list[int] = []
     more = {**more, **({"loader": data} if "loader" in more else {})}
+    if more == {"references": "original"}:
+        more = {"references": [copy.deepcopy(original)], "original": original}
     heard = [On(step_end=lambda state, **_: steps.append(state.step))]
     with pytest.raises(GunlearnError, match="Expected"):
         connect(one, two, data, request, TASK, path="bezier", steps=3, callbacks=heard, **more)
@@ -72,7 +75,7 @@ def test_results_of_one_request_on_other_data_are_refused(nodes) -> None:
     other.x = other.x + 1
     first, second = unlearned(nodes), unlearned(nodes, other)
     assert first.request_hash == second.request_hash
-    with pytest.raises(InvalidInputError, match="results of one request on other data"):
+    with pytest.raises(InvalidInputError, match="results that were made on different data"):
         connect(first, second, points=3)
     connect(first, unlearned(nodes, nodes[0].clone(), seed=1), points=3)  # control: the same content
 
@@ -86,6 +89,57 @@ def test_data_that_were_edited_since_are_refused(nodes) -> None:
         connect(result, nodes[1], points=3)
 
 
+def test_data_given_beside_a_request_are_those_that_judge(nodes) -> None:
+    """The request alone says no data: the results' own are read, which must be one and unedited."""
+    own, _, request = nodes
+    data = own.clone()
+    first, second = unlearned(nodes, data), unlearned(nodes, own.clone(), seed=1)
+    plain = connect(first, second, request=request, points=3).evaluation.column("loss_retain")
+    assert plain == connect(first, second, points=3).evaluation.column("loss_retain")
+    other = own.clone()
+    other.x = own.x * 5
+    with pytest.raises(InvalidInputError, match="made on different data"):
+        connect(first, unlearned(nodes, other), request=request, points=3)
+    connect(first, unlearned(nodes, other), other, request, points=3)  # control: these are said to judge
+    partition = first.partition
+    data.x.mul_(5)
+    for given in (request, partition):
+        with pytest.raises(ChangedDataError, match=r"data\.x: other values"):
+            connect(first, second, request=given, points=3)
+
+
+def test_what_one_graph_has_beside_makes_no_other_data(nodes) -> None:
+    more = nodes[0].clone()
+    more.note, more.beside = "x", torch.randn(more.num_nodes, 2)
+    assert connect(unlearned(nodes), unlearned(nodes, more, seed=1), points=3).evaluation.rows
+
+
+def test_results_of_two_tasks_or_calls_are_refused() -> None:
+    data, request = gu.link_split(gu.load("karate"), seed=0), gu.ForgetEdges(count=3, seed=0)
+    base = gu.train(gu.GCN(data.num_features, 8, 4), data, epochs=10, seed=0).model
+
+    def score(model, z, pairs):
+        return -(z[pairs[0]] - z[pairs[1]]).square().sum(-1)
+
+    def run(**more):
+        return gu.unlearn(base, data, request, "finetune", epochs=1, **more)
+
+    first, second, plain = run(decode=score), run(decode=score, seed=1), run()
+    own = connect(first, second, points=3).evaluation.column("loss_retain")
+    named = connect(first, second, task="link_prediction", points=3).evaluation.column("loss_retain")
+    assert named == own  # the results' own way to score pairs, not the default one
+    assert own != connect(plain, plain, points=3).evaluation.column("loss_retain")  # control
+    for pair in ((first, plain), (plain, first)):
+        with pytest.raises(InvalidInputError, match="called in two ways"):
+            connect(*pair, points=3)
+        assert connect(*pair, decode=score, points=3).evaluation.rows  # said which
+    classes = copy.deepcopy(plain)
+    classes.task = gu.NodeClassification()
+    for pair in ((plain, classes), (classes, plain)):
+        with pytest.raises(InvalidInputError, match="the results' own task"):
+            connect(*pair, points=3)
+
+
 def test_another_task_than_the_results_own_is_refused(nodes) -> None:
     with pytest.raises(
         InvalidInputError, match=r"the results' own task, 'node_classification' \(got 'link_prediction'\)"
@@ -97,10 +151,13 @@ def test_references_and_originals_are_what_they_are_called(nodes) -> None:
     data, base, _ = nodes
     first, second = unlearned(nodes), unlearned(nodes, seed=1)
     other = unlearned(nodes, request=gu.ForgetNodes(data.train_mask.nonzero().view(-1)[30:40]))
-    with pytest.raises(InvalidInputError, match=r"got one of another request as number 1"):
+    with pytest.raises(InvalidInputError, match=r"got a result of another request as number 1; pass its 'model'"):
         connect(first, second, references=[other], points=3)
-    with pytest.raises(InvalidInputError, match=r"got one of another request as number 1"):
-        connect(first, second, points=3).dial.choose(references=other)
+    dial = connect(first, second, points=3).dial
+    for asked in (lambda: dial.choose(references=other), lambda: dial.figures(base, (), other)):
+        with pytest.raises(InvalidInputError, match=r"got a result of another request as number 1"):
+            asked()
+    connect(first, second, references=[other.model], points=3)  # somebody who knows better
     with pytest.raises(InvalidInputError, match="the original model as reference 1"):
         connect(first, second, references=[base], points=3)
     with pytest.raises(InvalidInputError, match="'original' to be the model before unlearning"):
@@ -180,11 +237,13 @@ def test_things_of_another_kind_are_told_so(problem, tmp_path) -> None:
         (lambda: path.point(7), r"one of the path's 2 points \(got number 7\)"),
         (lambda: path.put(torch.nn.Linear(2, 2), 0.5), "the weights of the path's architecture"),
         (lambda: path.model_at({"x": torch.zeros(1)}), "the weights of the path's architecture"),
+        (lambda: path.model_at(dict.fromkeys(path.moving, torch.zeros(1))), r"\(1,\) for '0.weight', which has"),
         (lambda: connection.evaluation.column("loss_ret"), "did you mean 'loss_retain'"),
         (lambda: connection.evaluation.table(["loss_ret"]), "did you mean 'loss_retain'"),
         (lambda: connection.evaluation.table(every=0), "'every' to be an integer >= 1"),
         (lambda: gu.connectivity.align_models(one, two, inputs=data.x[:0]), "data on which models return something"),
-        (lambda: barrier([0, 0.5, 1], [1, float("nan"), 2]), "got NaN"),
+        (lambda: barrier([0, 0.5, 1], [1, float("nan"), 2]), "finite values"),
+        (lambda: barrier([0, 0.5, 1], [1, float("inf"), 2]), "finite values"),
         (lambda: barrier([0, 1, 0.5], [1, 2, 4]), "ascending points from 0 to 1"),
         (lambda: barrier([0, 0.5], [1, 2]), "ascending points from 0 to 1"),
         (lambda: barrier([0, 0.5, 1], [1, 2]), "a value for each of 3 points"),
@@ -268,6 +327,6 @@ def test_a_dial_judges_all_points_by_statistics_of_one_kind(nodes) -> None:
         second[3].bias.add_(torch.tensor([3.0, 0.0, -3.0]))
     fresh = connect(first, second, data, gu.ForgetItems(label=1), TASK, points=5).dial.choose(points=11)
     with torch.no_grad():
-        first[1].running_mean.add_(30.0)
+        first[1].running_mean.add_(-30.0)
     stale = connect(first, second, data, gu.ForgetItems(label=1), TASK, points=5).dial.choose(points=11)
     assert stale == fresh < 1
