@@ -103,7 +103,7 @@ def _same_data(task: Task, given: Any, own: Any) -> bool:
     """Return whether both are the same object, or have the same content."""
     if given is own:
         return True
-    given = task.check_data(given)
+    given, own = task.check_data(given), task.check_data(own)
     return given is own or _content(given) == _content(own)
 
 

@@ -54,6 +54,7 @@ def test_results_of_language_models_know_their_rows() -> None:
 
     one, two = run("npo", range(2, 4)), run("graddiff", range(2, 4))
     assert len(gu.connect(one, two, points=3).evaluation.rows) == 3
+    assert len(gu.connect(one, two, [dict(row) for row in one.partition.data], points=3).evaluation.rows) == 3
     with pytest.raises(gu.errors.InvalidInputError, match=r"two different requests|different data"):
         gu.connect(one, run("npo", range(3, 5)), points=3)
 
