@@ -11,9 +11,10 @@ from scipy.stats import pearsonr, spearmanr, ttest_1samp
 from experiments.mode_connectivity import between_picture, statements
 from experiments.mode_connectivity.barrier_correlations import bootstrap, by_graph, by_problem, joined, mean_of, student
 from experiments.mode_connectivity.between_rows import barrier
-from experiments.mode_connectivity.findings import control_table, group_table, mean_table, tables
+from experiments.mode_connectivity.findings import control_table, equal_table, group_table, mean_table, tables
 from tests.conftest import REPOSITORY
 
+KEYS = ("relearn_steps", "loss_retain", "loss_forget")
 WHERE = ("problem", "graph", "backbone", "seed")
 
 
@@ -161,6 +162,11 @@ def test_means_are_slower_than_both_ends_or_not() -> None:
     assert line[-1] == "2 of 4"
     (line,) = cells(control_table([*rows, {**rows[0], "first_trained_relearn_steps": None}]))
     assert line[-1] == "2 of 3"
+    for row, taken in zip(rows, ((5, 10), (10, 20), (0, 30)), strict=True):
+        row |= {f"{end}_equal_steps": steps for end, steps in zip(("first", "second"), taken, strict=True)}
+        row |= {f"{end}_equal_{key}": row[f"{end}_trained_{key}"] for end in ("first", "second") for key in KEYS}
+    (line,) = cells(equal_table([*rows, {**rows[0], "first_equal_relearn_steps": None}]))
+    assert (line[5], line[-1]) == ("10 (0, 30)", "2 of 3")
 
 
 @pytest.mark.parametrize("which", ["graph", "model"])

@@ -1,14 +1,16 @@
 """Lines between LoRA adapters that unlearned a tenth of TOFU's authors, and to a model retrained without them.
 
-python -m experiments.mode_connectivity.adapters --root DATA --out runs/adapters [--smoke]
+python -m experiments.mode_connectivity.adapters --root DATA --out runs/adapters [--smoke] [--seeds 0 1 2]
 
 The models are those of `experiments.tofu_small`, which `--models` names where they are trained already; see between.md.
 """
 
 import copy
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -16,7 +18,8 @@ import tyro
 from torch import nn
 
 import gunlearn as gu
-from experiments.common import StudyArgs, markdown, write_results
+from experiments.common import StudyArgs, markdown, resumed, write_results
+from experiments.mode_connectivity.between_rows import TOLERANCE, of, spread
 from experiments.tofu_small.problem import Problem, Recipe
 from gunlearn.llm import unlearn
 
@@ -33,13 +36,15 @@ RUNS = {
 
 @dataclass
 class Args(StudyArgs):
-    """What to run.
+    """What to run; a killed run goes on where it stopped.
 
     Attributes:
+        seeds: of the models and the methods.
         models: folder of trained models; inside `out` by default.
         kept: retained questions that are measured, evenly spaced.
     """
 
+    seeds: tuple[int, ...] = (0, 1, 2)
     models: Path | None = None
     kept: int = 100
 
@@ -50,27 +55,27 @@ def without_adapter(model: nn.Module) -> nn.Module:
     return model if merge is None else merge()
 
 
-def models_of(args: Args) -> tuple[dict[str, nn.Module], Problem]:
-    """Original, retrained (another start) and unlearned models, by name."""
+def models_of(args: Args, draw: int) -> tuple[dict[str, nn.Module], Problem]:
+    """Original, retrained (another start) and unlearned models, by name; ten draws apart from those of other seeds."""
     recipe = Recipe()
     if args.smoke:
         recipe = replace(recipe, authors=10, vocab_size=600, hidden_size=64, epochs=4)
     problem, folder = Problem(args.root or Path("data"), recipe), args.models or args.out / "models"
-    original, _ = problem.train(problem.full + problem.general, 0, folder)
+    original, _ = problem.train(problem.full + problem.general, 10 * draw, folder)
     models: dict[str, nn.Module] = {"original": original}
     for name, (method, seed, lr) in RUNS.items():
         result = unlearn(
             original, problem.tokenizer, problem.forget(PERCENT), problem.retain(PERCENT), method, peft="lora",
-            epochs=1 if args.smoke else 10, lr=lr, batch_size=16, seed=seed, figure_rows=0, use_cpu=True,
+            epochs=1 if args.smoke else 10, lr=lr, batch_size=16, seed=10 * draw + seed, figure_rows=0, use_cpu=True,
         )  # fmt: skip
         models[name] = without_adapter(result.model).eval()
-    models["retrain"] = problem.train(problem.retain(PERCENT), 1, folder)[0]
+    models["retrain"] = problem.train(problem.retain(PERCENT), 10 * draw + 1, folder)[0]
     return models, problem
 
 
-def measured(args: Args) -> list[Row]:
+def measured(args: Args, draw: int) -> list[Row]:
     """A row for each pair."""
-    models, problem = models_of(args)
+    models, problem = models_of(args, draw)
     forget = problem.forget(PERCENT)
     rows = forget + problem.retain_asked(5 if args.smoke else args.kept)
     texts = [{name: row[name] for name in ("input_ids", "labels")} for row in rows]
@@ -79,26 +84,31 @@ def measured(args: Args) -> list[Row]:
         path = gu.connect(models[first], models[second], texts, request, "causal_lm", points=POINTS).evaluation
         losses = {f"loss_{part}": [round(row[f"loss_{part}"], 4) for row in path.rows] for part in ("retain", "forget")}
         barriers = {f"barrier_{part}": getattr(path, f"barrier_{part}") for part in ("retain", "forget")}
-        found.append({"first": first, "second": second, **barriers, **losses})
+        found.append({"seed": draw, "first": first, "second": second, **barriers, **losses})
     return found
 
 
 def table(rows: list[Row]) -> str:
-    """One line per pair."""
+    """One line per pair: medians over seeds, smallest and largest in brackets; of losses at the ends the medians."""
     body = []
-    for row in rows:
-        ends = [" to ".join(f"{row[f'loss_{part}'][k]:.2f}" for k in (0, -1)) for part in ("retain", "forget")]
-        barriers = [f"{row[f'barrier_{part}']:.2f}" for part in ("retain", "forget")]
-        body.append([f"{row['first']}, {row['second']}", *barriers, *ends])
+    for first, second in dict.fromkeys((row["first"], row["second"]) for row in rows):
+        own = of(rows, first=first, second=second)
+        ends = [
+            " to ".join(f"{median(row[f'loss_{part}'][k] for row in own):.2f}" for k in (0, -1))
+            for part in ("retain", "forget")
+        ]
+        barriers = [[row[f"barrier_{part}"] for row in own] for part in ("retain", "forget")]
+        near = sum(max(pair) <= TOLERANCE for pair in zip(*barriers, strict=True))
+        body.append([f"{first}, {second}", *map(spread, barriers), *ends, f"{near} of {len(own)}"])
     head = ["pair", "barrier, retained", "barrier, forgotten", "retained loss, ends", "forgotten loss, ends"]
-    return markdown(head, body)
+    return markdown([*head, "connected"], body)
 
 
 def main(args: Args) -> None:
     """Write `results.json` and `tables.md`."""
     torch.set_num_threads(1)
-    args.out.mkdir(parents=True, exist_ok=True)
-    rows = measured(args)
+    seeds = args.seeds[:1] if args.smoke else args.seeds
+    rows = resumed(args.out, [(str(seed), partial(measured, args, seed)) for seed in seeds])
     write_results(args.out, rows, table(rows))
     print(table(rows))
 
