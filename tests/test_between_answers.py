@@ -104,8 +104,8 @@ def said_of_means(rows: list[Row]) -> list[str]:
         for models, figure in ((both, "relearn_steps"), (("mean",), "relearn_steps"), (both, "steps"))
     )
     as_good = [
-        f"as well ({np.median(plain):.0f} steps in the median; Cora, CiteSeer, chameleon) they are still slower than it "
-        f"in {share((ends.min(1) > mean[:, 0]).tolist())} cases",
+        f"as well ({np.median(plain):.0f} steps in the median; Cora, CiteSeer, chameleon) they are still slower than "
+        f"it in {share((ends.min(1) > mean[:, 0]).tolist())} cases",
         f"({np.median(mean):.0f} steps of relearning for the mean, {np.median(ends):.0f} for the ends)",
     ]
     return [

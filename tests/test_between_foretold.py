@@ -144,7 +144,7 @@ def said_of_statements(rows: list[Row]) -> list[str]:
         f"Curves connect ({curves['graphs']}, {curves['cases']})",
         f"trained to lower; by that of validation nodes it does in {val['curve']} cases, and the aligned line in "
         f"{val['aligned']}",
-        f"rises above both ends by up to {short(max(over))} nats",
+        f"rises above the line between its ends by up to {short(max(over))} nats",
         f"within .1 there in {val['line']} cases",
         f"barriers of up to {short(max(citation))} nats on citation graphs and of at most "
         f"{short(max(cs, default=1.0))} on CS",
