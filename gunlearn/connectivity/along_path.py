@@ -45,6 +45,9 @@ def evaluate_path(
 ) -> PathEvaluation:
     """Evaluate the models on a path: losses, and the figures that `gunlearn.evaluate` computes.
 
+    Of language models there are losses, and the probability of rows (`forget_prob`, `retain_prob`): the mean over rows
+    of the geometric mean of their tokens' probabilities, as in TOFU (arXiv 2401.06121).
+
     Models with batch normalisation have statistics of the retained items, computed anew at each point, the ends
     included: the models' own would jump there. What the two have with their own stands in `own_ends`.
 
@@ -81,13 +84,19 @@ def evaluate_path(
     try:
         judge = None if partition is None else evaluator(task, partition, references, seed, metrics)
     except UnsupportedMethodError as error:
-        notes["figures"] = f"losses alone: {error}"
+        of = "losses and probabilities" if task.name == "causal_lm" else "losses"
+        notes["figures"] = f"{of} alone: {error}"
     if judge is not None:
         judge.original = original
 
     def row(which: nn.Module) -> dict[str, float | None]:
         found: dict[str, float | None] = {f"loss_{part}": v for part, v in losses.losses(which).items()}
-        return {**found, **({} if judge is None else judge.view(which).figures())}
+        if judge is None:
+            return {
+                **found,
+                **(losses.probabilities(which) if task.name == "causal_lm" and partition is not None else {}),
+            }
+        return {**found, **judge.view(which).figures()}
 
     rows = []
     for t, arc in zip(ts, arc_lengths(path, ts), strict=True):

@@ -125,6 +125,15 @@ class PartLosses:
             outputs = self.task.encode(model, data)
             return torch.cat([value(self.task.read(model, outputs, items)).cpu() for items in pieces])
 
+    def probabilities(self, model: nn.Module) -> dict[str, float | None]:
+        """Return the mean probability of forgotten and of retained texts: of each the geometric mean of its tokens'."""
+        found: dict[str, float | None] = {}
+        for name in ("forget", "retain"):
+            found[f"{name}_prob"] = None
+            if self.number(name):
+                found[f"{name}_prob"] = float(self.each(model, name, _text_probability).mean())
+        return found
+
     @torch.no_grad()
     def some(self, model: nn.Module, name: str = "retain") -> Tensor:
         """Return the log-probability of a part's items; of independent ones, of the first thousand or so."""
@@ -195,3 +204,9 @@ def _size(prediction: Prediction) -> int:
     """Return the number of values that a mean counts."""
     mask: Tensor | None = prediction.mask
     return prediction.log_prob.numel() if mask is None else int(mask.sum())
+
+
+def _text_probability(prediction: Prediction) -> Tensor:
+    mask = prediction.mask if prediction.mask is not None else torch.ones_like(prediction.log_prob, dtype=torch.bool)
+    total = (prediction.log_prob.double() * mask).sum(-1)
+    return (total / mask.sum(-1).clamp(min=1)).exp()

@@ -140,6 +140,7 @@ class PathEvaluation:
 
     def _usual(self) -> list[str]:
         told = [f"loss_{part}" for part in PARTS] + list(_SHOWN)
+        told += ["forget_prob", "retain_prob"] if not {"forget_acc", "forget_auc"} & self.rows[0].keys() else []
         return [name for name in told if any(row.get(name) is not None for row in self.rows)]
 
     def integrals(self) -> str:

@@ -41,7 +41,14 @@ def test_language_models_with_adapters() -> None:
     request, rows = gu.ForgetItems(index=[0, 1, 2]), facts.rows(range(4))
     found = both_paths(*(gu.unlearn(model, rows, request, m, "causal_lm", steps=2) for m in ("npo", "graddiff")))
     assert all(name.endswith(("q_proj.weight", "v_proj.weight")) for name in found.path.moving)
-    assert "losses alone" in found.evaluation.notes["figures"]
+    assert "losses and probabilities alone" in found.evaluation.notes["figures"]
+    assert "forget_prob" in found.table()
+    figures = pytest.importorskip("gunlearn.llm.metrics.row_figures").figures
+    for t, row in zip((0, 0.5, 1), found.evaluation.rows, strict=True):
+        expected = figures(found.dial.at(t), {"forget": rows[:3], "retain": rows[3:]})
+        for part in expected:
+            assert row[f"{part}_prob"] == pytest.approx(expected[part]["prob"], rel=1e-4)
+    assert found.evaluation.rows[0]["forget_prob"] != found.evaluation.rows[0]["retain_prob"]  # control
 
 
 def test_results_of_language_models_know_their_rows() -> None:
