@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -91,7 +91,7 @@ def _run(argv: Sequence[str] | None) -> None:
 def _words(error: Exception) -> str:
     """Return an error in words; one that nobody foresaw with its type, and how to see where it came from."""
     if isinstance(error, GunlearnError):
-        return replaced(str(error), FOR_THE_COMMAND)
+        return _for_the_command(str(error))
     if isinstance(error, OSError):  # a full disk, a folder that is read-only
         return f"{error.strerror or type(error).__name__}: {error.filename or error}"
     if any(word in str(error) for word in OF_DISKS):  # libraries that write files with errors of their own
@@ -99,8 +99,8 @@ def _words(error: Exception) -> str:
     return f"{type(error).__name__}: {error} (unforeseen; --debug shows where)"
 
 
-def replaced(text: str, phrases: Mapping[str, str]) -> str:
-    """Return a text with some phrases in place of others."""
-    for old, new in phrases.items():
+def _for_the_command(text: str) -> str:
+    """Return an error's text with the command line's advice in place of Python's."""
+    for old, new in FOR_THE_COMMAND.items():
         text = text.replace(old, new)
     return text

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gunlearn.connectivity.alignment.aligned_model import align_models
+from gunlearn.connectivity.alignment.aligned_model import MATCHINGS, align_models
 from gunlearn.connectivity.alignment.model_pair import outputs_of
 from gunlearn.connectivity.alignment.same_function import difference
 from gunlearn.connectivity.ends_of_paths import checked_end, module_of, with_weights_of
@@ -19,6 +19,7 @@ from gunlearn.connectivity.same_architecture import (
     data_differences,
     setting_differences,
 )
+from gunlearn.core.checks import check_choice
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.tasks.trial import plain_copy
 
@@ -68,6 +69,14 @@ def settled_end(first: nn.Module, second: nn.Module, items: PartLosses) -> tuple
     return (shell, f"those of the first model; {'; '.join(found[:3])} in the second") if found else (second, "")
 
 
+def check_align(align: Any) -> None:
+    """Refuse what is no way to align: another name, or no function."""
+    if isinstance(align, str):
+        check_choice("align", align, MATCHINGS)
+    elif align is not None and not callable(align):
+        raise InvalidInputError(f"Expected 'align' to be a name, a function or None (got {align!r})")
+
+
 def aligned_end(first: nn.Module, second: nn.Module, align: Align, items: PartLosses) -> tuple[nn.Module, str]:
     """Return the second model as it is compared with the first, and what was done in words.
 
@@ -80,7 +89,7 @@ def aligned_end(first: nn.Module, second: nn.Module, align: Align, items: PartLo
         items: of the problem.
 
     Raises:
-        InvalidInputError: another name, or a function that returns a model that computes something else.
+        InvalidInputError: a function that returns a model that computes something else.
         InvalidTypeError: the function returns no module.
         GunlearnError: see `align_models`.
     """

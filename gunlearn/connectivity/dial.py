@@ -15,7 +15,7 @@ from gunlearn.connectivity.weight_paths import WeightPath
 from gunlearn.core.checks import check_integer, check_number
 from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedMethodError
 from gunlearn.methods.any_task.whole_classes import classes_that_go, node_classes_that_go
-from gunlearn.metrics.base import Figure, as_list
+from gunlearn.metrics.base import Figure
 from gunlearn.metrics.problem import evaluator
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.named import as_task
@@ -72,9 +72,7 @@ class Dial:
         found = {f"loss_{name}": value for name, value in self.losses.losses(model).items()}
         if self.partition is None:
             return found
-        judge = evaluator(
-            self.task, self.partition, modules_of(references, self.partition), self.seed, as_list(metrics)
-        )
+        judge = evaluator(self.task, self.partition, modules_of(references, self.partition), self.seed, metrics)
         judge.original = self.path.model_at(0) if self.original is None else self.original
         return {**found, **judge.row(model)}
 

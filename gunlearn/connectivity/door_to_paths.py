@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from gunlearn.connectivity.aligned_ends import Align, aligned_end, settled_end
-from gunlearn.connectivity.alignment.aligned_model import MATCHINGS
+from gunlearn.connectivity.aligned_ends import Align, aligned_end, check_align, settled_end
 from gunlearn.connectivity.along_path import checked_points, evaluate_path
 from gunlearn.connectivity.children import Child, check_child, child_maker
 from gunlearn.connectivity.connected_problem import connected_problem, original_of
@@ -111,17 +110,15 @@ def connect(
         True
     """
     check_seed(seed)
-    if align is not None and not isinstance(align, str) and not callable(align):
-        raise InvalidInputError(f"Expected 'align' to be a name, a function or None (got {align!r})")
-    if isinstance(align, str):
-        check_choice("align", align, MATCHINGS)
+    check_align(align)
     check_child(child, path)
     settings = _settings(path, curve, objective, start, num_bends, callbacks, checkpoint_dir)
     task, partition, data = connected_problem((first, second), data, request, task, call, decode)
     references, metrics = modules_of(references, partition), as_list(metrics)
     checked_points(points, task, partition, metrics, (tolerance_retain, tolerance_forget), bound_forget)
     original, why = original_of((first, second), original, partition)
-    check_references(references, original)
+    if settings is not None:  # before a curve is trained; the evaluation checks them anyhow
+        check_references(references, original)
     compares = settings is not None and (start == "original" or settings.objective(objective).reference_parts)
     if compares and original is None:
         what = "start='original'" if start == "original" else "an objective that compares with it"

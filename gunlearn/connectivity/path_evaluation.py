@@ -19,7 +19,6 @@ from gunlearn.errors import CheckpointError, InvalidInputError
 
 #: Default number of points; in nats: how large a barrier of connected models may be, and what is no memory any more.
 GRID_POINTS, TOLERANCE, BOUND = 31, 0.1, 8.0
-_FIELDS = {"kind", "rows", "references", "tolerance_retain", "tolerance_forget", "bound_forget", "notes"}
 _SHOWN = ("forget_acc", "retain_acc", "test_acc", "forget_auc", "retain_auc", "mia_auc")
 
 
@@ -171,11 +170,11 @@ class PathEvaluation:
         """Read what `save` wrote; CheckpointError where there is no such file, or `save` did not write it."""
         try:
             saved = json.loads(Path(path).read_text(encoding="utf-8"))
-            missing = sorted(_FIELDS - saved.keys()) if isinstance(saved, dict) else ["rows"]
+            saved = {"own_ends": [], **saved} if isinstance(saved, dict) else {}  # files of before have none
+            missing = sorted(cls.__dataclass_fields__.keys() - saved.keys())
             if missing:
                 raise ValueError(f"no '{missing[0]}' in it")
-            bound = math.inf if saved["bound_forget"] is None else saved["bound_forget"]
-            saved = {"own_ends": [], **saved, "bound_forget": bound}  # files of before have none
+            saved["bound_forget"] = math.inf if saved["bound_forget"] is None else saved["bound_forget"]
             _check_fields(saved)
             return cls(**{name: saved[name] for name in cls.__dataclass_fields__})
         except OSError as error:

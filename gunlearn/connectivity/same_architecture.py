@@ -11,7 +11,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.weight_norm import WeightNorm
 
-from gunlearn.core.behaviour import code_of, differences, settings_of
+from gunlearn.core.behaviour import changed_code, code_of, differences, settings_of
 from gunlearn.core.checks import check_model
 from gunlearn.core.digest import content_hash
 from gunlearn.core.libraries import is_own
@@ -81,9 +81,7 @@ def check_architecture(first: nn.Module, second: nn.Module, settings: bool = Tru
 def code_differences(first: nn.Module, second: nn.Module) -> list[str]:
     """Return in words where the modules of two models, or their code, are others."""
     kinds = [{name: {"class": own["class"]} for name, own in settings_of(model).items()} for model in (first, second)]
-    codes = code_of(first), code_of(second)
-    changed = [n for n in {**codes[0], **codes[1]} if codes[0].get(n) != codes[1].get(n)]
-    return differences(*kinds) + [f"the code of '{n}' differs" for n in changed]
+    return differences(*kinds) + changed_code(code_of(first), code_of(second))
 
 
 def setting_differences(first: nn.Module, second: nn.Module) -> list[str]:
@@ -98,7 +96,11 @@ def setting_differences(first: nn.Module, second: nn.Module) -> list[str]:
 
 def data_differences(first: nn.Module, second: nn.Module) -> list[str]:
     """Return in words which plain attributes that hold data differ between two models."""
-    one, two = data_of(first), data_of(second)
+    return changed_data(data_of(first), data_of(second))
+
+
+def changed_data(one: Mapping[str, str], two: Mapping[str, str]) -> list[str]:
+    """Return in words where `data_of` two models differs; what only one of them has does not count."""
     return [f"the data in '{name}' differ" for name in one if two.get(name, one[name]) != one[name]]
 
 

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from gunlearn.connectivity.ends_of_paths import module_of
 from gunlearn.connectivity.path_families import WEIGHT_PATHS, make_path
-from gunlearn.connectivity.same_architecture import data_of, listed
+from gunlearn.connectivity.same_architecture import changed_data, data_of, listed
 from gunlearn.connectivity.weight_paths import WeightPath
 from gunlearn.core.atomic import checksum, write_files
-from gunlearn.core.behaviour import code_of, differences, settings_of
+from gunlearn.core.behaviour import changes_since, code_of, settings_of
 from gunlearn.core.checks import check_choice, check_folder_path, check_integer, is_finite
 from gunlearn.errors import ANYHOW, CheckpointError, GunlearnError, InvalidTypeError, UnsupportedModelError
 from gunlearn.tasks.trial import plain_copy
@@ -65,7 +65,7 @@ def save_path(path: WeightPath, directory: str | Path) -> Path:
         "settings": settings_of(path.template),
         "data": data_of(path.template),
         "code": code_of(path.template),
-        "python": _python(),
+        "python": platform.python_version(),
         "frozen": sorted(set(path.ends.weights[0]) - set(path.moving)),
         "checksum": checksum(content),
     }
@@ -155,13 +155,7 @@ def _tensors(model: nn.Module, bends: int) -> dict[str, Tensor]:
 
 def _check_model(model: nn.Module, record: dict[str, Any], strict: bool) -> None:
     """Raise ValueError for a model with other settings, data or code than the path's, or warn of it."""
-    found = differences(record["settings"], settings_of(model))
-    data, saved = data_of(model), record["data"]
-    found += [f"the data in '{name}' differ" for name in data if saved.get(name, data[name]) != data[name]]
-    if record.get("python") == _python():  # else code differs anyhow
-        now = code_of(model)
-        changed = [name for name in {**record["code"], **now} if record["code"].get(name) != now.get(name)]
-        found += [f"the code of '{name}' differs" for name in changed]
+    found = changes_since(record, model, record["python"]) + changed_data(data_of(model), record["data"])
     if found and strict:
         raise ValueError(f"{'; '.join(found[:3])}; {ANYHOW}")
     if found:
@@ -178,7 +172,3 @@ def _check_tensors(saved: dict[str, Tensor], like: dict[str, Tensor]) -> None:
                 raise ValueError(f"{what} of '{name}' is {getattr(value, what)}, and {getattr(like[name], what)} there")
         if not is_finite(value):
             raise ValueError(f"NaN or infinity in '{name}'")
-
-
-def _python() -> str:
-    return ".".join(platform.python_version_tuple()[:2])

@@ -5,6 +5,7 @@ Two models of one shape can compute different things: another activation, anothe
 
 import hashlib
 import inspect
+import platform
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from enum import Enum
@@ -117,6 +118,21 @@ def differences(saved: Mapping[str, Mapping[str, str]], now: Mapping[str, Mappin
         changed = [k for k in sorted(both) if saved[name][k] != now[name][k]]
         found += [f"{k} of '{name}' was {saved[name][k]}, and is {now[name][k]}" for k in changed]
     return found
+
+
+def changed_code(saved: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Return in words where `code_of` two models differs."""
+    return [f"the code of '{name}' differs" for name in {**saved, **now} if saved.get(name) != now.get(name)]
+
+
+def changes_since(saved: Mapping[str, Any], model: nn.Module, python: str) -> list[str]:
+    """Return in words where a model's settings and code are others than a record's `settings` and `code`.
+
+    Code is compared where the record was written by this version of Python; by another one it differs anyhow.
+    """
+    found = differences(saved["settings"], settings_of(model))
+    same_python = python.split(".")[:2] == platform.python_version().split(".")[:2]
+    return found + (changed_code(saved["code"], code_of(model)) if same_python else [])
 
 
 def code_hash(function: Any) -> str:

@@ -57,7 +57,7 @@ class Evaluator(ABC):
         partition: Any,
         references: Sequence[nn.Module] = (),
         seed: int = 0,
-        metrics: Iterable[str | Figure] = (),
+        metrics: str | Figure | Iterable[str | Figure] = (),
     ) -> None:
         self.task, self.partition, self.seed = task, partition, seed
         self.figures = figures_of(task.measured_as or task.name, metrics)
@@ -137,7 +137,7 @@ def evaluator(
     partition: Any,
     references: Sequence[nn.Module] = (),
     seed: int = 0,
-    metrics: Iterable[str | Figure] = (),
+    metrics: str | Figure | Iterable[str | Figure] = (),
 ) -> Evaluator:
     """Return the `Evaluator` of a task, or raise UnsupportedMethodError where there is none."""
     name = task.measured_as or task.name

@@ -21,7 +21,7 @@ from safetensors.torch import save as as_bytes
 from torch import Tensor, nn
 
 from gunlearn.core.atomic import checksum, write_files
-from gunlearn.core.behaviour import code_of, differences, settings_of
+from gunlearn.core.behaviour import changes_since, code_of, settings_of
 from gunlearn.core.detached import own_form
 from gunlearn.core.owner_key import check_key_outside
 from gunlearn.errors import ANYHOW, CheckpointError, InvalidTypeError, UnsupportedModelError
@@ -254,11 +254,7 @@ def _forget_caches(model: nn.Module) -> None:
 
 
 def _check_architecture(model: nn.Module, saved: dict[str, Any], made_by: dict[str, str], strict: bool) -> None:
-    found = differences(saved["settings"], settings_of(model))
-    if made_by.get("python", "").split(".")[:2] == platform.python_version().split(".")[:2]:  # else code differs anyhow
-        now = code_of(model)
-        changed = [name for name in {**saved["code"], **now} if saved["code"].get(name) != now.get(name)]
-        found += [f"the code of '{name}' differs" for name in changed]
+    found = changes_since(saved, model, made_by.get("python", ""))
     if found and strict:
         raise ValueError(f"another model than was saved: {'; '.join(found[:3])}; {ANYHOW}")
     if found:

@@ -1,5 +1,7 @@
 """Small models and problems of the tests of paths."""
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch_geometric.data import Data
@@ -46,3 +48,10 @@ def gnn(kind: str, data: Data, seed: int = 0) -> nn.Module:
     """A graph network of two layers."""
     with isolated_rng(seed):
         return backbone(kind, data.num_features, 8, int(data.y.max()) + 1, 2)
+
+
+def some_classifiers(number: int) -> tuple[Data, Any, list[nn.Module]]:
+    """Sixty items, a partition that forgets nine of them, and so many classifiers from different initial weights."""
+    data = items(number=60)
+    models = [trained(perceptron(seed), data, seed, steps=60) for seed in range(number)]
+    return data, gu.ForgetItems(count=9).resolve(data), models

@@ -11,16 +11,14 @@ import torch
 import gunlearn as gu
 from gunlearn.connectivity import BezierPath, Dial, LinearPath, connect, evaluate_path, load_path, save_path
 from gunlearn.errors import CheckpointError, InvalidInputError, InvalidTypeError
-from tests.connectivity.cases import items, perceptron, trained
+from tests.connectivity.cases import perceptron, some_classifiers
 
 TASK = gu.ImageClassification()
 
 
 @pytest.fixture(scope="module")
 def problem():
-    data = items(number=60)
-    models = [trained(perceptron(seed), data, seed, steps=60) for seed in range(3)]
-    return data, gu.ForgetItems(count=9).resolve(data), models
+    return some_classifiers(3)
 
 
 @pytest.mark.parametrize(

@@ -13,16 +13,14 @@ from gunlearn.connectivity import Dial, LinearPath, PathEvaluation, along_path, 
 from gunlearn.connectivity.part_losses import _size
 from gunlearn.losses import Prediction
 from gunlearn.nn import backbone
-from tests.connectivity.cases import graph, items, perceptron, trained
+from tests.connectivity.cases import graph, perceptron, some_classifiers
 
 TASK = gu.ImageClassification()
 
 
 @pytest.fixture(scope="module")
 def problem():
-    data = items(number=60)
-    models = [trained(perceptron(seed), data, seed, steps=60) for seed in range(4)]
-    return data, gu.ForgetItems(count=9).resolve(data), models
+    return some_classifiers(4)
 
 
 def test_judges_have_the_seed_and_the_original_of_the_call(problem, monkeypatch: pytest.MonkeyPatch) -> None:
