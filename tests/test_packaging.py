@@ -77,7 +77,7 @@ def test_wheel_metadata(wheel):
     assert fields["License-Expression"] == "MIT"
     assert set(fields.get_all("Provides-Extra")) == {
         "llm", "diffusion", "scatter", "distributed", "dask",
-        "dp", "ray", "test", "docs", "gguf"
+        "dp", "ray", "test", "docs", "gguf", "lm-eval"
     }  # fmt: skip
     required = [Requirement(line) for line in fields.get_all("Requires-Dist")]
     base = {r.name for r in required if r.marker is None}

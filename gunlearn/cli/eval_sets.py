@@ -36,7 +36,8 @@ def check_arguments(command: "LLMEval") -> None:
     check_numbers(command, _LEAST)
     given = {part: True for part in (*_FILES, "choices", "utility") if getattr(command, part)}
     given |= {} if command.tofu is None else {"forget": True, "retain": True}
-    check_names(given, compared=bool(command.references or command.original_log or command.score_for))
+    compared = bool(command.references or command.original_log or command.score_for)
+    check_names(given, compared, tasks=bool(command.lm_eval))
     if command.tofu is not None and command.tofu not in RETAIN_OF:
         raise InvalidInputError(f"Expected --tofu among {sorted(RETAIN_OF)} (got {command.tofu!r})")
     if command.score_for and (command.references or command.original_log or command.out):
@@ -45,9 +46,9 @@ def check_arguments(command: "LLMEval") -> None:
             "which name their references"
         )
     if command.lm_eval:
-        check_harness()
         if world_size() > 1:
             raise InvalidInputError(f"Expected one process for --lm-eval (got {world_size()})")
+        check_harness(command.lm_eval)
     for path in (*command.references, *command.score_for, *filter(None, [command.original_log])):
         read_json(path)
 

@@ -61,7 +61,7 @@ class LLMEval:
         gradient_rows: Rows of each set for the membership attack by gradients, evenly spaced.
         relearn_steps: Steps of the relearning attack; 0 leaves it out.
         quantise: Roundings of the weights under which the forgotten rows are scored again.
-        lm_eval: Tasks of lm-eval to run, where it is installed.
+        lm_eval: Tasks of lm-eval to run, where it is installed: names, or YAML files of tasks.
         end: What memorisation and Min-K% do with the token that ends a row; last is open-unlearning's way.
         texts: Write generated answers into the log, as text.
         template: How questions are put, 'Q: {question} A: {answer}', in place of the tokenizer's chat template.

@@ -41,7 +41,7 @@ class EvalSettings:
         relearn_batch: rows per step.
         gradient_rows: most rows of each set for the gradient attack, evenly spaced; `None` takes all.
         quantise: roundings of the weights among `ROUNDINGS`, under which the forgotten rows are scored again.
-        harness: tasks of lm-eval to run, where it is installed.
+        harness: tasks of lm-eval to run, where it is installed: names, or paths of YAML files of tasks.
         batch_size: rows at a time; answers are drawn four times as many at a time. No figure depends on it.
 
     Raises:

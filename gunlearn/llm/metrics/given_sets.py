@@ -22,23 +22,24 @@ _NONE_GIVEN = (
 )
 
 
-def check_names(sets: Mapping[str, Any], compared: bool = False) -> None:
+def check_names(sets: Mapping[str, Any], compared: bool = False, tasks: bool = False) -> None:
     """Refuse sets from which nothing, or not what was asked for, can be measured.
 
     Args:
         sets: anything by the name of a set.
         compared: whether other models' logs were given.
+        tasks: whether tasks of lm-eval were given, which have rows of their own.
 
     Raises:
         InvalidInputError: no set, one of forgotten and retained rows alone, or neither beside held-out rows or logs.
     """
     given = sorted({"forget", "retain"} & sets.keys())
-    if len(given) == 1 or not sets:
+    if len(given) == 1 or not (sets or tasks):
         got = f"{given[0]!r} alone" if given else "no rows at all"
         raise InvalidInputError(
             "Expected rows of 'forget' and of 'retain' (--forget and --retain, or --tofu, on the command line), or "
-            "neither beside 'choices', 'verbatim', 'knowledge_forget', 'knowledge_retain' or sets of utility (got "
-            f"{got})"
+            "neither beside 'choices', 'verbatim', 'knowledge_forget', 'knowledge_retain', sets of utility or tasks of "
+            f"lm-eval (got {got})"
         )
     if not given and ("holdout" in sets or compared):
         other = "'holdout'" if "holdout" in sets else "logs of other models"

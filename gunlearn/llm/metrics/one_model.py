@@ -16,6 +16,7 @@ from gunlearn.llm.metrics.answer_exchange import draw_own, plan_answers, score_r
 from gunlearn.llm.metrics.eval_settings import EvalSettings
 from gunlearn.llm.metrics.evaluation_log import EvaluationLog
 from gunlearn.llm.metrics.given_sets import check_names, checked_sets, possible_without
+from gunlearn.llm.metrics.harness import check_harness
 from gunlearn.llm.metrics.logged_comparisons import compared
 from gunlearn.llm.metrics.measured_sets import SetMeasures
 from gunlearn.llm.metrics.own_figures import add_attacks, add_sets
@@ -78,11 +79,13 @@ def evaluate_one(
     Warns:
         UserWarning: some rows are both to be forgotten and to be retained, or held out.
     """
-    team = processes()
-    check_names(sets, compared=bool(references) or original_log is not None)
+    team, settings = processes(), settings or EvalSettings()
+    check_names(sets, compared=bool(references) or original_log is not None, tasks=bool(settings.harness))
     sets = checked_sets(model, tokenizer, sets)
-    settings, not_given = possible_without(settings or EvalSettings(), sets)
+    settings, not_given = possible_without(settings, sets)
     settings, impossible = measurable(model, settings)
+    if settings.harness:
+        check_harness(settings.harness)
     own = _new_log(model, tokenizer, sets, settings, name)
     own.path = None if out is None else Path(out)
     identity = _identity(own, sets)

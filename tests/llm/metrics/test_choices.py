@@ -1,16 +1,13 @@
-"""Multiple choice, continuations, fluency and lm-eval, against plain counting."""
+"""Multiple choice, continuations and fluency, against plain counting."""
 
 import json
 import math
-import sys
-from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 
 from gunlearn.errors import InvalidInputError, MissingExtraError
 from gunlearn.llm.metrics import choice_rows, chosen_right, continuation_rows, fluency, memory, read_choices
-from gunlearn.llm.metrics.harness import harness_figures
 from gunlearn.llm.metrics.nf4_weights import has_bitsandbytes, nf4_rounded
 from tests.llm.metrics.small_models import models
 from tests.llm.test_data import bpe
@@ -86,26 +83,6 @@ def test_fluency_counts_pairs_and_triples():
     pairs, triples = math.log2(3), math.log2(2)
     found = fluency(["a b c d", "a a a a", "", "a"])
     assert found.tolist() == pytest.approx([(pairs * 2 / 3 + triples * 4 / 3) / 2, 0, 0, 0])
-
-
-def test_lm_eval_is_called_where_it_is(monkeypatch):
-    with pytest.raises(MissingExtraError, match="pip install lm_eval"):
-        harness_figures(models()["r0"], bpe(), ["wmdp_bio"])
-
-    def simple_evaluate(model, tasks):
-        if tasks == ["nothing"]:
-            raise KeyError("nothing")
-        return {"results": {t: {"alias": t, "acc,none": 0.25, "acc_stderr,none": 0.1} for t in tasks}}
-
-    fake, inner = ModuleType("lm_eval"), ModuleType("lm_eval.models.huggingface")
-    fake.simple_evaluate, inner.HFLM = simple_evaluate, lambda **given: SimpleNamespace(**given)
-    names = {"lm_eval": fake, "lm_eval.models": ModuleType("lm_eval.models"), "lm_eval.models.huggingface": inner}
-    for name, module in names.items():
-        monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr("gunlearn.llm.metrics.harness.find_spec", lambda name: object())
-    assert harness_figures(models()["r0"], bpe(), ["wmdp_bio"]) == {"lm_eval_wmdp_bio_acc": 0.25}
-    with pytest.raises(InvalidInputError, match=r"tasks of lm-eval .*nothing"):
-        harness_figures(models()["r0"], bpe(), ["nothing"])
 
 
 def test_nf4_needs_bitsandbytes_and_rounds_to_sixteen_values():

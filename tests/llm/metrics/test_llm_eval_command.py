@@ -86,7 +86,6 @@ def test_bad_input_is_refused_in_words(tmp_path, files, capsys):
     assert "got both" in refusal(capsys, *command, *files, "--tofu", "forget01")
     assert "forget01" in refusal(capsys, *command, "--tofu", "forget02")
     assert "no.json, which is no file" in refusal(capsys, *command, *files, "--references", str(tmp_path / "no.json"))
-    assert "lm_eval" in refusal(capsys, *command, *files, "--lm-eval", "wmdp_bio")
     assert "bitsandbytes" in refusal(capsys, *command, *files, "--load-in", "4bit")
     (tmp_path / "log.json").write_text("{}")
     mixed = ["--score-for", str(tmp_path / "log.json"), "--out", out]
