@@ -50,14 +50,14 @@ def far(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
 def test_two_processes_that_share_the_weights_do_what_one_does(runs: Any, kind: str) -> None:
     """NPO beside retained rows; the reference is a copy, the model without its adapter, or the caller's model."""
     one, two, _ = runs
-    alone = one[kind]
+    alone, within = one[kind], 1e-4 if kind == "adapter" else 1e-6  # the others are in float64
     for shared in (run[kind] for run in two):
         assert shared["sharded"] == [True, False] if kind == "other" else all(shared["sharded"])
         assert not any(alone["sharded"])  # control: one process has whole weights
         assert len(shared["logs"]) == sharded_processes.STEPS
         for mine, theirs in zip(alone["logs"], shared["logs"], strict=True):
             for key in ("loss", "npo(forget)", "nll(retain)"):
-                assert theirs[key] == pytest.approx(mine[key], rel=1e-4, abs=1e-4)
+                assert theirs[key] == pytest.approx(mine[key], rel=within, abs=within)
         assert shared["evaluated"] == pytest.approx(alone["evaluated"], rel=1e-3, abs=1e-4)
         assert ("eval_known" in shared["evaluated"]) == (kind == "copy")  # a figure that calls the sharded model
         assert far(shared["weights"], two[0][kind]["weights"]) == 0
@@ -78,7 +78,7 @@ def test_checkpoints_of_shared_weights_load_as_any_other(runs: Any) -> None:
 
     last = f"checkpoint-{sharded_processes.STEPS}"
     loaded = LlamaForCausalLM.from_pretrained(folder / "copy" / last)
-    expected = logits(holding(facts.full(), two[0]["copy"]["weights"]), tokens)
+    expected = logits(holding(sharded_processes.precise(), two[0]["copy"]["weights"]), tokens)
     torch.testing.assert_close(logits(loaded, tokens), expected)
     assert (expected - logits(facts.full(), tokens)).abs().max() > 0.5
     adapted = PeftModel.from_pretrained(facts.full(), folder / "adapter" / last, is_trainable=True)

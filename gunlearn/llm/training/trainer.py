@@ -44,7 +44,8 @@ class UnlearnTrainer(Trainer):
 
     Several processes (`accelerate launch`) give the result of one and share evaluation. FSDP (version 2) shards the
     model and a copied reference; a reference of yours stays whole on each process. Its figures are those of one process
-    too; `unlearning_metrics` get the sharded model, which all processes must call alike. DeepSpeed is not tested.
+    too; `unlearning_metrics` get the sharded model, which all processes must call alike. DeepSpeed's stages 1 and 2
+    share gradients and the optimizer's state; stage 3 is refused.
 
     Args:
         model: a causal language model of transformers, with or without a peft adapter.
