@@ -89,14 +89,14 @@ def encoded_sets(command: "LLMEval", found: dict[str, Any], tokenizer: Any, mode
     how |= {"long_answers": command.long_answers, "max_length": command.max_length or context_of(model)}
     how |= {} if command.template is None else {"template": command.template}
     out: dict[str, Any] = {}
-    for part, (of, records) in found.items():
+    for part, (of, every) in found.items():
+        taken = spaced(len(every), command.rows)
+        records = [every[i] for i in taken]
         if part == "choices":
-            out[part] = choice_rows(
-                [records[i] for i in spaced(len(records), command.rows)], tokenizer, command.choice_style
-            )
+            rows = choice_rows(records, tokenizer, command.choice_style, how["max_length"])
         elif part == "verbatim":
-            texts = [records[i]["text"] for i in spaced(len(records), command.rows)]
-            out[part] = continuation_rows(texts, tokenizer, command.verbatim_prompt)
+            rows = continuation_rows([r["text"] for r in records], tokenizer, command.verbatim_prompt)
         else:
-            out[part] = evaluation_rows(records, tokenizer, of, command.rows, **how)
+            rows = evaluation_rows(records, tokenizer, of, **how)
+        out[part] = [row | {"index": i} for i, row in zip(taken, rows, strict=True)]
     return {part: out[part] for part in sorted(out, key=lambda part: part not in ("forget", "retain"))}

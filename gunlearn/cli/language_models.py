@@ -5,17 +5,18 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from peft import AutoPeftModelForCausalLM
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging
 
 import gunlearn.llm.model.bounded  # noqa: F401  # registers its adapter with peft
+from gunlearn.cli.adapter_base import is_adapter
 from gunlearn.cli.progress_bars import without_bars
 from gunlearn.core.devices import resolve_device
 from gunlearn.errors import InvalidInputError, MissingExtraError
 from gunlearn.llm.model.frozen import check_vocabulary
 from gunlearn.llm.model.gguf_file import read_gguf
+from gunlearn.llm.model.whole_weights import WholeAdapter, WholeModel
 from gunlearn.metrics.standing import check_retrained
 from gunlearn.training.processes import processes, world_size
 
@@ -35,11 +36,6 @@ __all__ = [
 quiet = partial(without_bars, logging)
 
 
-def is_adapter(name: str) -> bool:
-    """Return whether a folder holds an adapter of peft."""
-    return (Path(name) / "adapter_config.json").is_file()
-
-
 def load_language_model(name: str, dtype: str = "auto", **how: Any) -> tuple[Any, Any]:
     """Return model and tokenizer of a folder or an id, or refuse it; an adapter is merged into its model.
 
@@ -48,14 +44,19 @@ def load_language_model(name: str, dtype: str = "auto", **how: Any) -> tuple[Any
     path = Path(name)
     if not path.exists() and (path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1):
         raise InvalidInputError(f"Expected a folder of a model, or an id like owner/name (got {name}: no such folder)")
+    if _gguf_file(name) is not None:
+        raise InvalidInputError(
+            f"Expected a folder of transformers, which can be trained and saved (got a GGUF file: {name}); "
+            "gunlearn.llm.plain_folder makes one"
+        )
     try:
         if is_adapter(name):
-            model = AutoPeftModelForCausalLM.from_pretrained(name, dtype=dtype, **how).merge_and_unload()
+            model = WholeAdapter.from_pretrained(name, dtype=dtype, **how).merge_and_unload()
             for parameter in model.parameters():  # peft froze them
                 parameter.requires_grad_(parameter.is_floating_point())
             rename(model, name)
         else:
-            model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **how)
+            model = WholeModel.from_pretrained(name, dtype=dtype, **how)
         return model, AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, RuntimeError, LookupError, TypeError, SafetensorError) as error:  # damaged files too
         raise InvalidInputError(
@@ -65,7 +66,9 @@ def load_language_model(name: str, dtype: str = "auto", **how: Any) -> tuple[Any
 
 
 def load_retrained(name: str, dtype: str, model: Any, tokenizer: Any, of: str) -> Any:
-    """Return the model of `name`; refuse one that cannot be a retrained `model`: another vocabulary, the same weights.
+    """Return the model of `name`; refuse one that cannot be a retrained `model`.
+
+    That is one of another architecture, size or vocabulary, or with the same weights.
 
     Args:
         name: folder or id.
@@ -76,6 +79,13 @@ def load_retrained(name: str, dtype: str, model: Any, tokenizer: Any, of: str) -
     """
     retrained, other = load_language_model(name, dtype)
     check_vocabulary(model, retrained)
+    shapes = [{key: tuple(p.shape) for key, p in each.named_parameters()} for each in (model, retrained)]
+    if shapes[0] != shapes[1]:
+        sizes = [f"{sum(p.numel() for p in each.parameters()):,}" for each in (model, retrained)]
+        raise InvalidInputError(
+            f"Expected a retrained model of the architecture of {of}, with {sizes[0]} parameters (got {name}, of "
+            f"{sizes[1]} or with other shapes)"
+        )
     if tokenizer.get_vocab() != other.get_vocab():
         raise InvalidInputError(
             f"Expected a retrained model with the tokenizer of {of} (got {name}: its tokens have other numbers)"

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 import gunlearn
+from gunlearn.cli.adapter_base import shrunk_towards
 from gunlearn.cli.fields import (
     OWN_ARGUMENTS,
     Flag,
@@ -108,7 +109,8 @@ class LLM:
         # Check options and files before a model is loaded.
         gunlearn.llm.record.check_folder(self.folder)
         check_writable(self.folder)
-        options = dict(parse_pair(argument, "--method-arg") for argument in self.method_arg)
+        pairs = dict(parse_pair(argument, "--method-arg") for argument in self.method_arg)
+        options = shrunk_towards(pairs, self.model)
         task = gunlearn.llm.CausalLM()
         gunlearn.methods.for_task.find_method(self.method, task)
         built = gunlearn.methods.build_method(self.method, options, task)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 import gunlearn
+from gunlearn.cli.adapter_base import shrunk_towards
 from gunlearn.cli.fields import Flag, Folder, Pairs, Real, Reals, Text, Texts, Whole, Wholes
 from gunlearn.cli.llm import File
 from gunlearn.core.atomic import check_writable, file_checksum
@@ -103,9 +104,9 @@ class LLMBench:
         for name in ("model", "forget", "retain", "methods"):
             if not found.get(name):
                 raise InvalidInputError(f"Expected --{name}, or '{name}' in the file of --config (got neither)")
-        budget = found.get("budget_minutes")
-        if budget is not None and not budget > 0:
-            raise InvalidInputError(f"Expected 'budget_minutes' above 0 (got {budget})")
+        budget = found.get("budget_minutes", 1)
+        if not isinstance(budget, int | float) or not budget > 0:
+            raise InvalidInputError(f"Expected 'budget_minutes' above 0 (got {budget!r})")
         return found
 
     def __call__(self) -> int:
@@ -133,6 +134,8 @@ class LLMBench:
         known = {name: find(method, task)[0] for name, method in found_as.items()}
         options = typed_options(self.method_arg, {name: cls.options() for name, cls in known.items()}, "method")
         rates = found.get("rates", (1e-5, 3e-5, 1e-4))
+        given = {name: {**((own.get(name) or {}).get("options") or {}), **options.get(name, {})} for name in names}
+        options = {name: shrunk_towards(told, str(found["model"])) for name, told in given.items()}
         arms = gunlearn.bench.llm.arms_of(own or names, rates, options)
         how = {f.name for f in fields(gunlearn.bench.llm.TextBench)} - {"arms"}
         return gunlearn.bench.llm.TextBench(arms, **{name: found[name] for name in how & found.keys()})
@@ -169,6 +172,8 @@ class LLMBench:
             gunlearn.cli.language_models.load_retrained(name, self.dtype, model, tokenizer, found["model"])
 
     def _written(self, rows: list[dict[str, Any]], found: Mapping[str, Any], folder: Path) -> int:
+        if not rows:  # what is left has been said
+            return 1
         report, seed = gunlearn.report, found.get("half_seed", 0)
         text = report.frontier_markdown(rows, found.get("tolerance", 0.01), seed)
         gunlearn.bench.atomic_write(folder / "frontier.md", text)

@@ -133,7 +133,7 @@ class LLMResult(Result):
                 )
             blocks.append(legends)
         precision = s["parameters"]["precision"]
-        if "float16" in precision:  # bfloat16, too
+        if "bfloat16" in precision:
             half = f"The weights were trained in {precision}, in which small steps are rounded away:"
             blocks.append([half, "most of them may be what they were."])
         limits = [

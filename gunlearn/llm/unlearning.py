@@ -125,11 +125,14 @@ def unlearn(
     looped = not backend.runs(built)
     if looped:
         built = by_loop.ready(built, {**given, **(options or {})}, epochs, backend, task)
+    reads = not looped and any(p.partition(":")[0] == "alternative" for p in as_objective(built.objective()).parts)
+    if alternative is not None and not reads:
+        raise InvalidInputError(
+            f"Expected a method that teaches other answers beside 'alternative' (got {built.name!r}: it teaches none)"
+        )
     rows, records = as_rows(forget, tokenizer, "forget", **how)
     kept = [] if retain is None else _retained(retain, (rows, records), tokenizer, overlap, how)
-    paired = {}
-    if not looped and any(part.partition(":")[0] == "alternative" for part in as_objective(built.objective()).parts):
-        paired["alternative"] = _alternative(alternative, records, tokenizer, seed, how)
+    paired = {"alternative": _alternative(alternative, records, tokenizer, seed, how)} if reads else {}
     request = split_rows([*rows, *kept], len(rows))
     if looped:
         return by_loop.run_by_loop(

@@ -62,6 +62,8 @@ def frontier_markdown(rows: Sequence[Mapping[str, Any]], tolerance: float = MAY_
         said.append(
             "No retrained models were given: there is no gain, and settings are chosen by forgotten probability."
         )
+    if any(len(setting.seeds) > 1 for own in by_method(rows, seed).values() for setting in own):
+        said.append("Figures are means over seeds, gains with the lowest and the highest of them.")
     said.append("Methods with ! have no setting that keeps so much; shown is the one that keeps most.")
     every = by_method(rows, seed)
     seeds = counted_seeds(rows)
@@ -100,8 +102,10 @@ def _sorted(found: Mapping[str, ArmSetting | None]) -> list[tuple[str, ArmSettin
 
 def _line(name: str, setting: ArmSetting, present: Sequence[str]) -> list[str]:
     shown = [three_digits(setting.reported.get(key)) for key in present]
-    if "gain" in present and setting.reported.get("gain_low") is not None:
-        low, high = setting.reported["gain_low"], setting.reported["gain_high"]
+    low, high = setting.reported.get("gain_low"), setting.reported.get("gain_high")
+    if len(setting.seeds) > 1:
+        low, high = setting.spread.get("gain", (None, None))
+    if "gain" in present and low is not None:
         shown[present.index("gain")] += f" ({three_digits(low)} to {three_digits(high)})"
     return [name, "-" if setting.rate is None else f"{setting.rate:g}", str(setting.epoch), *shown]
 

@@ -132,6 +132,33 @@ def test_a_killed_run_goes_on_with_the_same_rows(done, tmp_path):
     assert said[-1].startswith("the budget of 0 minutes is spent: 4 of 4 runs are left (original, ")
 
 
+@pytest.mark.parametrize("changed", ["original", "references"])
+def test_another_model_is_another_row(changed, tmp_path):
+    """By its weights, where the caller names no identity; the control: the same models are read."""
+    arms, before = bench(Arm("npo", (1e-3,)), rouge=False), problem(REFERENCES[:1])
+    other = (lambda: tiny(seed=7, **SIZES)) if changed == "original" else [lambda: tiny(seed=7, **SIZES)]
+    rows = run_text_bench(before, arms, tmp_path)
+    assert run_text_bench(before, arms, tmp_path) == rows
+    found = run_text_bench(replace(before, **{changed: other}), arms, tmp_path)
+    assert not {row["key"] for row in rows} & {row["key"] for row in found}
+    assert told([r | {"key": ""} for r in found]) != told([r | {"key": ""} for r in rows])
+
+
+@pytest.mark.parametrize("own", [{"epochs": 3}, {"batch_size": 2}, {}])
+def test_a_methods_own_budget_is_trained(own, tmp_path):
+    """Epochs and rows per step of a method go before the bench's; the control has none of its own."""
+    arms = bench(Arm("graddiff", (1e-3,), **own), rouge=False)
+    row = run_text_bench(problem(()), arms, tmp_path)[-1]
+    epochs, per_step = own.get("epochs", 2), own.get("batch_size", 4)
+    assert (row["points"][-1]["epoch"], row["points"][-1]["steps"]) == (epochs, epochs * 8 // per_step)
+    assert (
+        run_text_bench(problem(()), bench(Arm("graddiff", (1e-3,)), rouge=False), tmp_path / "b")[-1] != row or not own
+    )
+    said = []
+    run_text_bench(problem(()), bench(Arm("graddiff", (1e-3,)), rouge=False), tmp_path, 1e-9, said.append)
+    assert (said[-1].startswith("the budget")) == bool(own)  # another budget is another row
+
+
 def test_all_that_figures_depend_on_tells_rows_apart():
     """Controls: the device does not, nor do other kinds of sequences with the same numbers."""
     first, *rest = FORGET
@@ -197,7 +224,7 @@ def test_seconds_of_training_are_without_loading(tmp_path, monkeypatch):
         clock[0] += 1000
         return tiny(seed=0, **SIZES)
 
-    given = replace(problem(()), original=load)
+    given = replace(problem((), identity="one"), original=load)
     rows = run_text_bench(given, bench(Arm("npo", (1e-3,)), epochs=1, rouge=False), tmp_path)
     assert clock == [2000]
     assert rows[1]["points"][0]["seconds"] == 0
@@ -359,6 +386,41 @@ def test_the_table_keeps_what_is_retained():
         at_equal_retention(rows, 0.01, "prob")
 
 
+def test_a_setting_is_chosen_on_one_half_and_printed_of_the_other():
+    """One setting keeps and is near on the half to choose on alone, another on the other half alone."""
+    rows = synthetic(2)
+    first, second = halves({"forget": 20, "retain": 20})
+    for row, good in ((rows[1], first), (rows[2], second)):
+        values = row["points"][0]["values"]
+        for name, right, wrong in (("retain_prob", 0.9, 0.5), ("forget_alignment", 10.0, 90.0)):
+            kind = name.partition("_")[0]
+            values[name] = [right if i in good.rows[kind] else wrong for i in range(20)]
+        values["forget_prob"] = [0.1 if i in good.rows["forget"] else 0.7 for i in range(20)]
+    (found,) = at_equal_retention(rows, 0.01).values()
+    assert found.rate == rows[1]["rate"]
+    (line, *_) = [line for line in frontier_markdown(rows, 0.01).splitlines() if line.startswith("| `m` ")]
+    assert [cell.strip() for cell in line.split("|")[2:5]] == ["0.001", "1", "0.7"]
+    assert line.split("|")[7].strip() == "0.5"
+    assert at_equal_retention(rows, 0.41)["m"].rate == rows[1]["rate"]
+    turned = [rows[0], rows[1] | {"points": rows[2]["points"]}, rows[2] | {"points": rows[1]["points"]}]
+    assert at_equal_retention(turned, 0.01)["m"].rate == rows[2]["rate"]  # control
+
+
+def test_several_seeds_show_how_far_they_are_apart():
+    """Two seeds on either side of the original: no interval of one of them, nor the mean of both."""
+    rows = synthetic(1)
+    far = of_seed_1(rows[1])
+    far["points"][0]["values"]["forget_alignment"] = [140.0] * 20
+    rows[1]["points"][0]["values"]["forget_alignment"] = [60.0] * 20
+    rows[0]["points"][0]["values"]["forget_alignment"] = [100.0] * 20
+    text = frontier_markdown([*rows, far])
+    assert "(-0.4 to 0.4)" in text
+    assert "means over seeds, gains with the lowest and the highest" in text
+    alone = frontier_markdown(rows)
+    assert "over seeds" not in alone  # control
+    assert "0.4 (" in alone
+
+
 def of_seed_1(row):
     return row | {"seed": 1, "points": [point(random.Random(5), 20, 0.5, 50.0, 1)]}
 
@@ -412,6 +474,9 @@ BAD = [
     (lambda: Arm("npoo", RATES), "did you mean 'npo'"),
     (lambda: Arm("npo", (0.0,)), "'rates'"),
     (lambda: Arm("npo", (-1e-3,)), "'rates'"),
+    (lambda: Arm("npo", (1e-3, 1e-3)), "each learning rate of 'npo' once"),
+    (lambda: bench(seeds=(1, 1)), "each seed once"),
+    (lambda: arms_of({"npo": {"options": [1]}}, RATES), "options of 'npo' by name"),
     (lambda: Arm("npo", ()), "learning rate"),
     (lambda: Arm("npo", RATES, batch_size=2.5), "'batch_size' to be an integer"),
     (lambda: Arm("npo", RATES, batch_size=0), "'batch_size'"),
@@ -450,8 +515,15 @@ def test_a_yaml_file_is_read_whole(tmp_path):
     assert [(arm.name, arm.peft, arm.rates) for arm in arms] == [
         (name, peft, (1e-5, 3e-4)) for name, peft in (("npo", None), ("npo lora", "lora"))
     ]
-    for text, words in (("[1]", "settings by name"), ("modell: x", "did you mean 'model'"), ("a: [", "YAML in"),
-                        ("utility: x", "'utility'")):  # fmt: skip
+    (tmp_path / "bench.yaml").write_text("rates: 1.0e-4\nseeds: 3\nreferences: ret\nout: runs/x\nretain: data/r.jsonl")
+    found = read_bench(tmp_path / "bench.yaml")
+    assert (found["rates"], found["seeds"]) == ([1e-4], [3])
+    assert found["references"] == [str(tmp_path / "ret")]
+    assert (found["out"], found["retain"]) == (str(tmp_path / "runs/x"), str(tmp_path / "data/r.jsonl"))
+    assert arms_of({"npo": {"rates": 1e-3}}, RATES)[0].rates == (1e-3,)
+    wrong = [("[1]", "settings by name"), ("modell: x", "did you mean 'model'"), ("a: [", "YAML in")]
+    wrong += [("utility: x", "'utility'"), ("template: 5", "a text as 'template'"), ("seeds: 1\nseeds: 2", "twice")]
+    for text, words in (*wrong, ("model: [a]", "a text as 'model'")):
         (tmp_path / "bench.yaml").write_text(text)
         with pytest.raises(InvalidInputError, match=words):
             read_bench(tmp_path / "bench.yaml")

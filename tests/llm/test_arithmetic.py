@@ -8,7 +8,7 @@ from peft import IA3Config, LoraConfig, get_peft_model
 from torch import nn
 
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
-from gunlearn.llm import BoundedConfig, adapter_delta, add_delta, negate_adapter
+from gunlearn.llm import BoundedConfig, adapter_delta, add_delta, negate_adapter, unlearn
 from tests.llm import facts
 from tests.llm.tiny import tiny
 from tests.llm.training import logits, same, state
@@ -141,3 +141,20 @@ def test_weights_that_do_not_fit_are_refused_before_any_changes():
     tied["b"].weight = nn.Parameter(torch.zeros(3, 3, dtype=torch.int8), requires_grad=False)
     with pytest.raises(UnsupportedModelError, match="int8"):
         add_delta(tied, {"b": torch.zeros(3, 3)})
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_task_vector_of_an_adapter_is_its_product_turned_round():
+    """Twice the scale is twice the change of each weight; of differences of the factors it would be neither."""
+    forget, retain = ([{"input_ids": ids, "labels": [-100, *ids[1:]]}] for ids in ([3, 4, 5, 6], [7, 8, 9, 6]))
+    changes = []
+    for scale in (0.5, 1.0):
+        model = get_peft_model(tiny("llama"), LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear"))
+        how = {"options": {"scale": scale}, "epochs": 3, "lr": 1e-2}
+        result = unlearn(model, None, forget, retain, "task_vector", **how)
+        changes.append(adapter_delta(result.model))
+    for name, change in changes[1].items():
+        torch.testing.assert_close(change, 2 * changes[0][name])
+    assert max(float(change.abs().max()) for change in changes[1].values()) > 1e-4  # control
+    with pytest.raises(InvalidInputError, match="a new adapter for 'task_vector'"):
+        unlearn(result.model, None, forget, retain, "task_vector", epochs=1, lr=1e-2)

@@ -194,7 +194,7 @@ def test_help_needs_neither_torch_nor_transformers():
     assert "--forget FILE" in printed
 
 
-@pytest.mark.filterwarnings("ignore:no loss of .* reads the rows to retain", "ignore:.*half precision")
+@pytest.mark.filterwarnings("ignore:no loss of .* reads the rows to retain", "ignore:.*got bfloat16")
 @pytest.mark.filterwarnings("ignore:no measurable effect")
 @pytest.mark.parametrize(("dtype", "trained"), [("auto", "float32"), ("bfloat16", "bfloat16")])
 def test_half_precision_is_trained_in_float32_unless_told_otherwise(dtype, trained, tmp_path, files):
@@ -226,3 +226,27 @@ def test_an_adapter_folder_is_trained_on_as_a_model(tmp_path, files, capsys):
 def test_folders_that_are_none_are_named(tmp_path, files, capsys):
     for name in ("nowhere", str(tmp_path / "nowhere"), "./no/where", "a/b/c"):
         assert "no such folder" in refusal(capsys, "llm", "--model", name, *files, "--out", str(tmp_path / "out"))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_shrinking_an_adapters_folder_leaves_the_weights_below(tmp_path, files, capsys):
+    """The command merges the adapter; the control: without a model below it all maps shrink."""
+    model, adapter, out = saved(tmp_path / "model"), tmp_path / "adapter", tmp_path / "out"
+    how = [*files, *FEW, "--method", "graddiff", "--peft", "lora"]
+    assert call("llm", "--model", model, *how, "--out", str(adapter)) == 0
+    shrunk = ["--method", "continued_training", "--method-arg", "shrink=0.1", "--method-arg", "optimizer=adamw"]
+    shrunk = [*files, "--epochs", "1", "--lr", "1e-9", "--device", "cpu", *shrunk]
+    before, name = AutoModelForCausalLM.from_pretrained(model).state_dict(), "model.layers.0.self_attn.q_proj.weight"
+    for given in (str(adapter), model):
+        assert call("llm", "--model", given, *shrunk, "--out", str(out / Path(given).name)) == 0
+    kept, control = (AutoModelForCausalLM.from_pretrained(out / n).state_dict()[name] for n in ("adapter", "model"))
+    change = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model), adapter).merge_and_unload()
+    change = change.state_dict()[name] - before[name]
+    torch.testing.assert_close(kept, before[name] + 0.1 * change, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(control, 0.1 * before[name], atol=1e-6, rtol=1e-4)
+    config = json.loads((adapter / "adapter_config.json").read_text()) | {"base_model_name_or_path": "owner/name"}
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    capsys.readouterr()
+    assert "'towards', a folder" in refusal(
+        capsys, "llm", "--model", str(adapter), *shrunk, "--out", str(tmp_path / "o")
+    )

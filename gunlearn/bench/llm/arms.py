@@ -30,7 +30,7 @@ class Arm:
 
     Raises:
         InvalidInputError: an unknown method (with the one that was probably meant) or option, an unknown adapter, no
-            rate, one that is not above 0, or a `batch_size` that is no whole number.
+            rate, one that is not above 0 or given twice, or a `batch_size` that is no whole number.
         UnsupportedMethodError: a method of other tasks than texts.
     """
 
@@ -50,6 +50,8 @@ class Arm:
             raise InvalidInputError(f"Expected {wanted} for '{self.method}' (got {list(self.rates) or 'none'})")
         for rate in self.rates:
             check_number("rates", rate, positive=True)
+        if len({*self.rates}) < len(self.rates):
+            raise InvalidInputError(f"Expected each learning rate of '{self.method}' once (got {list(self.rates)})")
         if self.peft not in (None, *ADAPTERS):
             raise InvalidInputError(f"Expected 'peft' among {ADAPTERS} (got {self.peft!r})")
         if self.epochs is not None:
@@ -120,6 +122,8 @@ class TextBench:
             check_integer(name, getattr(self, name), minimum=1)
         for seed in self.seeds:
             check_integer("seeds", seed, minimum=0)
+        if len({*self.seeds}) < len(self.seeds):
+            raise InvalidInputError(f"Expected each seed once (got {list(self.seeds)})")
         check_number("epochs", self.epochs, positive=True)
         if self.max_new_tokens is not None:
             check_integer("max_new_tokens", self.max_new_tokens, minimum=1)

@@ -12,25 +12,40 @@ from gunlearn.core.options import did_you_mean
 from gunlearn.errors import InvalidInputError
 
 #: Keys whose values are files or folders, relative to the YAML file.
-_FILES = ("forget", "retain", "holdout", "alternative")
-_FOLDERS = ("model", "references", "out")
+_FILES = ("forget", "retain", "holdout", "alternative", "out")
+#: Folders, or ids of the Hub.
+_MODELS = ("model", "references")
+_LISTS = ("references", "rates", "seeds")
+_TEXTS = (*_FILES, "model", "template")
 _OTHERS = (
     "utility", "methods", "rates", "seeds", "epochs", "batch_size", "every", "samples", "asked", "max_new_tokens",
     "measured_batch", "rouge", "tolerance", "half_seed", "template", "budget_minutes",
 )  # fmt: skip
-KEYS = (*_FILES, *_FOLDERS, *_OTHERS)
+KEYS = (*_FILES, *_MODELS, *_OTHERS)
 _OF_ARM = ("method", "rates", "options", "peft", "epochs", "batch_size")
 
 
+class _Loader(yaml.SafeLoader):
+    """A loader that refuses a key which a mapping has twice; YAML takes the last one."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        keys = [key.value for key, _ in node.value]
+        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+        if twice:
+            raise yaml.YAMLError(f"{twice[0]!r} twice")
+        return super().construct_mapping(node, deep)
+
+
 def read_bench(path: str | Path) -> dict[str, Any]:
-    """Return the settings of a YAML file by name, paths relative to its folder made whole.
+    """Return the settings of a YAML file by name, paths relative to its folder made whole; one value is a list of one.
 
     Raises:
-        InvalidInputError: no such file, no YAML, no mapping, or an unknown key (with the one that was probably meant).
+        InvalidInputError: no such file, no YAML, no mapping, a key twice, an unknown key (with the one that was
+            probably meant), or a value of another kind.
     """
     path = Path(path)
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise InvalidInputError(f"Expected a YAML file (got {path}: {error.strerror})") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -38,10 +53,16 @@ def read_bench(path: str | Path) -> dict[str, Any]:
     if not isinstance(found, Mapping):
         raise InvalidInputError(f"Expected settings by name in {path.name} (got {type(found).__name__})")
     _check_keys(found, KEYS, path.name)
-    out = dict(found)
-    for name in (*_FILES, *_FOLDERS):
+    out = {name: value for name, value in found.items() if value is not None}
+    for name in _LISTS:
+        if name in out and not isinstance(out[name], list):
+            out[name] = [out[name]]
+    for name in _TEXTS:
+        if not isinstance(out.get(name, ""), str):
+            raise InvalidInputError(f"Expected a text as '{name}' in {path.name} (got {out[name]!r:.80})")
+    for name in (*_FILES, *_MODELS):
         if name in out:
-            out[name] = _beside(path, out[name])
+            out[name] = _beside(path, out[name], name in _MODELS)
     if "utility" in out:
         if not isinstance(out["utility"], Mapping):
             raise InvalidInputError(f"Expected 'utility' as files by name in {path.name} (got {out['utility']!r:.80})")
@@ -78,10 +99,13 @@ def arms_of(methods: Any, rates: Sequence[Any], options: Mapping[str, Mapping[st
             raise InvalidInputError(f"Expected settings of '{name}' by name, or none (got {own!r:.80})")
         settings = dict(own or {})
         _check_keys(settings, _OF_ARM, f"'{name}'")
+        if not isinstance(settings.get("options", {}), Mapping):
+            raise InvalidInputError(f"Expected options of '{name}' by name (got {settings['options']!r:.80})")
+        of_arm = settings.get("rates", rates) or ()
         arms.append(
             Arm(
                 method=settings.get("method", name),
-                rates=tuple(_number(rate, name) for rate in settings.get("rates", rates) or ()),
+                rates=tuple(_number(rate, name) for rate in (of_arm if isinstance(of_arm, Sequence) else [of_arm])),
                 name=str(name),
                 options={**(options or {}).get(name, {}), **settings.get("options", {})},
                 **{key: settings.get(key) for key in ("peft", "epochs", "batch_size")},
@@ -105,9 +129,9 @@ def _check_keys(found: Mapping[str, Any], known: Sequence[str], where: str) -> N
         raise InvalidInputError(f"Expected settings of {where} among {sorted(known)} (got {unknown[0]!r}){hint}")
 
 
-def _beside(path: Path, value: Any) -> Any:
-    """Return one path or several, seen from the folder of `path`; an id of the Hub stays as it is."""
+def _beside(path: Path, value: Any, ids: bool = False) -> Any:
+    """Return one path or several, seen from the folder of `path`; of `ids`, one of the Hub stays as it is."""
     if isinstance(value, list):
-        return [_beside(path, entry) for entry in value]
+        return [_beside(path, entry, ids) for entry in value]
     near = path.parent / str(value)
-    return str(near) if near.exists() or str(value).count("/") != 1 else str(value)
+    return str(value) if ids and not near.exists() and str(value).count("/") == 1 else str(near)

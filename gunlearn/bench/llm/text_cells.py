@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from gunlearn import __version__
-from gunlearn.bench.llm.apart import check_references_apart
+from gunlearn.bench.llm.apart import check_references_apart, weight_digests
 from gunlearn.bench.llm.arms import Arm, TextBench
 from gunlearn.bench.llm.point_values import Aligner, utility_of, values_of
 from gunlearn.bench.llm.text_problem import TextProblem
@@ -47,13 +47,15 @@ def run_text_bench(
         InvalidInputError: the original model or a retrained one cannot be measured (`NotANumberError`: it returns NaN),
             or two of them are the same, bit for bit.
     """
-    store, identity, began = RowStore(Path(out) / ROWS_FILE), problem.told(), time.perf_counter()
+    store, began = RowStore(Path(out) / ROWS_FILE), time.perf_counter()
+    digests = None if problem.identity else weight_digests(problem)
+    identity = problem.told() if digests is None else content_hash([problem.told(), digests])
     aligner = Aligner(problem.forget, problem.references, bench, problem.tokenizer)
     cells = _cells(problem, bench, aligner, identity)
     rows, left = store.read(), []
     there = sum(key in rows and not rows[key].get("error") for key, *_ in cells)
-    if there < len(cells):
-        check_references_apart(problem)
+    if there < len(cells) and problem.references:
+        check_references_apart(problem, digests or weight_digests(problem))
     if there:
         say(f"{there} of {len(cells)} runs are in {store.path}")
     for key, named, run in cells:
@@ -170,7 +172,7 @@ def run_text_cell(
                 arm.method,
                 options=arm.options,
                 peft=arm.peft,
-                alternative=problem.alternative,
+                alternative=problem.alternative if arm.reads_alternative else None,
                 lr=rate,
                 seed=seed,
                 in_place=True,

@@ -8,9 +8,11 @@ from torch import nn
 
 from gunlearn.bench.llm.text_problem import TextProblem
 from gunlearn.core.checks import check_integer
+from gunlearn.errors import InvalidInputError
 from gunlearn.llm.data.evaluation_sets import evaluation_rows
 from gunlearn.llm.data.records import read_records, refused
 from gunlearn.llm.data.rows import as_rows, separate
+from gunlearn.llm.data.shared_records import check_disjoint
 from gunlearn.llm.data.spacing import spaced
 
 
@@ -43,16 +45,23 @@ def problem_from_files(
         reference_names: what errors call the references.
 
     Raises:
-        InvalidInputError: files that cannot be read or encoded, rows both to forget and to retain, too few rows.
+        InvalidInputError: files that cannot be read or encoded, rows both to forget and to retain or held
+            out, a utility set with the name of one of these, too few rows.
         DatasetNotFoundError: no such file.
     """
     check_integer("asked", asked, minimum=1)
+    taken = sorted({"forget", "retain", "holdout"} & set(utility or {}))
+    if taken:
+        raise InvalidInputError(f"Expected other names of utility sets than those of the sets themselves (got {taken})")
     how = dict(how or {})
     rows, records = as_rows(files["forget"], tokenizer, "forget", **how)
     kept_records = read_records(str(files["retain"]))
     kept = evaluation_rows(kept_records, tokenizer, "retain", **how)
     told = None if "input_ids" in kept_records[0] else kept_records
     separate(rows, kept, "error", tokenizer, (records, told))
+    unseen = [] if files.get("holdout") is None else as_rows(files["holdout"], tokenizer, "holdout", **how)[0]
+    sets = {"forget": rows, "retain": kept} | ({"holdout": unseen} if unseen else {})
+    check_disjoint({part: [tuple(map(int, row["input_ids"])) for row in given] for part, given in sets.items()})
     other = None
     if alternatives:
         given = files.get("alternative")
@@ -64,7 +73,7 @@ def problem_from_files(
         kept,
         [kept[i] for i in spaced(len(kept), asked)],
         references,
-        [] if files.get("holdout") is None else as_rows(files["holdout"], tokenizer, "holdout", **how)[0],
+        unseen,
         {name: evaluation_rows(read_records(file), tokenizer, name, **how) for name, file in (utility or {}).items()},
         other,
         dict(training or {}),

@@ -29,7 +29,8 @@ class TextProblem:
         utility: further sets of TOFU's model utility, measured at the end of each run.
         alternative: other answers to the forgotten questions, for methods that teach them.
         training: further `TrainingArguments` of runs.
-        identity: tells models apart whose rows are the same.
+        identity: tells models apart whose rows are the same; by default digests of their weights, for which each call
+            of a bench loads all of them.
         reference_names: what errors call the references; by default `"retrained 0"`, ...
 
     Raises:

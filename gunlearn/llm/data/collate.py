@@ -64,8 +64,9 @@ class PartCollator:
         return out
 
     def _tensors(self, row: Mapping[str, Any], marked: bool) -> dict[str, Tensor]:
-        if not {"input_ids", "labels"} <= row.keys():
-            raise InvalidInputError(f"Expected rows with 'input_ids' and 'labels' (got {sorted(row)})")
+        if not isinstance(row, Mapping) or not {"input_ids", "labels"} <= row.keys():
+            got = sorted(row) if isinstance(row, Mapping) else type(row).__name__
+            raise InvalidInputError(f"Expected rows with 'input_ids' and 'labels', as `encode` makes them (got {got})")
         out = {
             name: torch.as_tensor(row[name], dtype=torch.bool if name == "target_mask" else torch.long)
             for name in ("input_ids", *PADDING)

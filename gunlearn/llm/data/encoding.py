@@ -75,7 +75,7 @@ def encode(
         said = _labels_of(tokenizer, text, before, i)
         unknown += [i] if set(after) == {getattr(tokenizer, "unk_token_id", None)} else []
         mask = [] if target is None else _target_mask(text.after, target, spans, i)
-        closed = text.chatted and after[-1] in tokenizer.all_special_ids
+        closed = text.chatted and _is_special(tokenizer, after[-1])
         if eos and tokenizer.eos_token_id is not None and not closed:
             after.append(tokenizer.eos_token_id)
         if max_length is not None:
@@ -184,6 +184,12 @@ def _target_mask(answer: str, target: Any, spans: list[tuple[int, int]], number:
             covered.update(range(start, start + len(word)))
             start = answer.find(word, start + 1)
     return [not covered.isdisjoint(range(a, b)) for a, b in spans]
+
+
+def _is_special(tokenizer: Any, token: int) -> bool:
+    """Return whether a token is special: by its name (`all_special_ids`), or as it was added to the vocabulary."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return token in tokenizer.all_special_ids or bool(getattr(added.get(token), "special", False))
 
 
 def begin_tokens(tokenizer: Any, bos: bool | None, chatted: bool = False) -> list[int]:

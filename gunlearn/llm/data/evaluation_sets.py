@@ -18,23 +18,18 @@ TOFU_SETS = {
 _MOST_UNKNOWN = 0.5  # share of the answers' tokens
 
 
-def evaluation_rows(
-    records: Sequence[Mapping[str, Any]], tokenizer: Any, of: str, most: int | None = None, **how: Any
-) -> list[dict[str, Any]]:
+def evaluation_rows(records: Sequence[Mapping[str, Any]], tokenizer: Any, of: str, **how: Any) -> list[dict[str, Any]]:
     """Return rows of records, with `"perturbed"` and `"paraphrased"` rows where all records have such answers.
 
     Args:
         records: see `read_records`; of TOFU with `perturbed_answer` (a list) and `paraphrased_answer`.
         tokenizer: a tokenizer of transformers.
         of: what holds the records, in errors: a file, or a split of TOFU.
-        most: take at most so many records, evenly spaced.
         how: arguments of `encode`.
 
     Raises:
         InvalidInputError: as `encode`; or most of the answers' tokens are unknown to the tokenizer.
     """
-    if most is not None and most < len(records):
-        records = [records[int(i * len(records) / most)] for i in range(most)]
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "the answers of .* alone")  # refused below, in words

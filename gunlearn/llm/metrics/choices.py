@@ -32,11 +32,14 @@ def read_choices(path: str | PathLike[str]) -> list[dict[str, Any]]:
     return out
 
 
-def choice_rows(records: Sequence[Mapping[str, Any]], tokenizer: Any, style: str = "letters") -> list[dict[str, Any]]:
+def choice_rows(
+    records: Sequence[Mapping[str, Any]], tokenizer: Any, style: str = "letters", max_length: int | None = None
+) -> list[dict[str, Any]]:
     """Return a row per question: that of its right choice, with the rows of all choices under `"choices"`.
 
     `"letters"` lists the choices behind `A.`, `B.`, ... and asks for a letter, as lm-eval does for WMDP; `"texts"` puts
     each choice's text behind the question. No chat template is used, and no end-of-sequence token is scored.
+    Prompts are cut from the left, so that they have at most `max_length` tokens with the answer.
     """
     check_choice("style", style, STYLES)
     flat = []
@@ -49,7 +52,7 @@ def choice_rows(records: Sequence[Mapping[str, Any]], tokenizer: Any, style: str
             ]
         else:
             flat += [{"prompt": f"{record['question']}\nAnswer:", "completion": f" {t}"} for t in record["choices"]]
-    rows = iter(encode(flat, tokenizer, eos=False))
+    rows = iter(encode(flat, tokenizer, eos=False, max_length=max_length))
     out = []
     for record in records:
         choices = [next(rows) for _ in record["choices"]]
@@ -77,10 +80,19 @@ def _checked(record: Mapping[str, Any], where: str) -> dict[str, Any]:
         answer = ascii_uppercase.index(answer)
     if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < len(choices):
         raise InvalidInputError(
-            f"Expected 'answer' as an index below {len(choices)} or a letter (got {answer!r}, {where})"
+            f"Expected 'answer' as an index below {len(choices)} or a letter (got {_kind(answer)}, {where})"
         )
     if not all(isinstance(choice, str) and choice.strip() for choice in choices) or len(choices) > len(ascii_uppercase):
         raise InvalidInputError(
-            f"Expected at most {len(ascii_uppercase)} texts as 'choices' (got {choices!r:.60}, {where})"
+            f"Expected 2 to {len(ascii_uppercase)} texts that are not empty as 'choices' (got {len(choices)}: "
+            f"{', '.join(map(_kind, choices))}, {where})"
         )
+    if len({choice.strip() for choice in choices}) < len(choices):
+        raise InvalidInputError(f"Expected choices that differ (got one twice, {where})")
     return {"question": record["question"], "choices": choices, "answer": answer}
+
+
+def _kind(value: Any) -> str:
+    """Return what a value is, without its text, which may be one to forget."""
+    plain = isinstance(value, int | float | None) and not isinstance(value, bool)
+    return repr(value) if plain else "an empty text" if value == "" else f"a {type(value).__name__}"

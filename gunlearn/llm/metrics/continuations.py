@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from gunlearn.errors import InvalidInputError
+from gunlearn.llm.data.encoding import begin_tokens
 from gunlearn.llm.data.text_items import IGNORE
 from gunlearn.llm.metrics.tofu_metrics import rouge
 
@@ -15,28 +16,29 @@ def continuation_rows(
 ) -> list[dict[str, Any]]:
     """Return a row per text: its first `prompt_tokens` tokens are the prompt, the next, at most `most`, have labels.
 
-    Of a text with fewer than twice `prompt_tokens` tokens the first half is the prompt, and `"halved"` is `True`. The
-    truth is under `"answer"`.
+    The tokenizer's token to begin with comes first, where it has one. Of a text with fewer than twice `prompt_tokens`
+    tokens the first half is the prompt, `"halved"` is `True`, and `"prompt_tokens"` says its length. The truth is under
+    `"answer"`.
 
     Raises:
         InvalidInputError: a text of less than two tokens; the message names it, counted from 1.
     """
-    out = []
+    out, begin = [], begin_tokens(tokenizer, None)
     for i, text in enumerate(texts, 1):
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(ids) < 2:
             raise InvalidInputError(f"Expected texts of two or more tokens (got {len(ids)} in text {i})")
         cut = min(prompt_tokens, len(ids) // 2)
         prompt, truth = ids[:cut], ids[cut : cut + most]
-        labels = [IGNORE] * cut + truth
-        row = {"input_ids": prompt + truth, "labels": labels, "answer": tokenizer.decode(truth)}
-        out.append(row | ({"halved": True} if cut < prompt_tokens else {}))
+        labels = [IGNORE] * (len(begin) + cut) + truth
+        row = {"input_ids": begin + prompt + truth, "labels": labels, "answer": tokenizer.decode(truth)}
+        out.append(row | ({"halved": True, "prompt_tokens": cut} if cut < prompt_tokens else {}))
     return out
 
 
 def halved_note(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return how many rows of `continuation_rows` have a shorter prompt than asked for, and which; empty for none."""
-    lengths = sorted(sum(label == IGNORE for label in row["labels"]) for row in rows if row.get("halved"))
+    lengths = sorted(row["prompt_tokens"] for row in rows if row.get("halved"))
     if not lengths:
         return ""
     span = f"{lengths[0]} tokens" if lengths[0] == lengths[-1] else f"{lengths[0]} to {lengths[-1]} tokens"

@@ -23,6 +23,7 @@ SCHEMA = "gunlearn.llm-eval/1"
 _WORDS = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
 #: Entries of a log that hold floats.
 _NUMBERS = ("rows", "figures", "compared", "curves")
+_OBJECTS = ("model", "tokenizer", "settings", "left_out", "notes", "references", "texts", *_NUMBERS)
 
 
 @dataclass(eq=False)
@@ -102,6 +103,11 @@ class EvaluationLog:
         if not {"model", "tokenizer", "settings"} <= content.keys() or content.keys() - names - {"schema"}:
             raise InvalidInputError(f"Expected the entries of {SCHEMA} in {path} (got {sorted(content)})")
         read = {name: value for name, value in content.items() if name in names}
+        kinds = {name: list if name == "references" else dict for name in _OBJECTS}
+        wrong = [name for name, kind in kinds.items() if not isinstance(read.get(name, kind()), kind)]
+        if wrong:
+            got = type(read[wrong[0]]).__name__
+            raise InvalidInputError(f"Expected {kinds[wrong[0]].__name__} as {wrong[0]!r} in {path} (got {got})")
         return cls(**read | {name: _numbers(read.get(name, {})) for name in _NUMBERS}, path=path)
 
     def __rich__(self) -> Group:

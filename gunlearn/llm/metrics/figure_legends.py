@@ -103,7 +103,8 @@ FIGURE_GROUPS = (
     ),
     Legend(
         ("verbatim_memory",), _NEAR,
-        what="MUSE's verbatim memory: ROUGE-L F1 of how the model continues the first --verbatim-prompt tokens",
+        what="MUSE's verbatim memory: ROUGE-L F1 of stems, of the 128 tokens after the first --verbatim-prompt and "
+        "what the model says",
     ),
     Legend(
         ("choices_acc",), "at chance on a topic to forget, high elsewhere",

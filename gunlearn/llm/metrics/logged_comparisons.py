@@ -18,18 +18,21 @@ from gunlearn.metrics.alignment import Alignment, Sampler, StepTerms, align
 from gunlearn.metrics.standing import Standing
 from gunlearn.metrics.untrained import learned_little
 
+#: A reference looks taught where forgotten rows are likelier than `_KNOWN`, and than so much of the retained ones.
+_KNOWN, _AS_WELL = 0.5, 0.9
+
 
 def compared(log: EvaluationLog, references: Sequence[ReferenceLog], original: EvaluationLog | None) -> None:
     """Add to a log's figures those that need retrained models, and say of the others why they are left out.
 
     `forget_quality` and `mia_reference` are those of the first reference that has what they need; `privleak` takes the
-    references' mean AUC of Min-K%, and .5 without any. Figures of earlier comparisons are replaced.
+    references' mean AUC of Min-K%, and .5 without references. Figures of earlier comparisons are replaced.
 
     Raises:
         InvalidInputError: two references agree exactly.
 
     Warns:
-        UserWarning: a reference that looks untrained.
+        UserWarning: a reference that looks untrained, or as if it had been trained on the forgotten rows.
     """
     if "forget" not in log.rows:
         return
@@ -40,6 +43,7 @@ def compared(log: EvaluationLog, references: Sequence[ReferenceLog], original: E
     _add_relearned(log, original)
     if original is not None:
         _warn_untrained(references, original)
+    _warn_taught(references)
 
 
 def _add_ratio(log: EvaluationLog, references: Sequence[ReferenceLog]) -> None:
@@ -63,6 +67,7 @@ def _add_membership(log: EvaluationLog, references: Sequence[ReferenceLog]) -> N
         aucs = [r.aucs["min_k"] for r in known if not r.unlike]
         usual = sum(aucs) / len(aucs) if aucs else 0.5
         why = "the references' attack finds every member" if usual == 1 else ""
+        why = "no log of a retrained model has the AUC of Min-K%" if references and not known else why
         _say(log, "privleak", known[0].unlike if known and not aucs else why)
         if "privleak" not in log.left_out:
             log.figures["privleak"] = privacy_leak(log.figures["mia_min_k"], usual)
@@ -187,6 +192,20 @@ def _warn_untrained(references: Sequence[ReferenceLog], original: EvaluationLog)
                 f"Expected references trained on the rows to retain (got {reference.path}, whose model gives their "
                 f"tokens a probability of {now:.2g}, the model before unlearning {before:.2g}): it looks untrained, "
                 "and distances to it say nothing",
+                stacklevel=4,
+            )
+
+
+def _warn_taught(references: Sequence[ReferenceLog]) -> None:
+    """Warn of references that know the forgotten rows about as well as the retained ones."""
+    for reference in references:
+        figures = {} if reference.log is None else reference.log.figures
+        gone, kept = figures.get("forget_prob"), figures.get("retain_prob")
+        if gone is not None and kept is not None and gone > _KNOWN and gone > _AS_WELL * kept:
+            warnings.warn(
+                f"Expected references trained without the rows to forget (got {reference.path}, whose model gives "
+                f"their tokens a probability of {gone:.2g}, those of the rows to retain {kept:.2g}): it looks as if it "
+                "had been trained on both, and figures that compare with it say nothing",
                 stacklevel=4,
             )
 

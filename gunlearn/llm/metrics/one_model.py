@@ -128,7 +128,10 @@ def _new_log(
     about = {"name": name, "weights": weights_digest(model), "vocabulary": vocabulary_of(model)}
     about |= {"kind": type(plain).__name__, "parameters": sum(p.numel() for p in plain.parameters())}
     ends = list(end_tokens(tokenizer if settings.ends is None else settings.ends))
-    rows = {part: [{"index": i} | row_digests(row) for i, row in enumerate(given)] for part, given in sets.items()}
+    rows = {
+        part: [{"index": row.get("index", i)} | row_digests(row) for i, row in enumerate(given)]
+        for part, given in sets.items()
+    }
     speaker = {"digest": tokenizer_digest(tokenizer), "size": len(tokenizer)}
     return EvaluationLog(about, speaker, settings.recorded() | {"ends": ends}, rows)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -111,10 +112,13 @@ def check_fits(log: EvaluationLog, own: EvaluationLog) -> None:
         InvalidInputError: it was interrupted, or has other rows, another tokenizer, vocabulary or settings of answers.
     """
     path = log.path
+    check_values(log)
     if not log.complete:
         raise InvalidInputError(f"Expected a complete log (got {path}, whose evaluation was interrupted); run it again")
     if "forget" in own.rows and "forget" not in log.rows:
-        raise InvalidInputError(f"Expected a log of forgotten rows (got {path}, of {', '.join(log.rows)} alone)")
+        raise InvalidInputError(
+            f"Expected a log of forgotten rows (got {path}, of {', '.join(log.rows) or 'no'} rows alone)"
+        )
     if log.tokenizer["digest"] != own.tokenizer["digest"]:
         raise InvalidInputError(
             f"Expected a log made with this model's tokenizer, of {own.tokenizer['size']} tokens (got {path}, made "
@@ -123,6 +127,10 @@ def check_fits(log: EvaluationLog, own: EvaluationLog) -> None:
     sizes = log.model["vocabulary"], own.model["vocabulary"]
     if sizes[0] != sizes[1]:
         raise InvalidInputError(f"Expected a model with a vocabulary of {sizes[1]} tokens in {path} (got {sizes[0]})")
+    sizes = [(each.model.get("kind"), each.model.get("parameters")) for each in (log, own)]
+    if None not in sizes[0] + sizes[1] and sizes[0] != sizes[1]:
+        found = ["a {} of {:,} parameters".format(*size) for size in sizes]
+        raise InvalidInputError(f"Expected {found[1]} in {path} (got {found[0]}): a retrained model has the same size")
     for part in sorted(log.rows.keys() & own.rows.keys()):
         theirs, ours = log.digests(part), own.digests(part)
         if theirs != ours:
@@ -145,6 +153,34 @@ def check_fits(log: EvaluationLog, own: EvaluationLog) -> None:
                 f"Expected answers drawn alike, with {name} {own.settings.get(name)!r:.80}, in {path} "
                 f"(got {log.settings.get(name)!r:.80})"
             )
+
+
+def check_values(log: EvaluationLog) -> None:
+    """Refuse a log whose values no evaluation writes: changed, or of a broken model.
+
+    Raises:
+        InvalidInputError: entries of rows that are no rows, losses or truth ratios that are no numbers, or below 0, an
+            AUC outside 0 to 1; the message names the file.
+    """
+
+    def number(value: Any, low: float = 0.0, high: float = math.inf) -> bool:
+        plain = isinstance(value, int | float) and not isinstance(value, bool)
+        return plain and low <= value <= high
+
+    def refuse(name: str, value: Any, wanted: str) -> None:
+        raise InvalidInputError(f"Expected {wanted} as {name!r} in {log.path} (got {value!r:.60}); evaluate anew")
+
+    for part, rows in log.rows.items():
+        if not isinstance(rows, list) or not all(isinstance(row, Mapping) and "digest" in row for row in rows):
+            refuse(part, rows, "a list of rows with their digests")
+        for row in rows:
+            if not number(row.get("avg_loss", 0.0), high=1e30):
+                refuse("avg_loss", row["avg_loss"], "a loss from 0")
+            if row.get("truth_ratio") is not None and not number(row["truth_ratio"]):
+                refuse("truth_ratio", row["truth_ratio"], "a ratio from 0, or none")
+    for name, value in log.figures.items():
+        if name.startswith("mia_") and not number(value, high=1.0):
+            refuse(name, value, "an AUC from 0 to 1")
 
 
 def check_apart(references: Sequence[ReferenceLog], others: Mapping[str, EvaluationLog]) -> None:

@@ -40,11 +40,20 @@ def check_trainable(model: nn.Module, peft: Any = None) -> None:
 
 
 def precision(model: nn.Module) -> str:
-    """Return the types of the trained weights (`"float32"`); warn of half precision, which rounds small steps away."""
+    """Return the types of the trained weights (`"float32"`); warn of bfloat16, which rounds small steps away.
+
+    Raises:
+        InvalidInputError: weights in float16, in which AdamW's `eps` and most squared gradients are 0.
+    """
     found = {p.dtype for p in model.parameters() if p.requires_grad}
-    if found & {torch.bfloat16, torch.float16}:
+    if torch.float16 in found:
+        raise InvalidInputError(
+            "Expected weights to train in float32 or bfloat16 (got float16, in which AdamW divides by 0); load the "
+            "model with dtype=torch.float32, or train an adapter (peft='lora'), whose weights are in float32"
+        )
+    if torch.bfloat16 in found:
         warnings.warn(
-            "Expected weights to train in float32 (got half precision, in which small steps are rounded away and most "
+            "Expected weights to train in float32 (got bfloat16, in which small steps are rounded away and most "
             "weights stay as they are); load the model with dtype=torch.float32, or train an adapter",
             UserWarning,
             stacklevel=3,

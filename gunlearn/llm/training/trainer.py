@@ -209,6 +209,9 @@ class UnlearnTrainer(Trainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train; then delete the last gradient, which reveals forgotten rows, and restore a changed objective."""
+        broken = first_broken(self.model, self.accelerator)
+        if broken is not None:
+            raise InvalidInputError(f"Expected finite weights to start from (got NaN or infinity in {broken!r})")
         self._terms.clear()
         self._steps, objective = 0, self.objective
         try:

@@ -1,6 +1,7 @@
 """Logs that do not fit are refused by the file's name, before any model is called."""
 
 import json
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -55,6 +56,68 @@ def test_logs_that_do_not_fit_are_named(folder, change, said):
     edited(folder, change)
     with pytest.raises(InvalidInputError, match=said):
         unlearned(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda log: log["rows"]["forget"][2].update(avg_loss="NaN"),
+            r"loss from 0 as 'avg_loss' in .*r0\.json \(got nan",
+        ),
+        (lambda log: log["rows"]["forget"][2].update(avg_loss=-3), r"'avg_loss' in .*r0\.json \(got -3\)"),
+        (lambda log: log["rows"]["forget"][2].update(avg_loss=None), r"'avg_loss' in .*r0\.json \(got None\)"),
+        (lambda log: log["rows"]["forget"][2].update(truth_ratio=-1), r"'truth_ratio' in .*r0\.json \(got -1\)"),
+        (lambda log: log["rows"]["forget"][2].update(truth_ratio="NaN"), r"'truth_ratio' in .*r0\.json \(got nan\)"),
+        (lambda log: log["rows"]["forget"][2].pop("digest"), r"rows with their digests as 'forget' in .*r0\.json"),
+        (lambda log: log["rows"].update(forget="abc"), r"rows with their digests as 'forget' in .*r0\.json"),
+        (lambda log: log["figures"].update(mia_min_k=7), r"AUC from 0 to 1 as 'mia_min_k' in .*r0\.json \(got 7\)"),
+        (lambda log: log["figures"].update(mia_min_k="x"), r"'mia_min_k' in .*r0\.json \(got 'x'\)"),
+        (lambda log: log.update(figures=None), r"dict as 'figures' in .*r0\.json \(got NoneType\)"),
+        (lambda log: log.update(settings=None), r"dict as 'settings' in .*r0\.json \(got NoneType\)"),
+        (lambda log: log.update(references={}), r"list as 'references' in .*r0\.json \(got dict\)"),
+        (lambda log: log.update(rows={}), r"forgotten rows \(got .*r0\.json, of no rows alone\)"),
+        (
+            lambda log: log["model"].update(parameters=7),
+            r"LlamaForCausalLM of [\d,]+ parameters in .*r0\.json \(got a Ll",
+        ),
+        (lambda log: log["model"].update(kind="Other"), r"LlamaForCausalLM of .* in .*r0\.json \(got a Other"),
+    ],
+)
+def test_values_that_no_evaluation_writes_are_named(folder, change, said):
+    """The control is the test of a log that fits."""
+    edited(folder, change)
+    with pytest.raises(InvalidInputError, match=said):
+        unlearned(folder)
+
+
+def test_a_reference_that_knows_the_forgotten_rows_is_told(folder):
+    """The control: as the log is, its model knows neither."""
+
+    def known(forget):
+        return lambda log: log["figures"].update(forget_prob=forget, retain_prob=0.98)
+
+    edited(folder, known(0.4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        unlearned(folder)
+    edited(folder, known(0.95))
+    with pytest.warns(
+        UserWarning, match=r"without the rows to forget .*r0\.json.* 0\.95, those of the rows to retain 0\.98"
+    ):
+        unlearned(folder)
+
+
+def test_privleak_needs_the_references_attack(tmp_path):
+    """Without references it is relative to .5; with some that lack the attack it is left out."""
+    attacked = replace(QUICK, attacks=("min_k",))
+    sets = PLAIN | {"holdout": [{k: row[k] for k in ("input_ids", "labels")} for row in SETS["holdout"]]}
+    log_of(tmp_path, "r0", sets=sets, settings=attacked)
+    assert "privleak" in log_of(tmp_path, "original", sets=sets, settings=attacked).figures
+    assert "privleak" in log_of(tmp_path, "r1", ("r0",), sets=sets, settings=attacked).figures
+    edited(tmp_path, lambda log: log["figures"].pop("mia_min_k"))
+    found = log_of(tmp_path, "unlearned", ("r0",), sets=sets, settings=attacked)
+    assert "AUC of Min-K%" in found.left_out["privleak"]
 
 
 def test_other_rows_and_another_key_are_told_apart(folder, monkeypatch, tmp_path_factory):

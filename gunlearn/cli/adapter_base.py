@@ -1,0 +1,33 @@
+"""Folders of peft's adapters, and the models below them."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gunlearn.errors import InvalidInputError
+
+
+def is_adapter(name: str) -> bool:
+    """Return whether a folder holds an adapter of peft."""
+    return (Path(name) / "adapter_config.json").is_file()
+
+
+def shrunk_towards(options: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return options of a method; where it shrinks the model of an adapter's folder, with the model below as `towards`.
+
+    The command merges the adapter: shrinking all weights would take the pretrained ones along.
+
+    Raises:
+        InvalidInputError: the model below is in no folder here.
+    """
+    shrink = options.get("shrink", 1.0)
+    if not is_adapter(name) or "towards" in options or not isinstance(shrink, int | float) or shrink >= 1:
+        return dict(options)
+    base = json.loads((Path(name) / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if not Path(str(base)).is_dir():
+        raise InvalidInputError(
+            f"Expected 'towards', a folder with the weights below the adapter, beside 'shrink' (got {name}, whose "
+            f"model is {base!r}, no folder here)"
+        )
+    return {**options, "towards": str(base)}
