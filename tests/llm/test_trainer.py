@@ -247,6 +247,7 @@ def test_nan_is_never_handed_back(tmp_path: Path) -> None:
     model = facts.full()
     with torch.no_grad():
         model.lm_head.weight[0] = torch.nan
+    model.lm_head.weight.requires_grad_(False)  # a trained one is refused before the first step
     with pytest.raises(DivergenceError, match=r"\['npo\(forget\)', 'nll\(retain\)'\] after 0 steps"):
         make(tmp_path, model).train()
     assert "forward" not in model.lm_head.__dict__

@@ -44,10 +44,12 @@ class _TokenLogProb(torch.autograd.Function):
         out, slopes = [], []
         for h, y in zip(hidden.split(rows), label.split(rows), strict=True):
             logits = full_precision(F.linear(h, weight, bias))
-            normaliser = logits.logsumexp(-1, keepdim=True)
-            out.append((logits.gather(1, y[:, None]) - normaliser)[:, 0])
+            chosen = logits.gather(1, y[:, None])
+            top, total = _exponentials(logits)
+            out.append((chosen - top - total.log())[:, 0])
             if ctx.needs_input_grad[0]:
-                slopes.append(_score_slope(logits, normaliser, y).to(weight.dtype) @ weight)
+                slope = _excess(logits, total, y).to(weight.dtype) @ weight
+                slopes.append((slope / -total).to(weight.dtype))
         slope = torch.cat(slopes) if slopes else None
         recompute = any(ctx.needs_input_grad[1:3])
         ctx.rows, ctx.has_bias = rows, bias is not None
@@ -66,7 +68,8 @@ class _TokenLogProb(torch.autograd.Function):
             pieces = (x.split(ctx.rows) for x in (hidden, label, grad))
             for h, y, g in zip(*pieces, strict=True):
                 logits = full_precision(F.linear(h, weight, bias))
-                d_logits = _score_slope(logits, logits.logsumexp(-1, keepdim=True), y).mul_(g[:, None])
+                _, total = _exponentials(logits)
+                d_logits = _excess(logits, total, y).mul_(g[:, None] / -total)
                 d_weight.addmm_(d_logits.T, h.to(grad.dtype))
                 if d_bias is not None:
                     d_bias += d_logits.sum(0)
@@ -75,10 +78,18 @@ class _TokenLogProb(torch.autograd.Function):
         return d_hidden, d_weight, d_bias, None, None
 
 
-def _score_slope(logits: Tensor, normaliser: Tensor, label: Tensor) -> Tensor:
-    """Return the derivative of labels' log-probabilities by logits, one-hot minus softmax; overwrites `logits`."""
-    slope = logits.sub_(normaliser).exp_().neg_()
-    return slope.scatter_add_(1, label[:, None], torch.ones_like(slope[:, :1]))
+def _exponentials(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Overwrite logits with their exponentials, divided by the largest one's; return the largest logits, and the sums.
+
+    One pass of `exp` serves the log-probabilities and their derivatives: softmax is the exponentials over their sum.
+    """
+    top = logits.amax(-1, keepdim=True)
+    return top, logits.sub_(top).exp_().sum(-1, keepdim=True)
+
+
+def _excess(exponentials: Tensor, total: Tensor, label: Tensor) -> Tensor:
+    """Return softmax minus one-hot, times `total`: minus the derivative of log-probabilities by logits; in place."""
+    return exponentials.scatter_add_(1, label[:, None], -total)
 
 
 def unwrap(model: nn.Module) -> nn.Module:
