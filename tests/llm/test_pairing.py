@@ -123,3 +123,14 @@ def test_refused_rows(given: list, text: str) -> None:
         PartCollator(max_length=8)(given)
     with pytest.raises(InvalidInputError, match="'padding_side'"):
         PartCollator(padding_side="both")
+
+
+def test_answers_in_another_order_are_refused():
+    """The same questions, answered in another order; controls: their own order, and questions that differ."""
+    forget, other = (
+        [{"input_ids": [i], "labels": [i], "prompt": f"q{i}"} for i in order] for order in ((0, 1, 2), (0, 2, 1))
+    )
+    PairedDataset(forget, paired={"alternative": [dict(row) for row in forget]})
+    PairedDataset(forget, paired={"alternative": [row | {"prompt": f"why {row['prompt']}"} for row in other]})
+    with pytest.raises(InvalidInputError, match=r"order of the forgotten ones .* row 2\)"):
+        PairedDataset(forget, paired={"alternative": other})

@@ -2,7 +2,7 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sized
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from typing import Any
 
 import torch
@@ -24,7 +24,8 @@ class PairedDataset(Dataset):
 
     Raises:
         EmptyForgetSetError: no forgotten rows.
-        InvalidInputError: an empty part, a paired part of another length, or two parts of one name.
+        InvalidInputError: an empty part, a paired part of another length or with the same prompts in another order, or
+            two parts of one name.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class PairedDataset(Dataset):
             if _length(name, rows) != len(forget):
                 each = f"one row for each of {len(forget)} forgotten rows"
                 raise InvalidInputError(f"Expected part '{name}' with {each} (got {len(rows)})")
+            _check_order(name, forget, rows)
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
@@ -102,3 +104,18 @@ def _length(name: str, rows: Any) -> int:
             "a stream can be read into a list first"
         )
     return len(rows)
+
+
+def _check_order(name: str, forget: Any, rows: Any) -> None:
+    """Refuse lists of rows with the same prompts in different orders: each row would be paired with another's."""
+    if not all(isinstance(part, Sequence) for part in (forget, rows)):
+        return
+    prompts = [[row.get("prompt") if isinstance(row, Mapping) else None for row in part] for part in (forget, rows)]
+    if None in prompts[0] + prompts[1] or Counter(prompts[0]) != Counter(prompts[1]):
+        return
+    wrong = [i for i, (one, other) in enumerate(zip(*prompts, strict=True), 1) if one != other]
+    if wrong:
+        raise InvalidInputError(
+            f"Expected rows of '{name}' in the order of the forgotten ones (got the same prompts in another order, "
+            f"first in row {wrong[0]})"
+        )
