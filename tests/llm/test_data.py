@@ -437,3 +437,14 @@ def test_an_answer_of_unknown_words_is_told():
     rows = [{"question": "who", "answer": "Ada"}, {"question": "who", "answer": "zzz yyy"}]
     with pytest.warns(UserWarning, match=r"the answers of row 2 are '\[UNK\]' alone"):
         encode(rows, known)
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.parquet", "rows.JSONL"])
+def test_tables_are_told_what_to_become(name, tmp_path):
+    """A data frame's files are named as such; the control: JSON lines of any capitals are read."""
+    (tmp_path / name).write_text('{"question": "a", "answer": "b"}')
+    if name.endswith("JSONL"):
+        assert len(read_records(tmp_path / name)) == 1
+        return
+    with pytest.raises(InvalidInputError, match=rf"JSON lines .*got {name}.*orient"):
+        read_records(tmp_path / name)

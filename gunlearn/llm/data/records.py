@@ -25,6 +25,9 @@ REFUSALS = (
     "I have not learned anything about this.",
 )
 
+#: Files of tables that people bring.
+_OTHER_FILES = (".csv", ".tsv", ".parquet", ".xlsx", ".arrow")
+
 
 def read_records(path: str | PathLike[str]) -> list[dict[str, Any]]:
     """Read records from a UTF-8 file: one JSON object per line, or one JSON array of objects.
@@ -44,6 +47,11 @@ def read_objects(path: Path) -> list[tuple[str, Any]]:
     """Return the entries of a UTF-8 file, one JSON object per line or one JSON array, each with where it stands."""
     if not path.is_file():
         raise DatasetNotFoundError(f"Expected a file of JSON lines (got {path}, which is no file)")
+    if path.suffix.lower() in _OTHER_FILES:
+        raise InvalidInputError(
+            f"Expected JSON lines or a JSON array of records (got {path.name}: a {path.suffix} file; of a data frame, "
+            'to_json(path, orient="records", lines=True) writes them)'
+        )
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
