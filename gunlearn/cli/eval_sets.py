@@ -40,10 +40,10 @@ def check_arguments(command: "LLMEval") -> None:
     check_names(given, compared, tasks=bool(command.lm_eval))
     if command.tofu is not None and command.tofu not in RETAIN_OF:
         raise InvalidInputError(f"Expected --tofu among {sorted(RETAIN_OF)} (got {command.tofu!r})")
-    if command.score_for and (command.references or command.original_log or command.out):
+    if command.score_for and (command.references or command.original_log or command.out or command.texts):
         raise InvalidInputError(
-            "Expected --score-for without --references, --original-log and --out (got both): it completes those logs, "
-            "which name their references"
+            "Expected --score-for without --references, --original-log, --out and --texts (got both): it completes "
+            "those logs, which name their references, and generates nothing"
         )
     if command.lm_eval:
         if world_size() > 1:

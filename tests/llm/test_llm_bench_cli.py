@@ -1,6 +1,7 @@
 """`gunlearn llm-bench` from the command line and from a file."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,69 @@ def test_an_option_of_one_is_read(files):
     (files / "bench.yaml").write_text("model: m\nforget: f\nretain: r\nmethods: [npo]\nepochs: 5\nsamples: 3\n")
     found = LLMBench(config=files / "bench.yaml", epochs=1.0).settings()
     assert (found["epochs"], found["samples"]) == (1.0, 3)
+
+
+#: A value for every option, none of them its default.
+GIVEN = """
+--model one --forget f --retain r --holdout h --utility authors=u --alternative a --references two three
+--methods npo dpo --method-arg npo.beta=0.5 --rates 1e-4 2e-4 --seeds 3 4 --epochs 2 --batch-size 3 --every 2
+--samples 5 --asked 7 --max-new-tokens 6 --measured-batch 9 --no-rouge --tolerance 0.2 --half-seed 8
+--template Q:{question}A:{answer} --budget-minutes 1.5 --out out --dtype bfloat16 --device cpu --no-progress
+""".split()
+
+
+@pytest.fixture
+def seen(files, monkeypatch):
+    """What the command hands on, by the name of what takes it; no model is loaded, no file of records read."""
+    seen, room, report, loading = {}, gunlearn.bench.llm, gunlearn.report, gunlearn.cli.language_models
+
+    def taken(name, result):
+        return lambda *given, **how: seen.setdefault(name, []).append((given, how)) or result
+
+    monkeypatch.chdir(files)
+    monkeypatch.setattr(loading, "load_language_model", taken("loaded", (torch.nn.Linear(1, 1), "tokenizer")))
+    monkeypatch.setattr(loading, "load_retrained", taken("retrained", None))
+    monkeypatch.setattr(room, "problem_from_files", taken("problem", "problem"))
+    monkeypatch.setattr(room, "run_text_bench", taken("run", [{"rate": 1.0}]))
+    monkeypatch.setattr(report, "frontier_markdown", taken("table", "table"))
+    monkeypatch.setattr(report, "save_frontier", taken("picture", "picture"))
+    return seen
+
+
+def test_every_option_is_handed_on(seen):
+    """The control: the words name every option, and nothing that is handed on is what it is without them."""
+    flags = {"--" + f.name.replace("_", "-") for f in fields(LLMBench)} - {"--config", "--debug"}
+    assert {word.replace("--no-", "--") for word in GIVEN if word.startswith("--")} == flags
+    assert call("llm-bench", *GIVEN) == 0
+    assert call("llm-bench", *GIVEN[:6], "--methods", "npo") == 0
+    (given, how), (_, plain) = seen["problem"]
+    load, tokenizer, files, references, utility, template = given
+    assert (tokenizer, utility, template) == ("tokenizer", {"authors": "u"}, {"template": "Q:{question}A:{answer}"})
+    paths = {"forget": "f", "retain": "r", "holdout": "h", "alternative": "a"}
+    assert files == {name: Path(path) for name, path in paths.items()}
+    assert (how["asked"], how["training"], how["alternatives"]) == (7, {"use_cpu": True}, True)
+    assert (how["reference_names"], how["identity"]) == (("two", "three"), str(["one", "two", "three", "bfloat16"]))
+    assert (plain["asked"], plain["training"], plain["alternatives"]) == (100, {}, False)
+    assert plain["identity"] == str(["one", "float32"])
+    seen["loaded"].clear()
+    for loader in (load, *references):
+        loader()
+    assert [given for given, _ in seen["loaded"]] == [(name, "bfloat16") for name in ("one", "two", "three")]
+    assert [given[:2] for given, _ in seen["retrained"]] == [("two", "bfloat16"), ("three", "bfloat16")]
+    (_, bench, out, budget, say), (_, default, *others) = (given for given, _ in seen["run"])
+    told = {"seeds": (3, 4), "epochs": 2, "batch_size": 3, "every": 2, "samples": 5, "max_new_tokens": 6}
+    told |= {"measured_batch": 9, "rouge": False}
+    assert {name: getattr(bench, name) for name in told} == told
+    assert [name for name, value in told.items() if getattr(default, name) == value] == []
+    assert [(arm.name, tuple(arm.rates)) for arm in bench.arms] == [(name, (1e-4, 2e-4)) for name in ("npo", "dpo")]
+    assert [dict(arm.options) for arm in bench.arms] == [{"beta": 0.5}, {}]
+    assert (out, budget) == (Path("out"), 1.5)
+    assert others[:2] == [Path("runs/llm-bench"), None]
+    assert (say is gunlearn.cli.console.say, others[2] is gunlearn.cli.console.say) == (False, True)
+    rows = [{"rate": 1.0}]
+    assert [given for given, _ in seen["table"]] == [(rows, 0.2, 8), (rows, 0.01, 0)]
+    pictures = [(rows, Path("out/frontier.png"), 8), (rows, Path("runs/llm-bench/frontier.png"), 0)]
+    assert [given for given, _ in seen["picture"]] == pictures
 
 
 def test_models_are_loaded_onto_the_device(files, monkeypatch):

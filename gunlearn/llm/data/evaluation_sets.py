@@ -29,6 +29,9 @@ def evaluation_rows(records: Sequence[Mapping[str, Any]], tokenizer: Any, of: st
 
     Raises:
         InvalidInputError: as `encode`; or most of the answers' tokens are unknown to the tokenizer.
+
+    Warns:
+        UserWarning: other answers that are not read, since some records have none or no `question`.
     """
     try:
         with warnings.catch_warnings():
@@ -37,15 +40,35 @@ def evaluation_rows(records: Sequence[Mapping[str, Any]], tokenizer: Any, of: st
     except InvalidInputError as error:
         raise InvalidInputError(f"{error}" if of in str(error) else f"{error}, in {of}") from error
     check_language(rows, tokenizer, of)
-    if all(record.get("perturbed_answer") and "question" in record for record in records):
+    wrong_given, right_given = (_in_all(records, name, of) for name in ("perturbed_answer", "paraphrased_answer"))
+    if right_given and not any("perturbed_answer" in record for record in records):
+        warnings.warn(
+            f"Expected 'perturbed_answer' beside 'paraphrased_answer' in {of} (got none): the latter is not read",
+            stacklevel=2,
+        )
+    if wrong_given:
         wrong = answer_rows(records, tokenizer, "perturbed_answer", **how)
         rows = [row | {"perturbed": w if isinstance(w, list) else [w]} for row, w in zip(rows, wrong, strict=True)]
-        if all("paraphrased_answer" in record for record in records):
+        if right_given:
             right = answer_rows(records, tokenizer, "paraphrased_answer", **how)
             rows = [
                 row | {"paraphrased": r[0] if isinstance(r, list) else r} for row, r in zip(rows, right, strict=True)
             ]
     return rows
+
+
+def _in_all(records: Sequence[Mapping[str, Any]], name: str, of: str) -> bool:
+    """Return whether all records have a field of other answers beside their question; warn where only some have."""
+    given = [record for record in records if record.get(name)]
+    asked = sum("question" in record for record in given)
+    if given and asked < len(records):
+        some = f"it in {len(given)} of {len(records)} records"
+        got = some if len(given) < len(records) else "prompts of other shapes"
+        warnings.warn(
+            f"Expected '{name}' beside 'question' and 'answer' in every record of {of} (got {got}): it is not read",
+            stacklevel=3,
+        )
+    return bool(given) and asked == len(records)
 
 
 def check_language(rows: Sequence[Mapping[str, Any]], tokenizer: Any, of: str) -> None:

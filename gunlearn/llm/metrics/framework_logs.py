@@ -14,14 +14,6 @@ from torch import Tensor
 
 from gunlearn.errors import InvalidInputError
 
-#: The framework's name of each membership attack.
-_ATTACKS = {
-    "loss": "mia_loss",
-    "min_k": "mia_min_k",
-    "min_k_plus": "mia_min_k_plus_plus",
-    "zlib": "mia_zlib",
-    "gradient": "mia_gradnorm",
-}
 _RATIOS = ("forget_truth_ratio", "forget_Truth_Ratio")
 
 
@@ -47,17 +39,15 @@ def framework_ratio(content: Mapping[str, Any], path: Path, number: int) -> Tens
     return None if name is None else _means(content, name, "score", path, number)
 
 
-def framework_aucs(content: Mapping[str, Any], path: Path) -> dict[str, float]:
-    """Return the AUC of each membership attack in the log, by our name: 1 where forgotten rows are much likelier."""
-    found = {}
-    for attack, name in _ATTACKS.items():
-        entry = content.get(name)
-        value = entry.get("agg_value") if isinstance(entry, Mapping) else None
-        if value is not None:
-            if not isinstance(value, int | float) or not 0 <= value <= 1:
-                raise InvalidInputError(f"Expected an AUC as 'agg_value' of {name} in {path} (got {value!r})")
-            found[attack] = float(value)
-    return found
+def framework_min_k(content: Mapping[str, Any], path: Path) -> float | None:
+    """Return the log's AUC of Min-K%, 1 where forgotten rows are much likelier; `None` where it has none."""
+    entry = content.get("mia_min_k")
+    value = entry.get("agg_value") if isinstance(entry, Mapping) else None
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise InvalidInputError(f"Expected an AUC as 'agg_value' of mia_min_k in {path} (got {value!r})")
+    return float(value)
 
 
 def _by_index(content: Mapping[str, Any], name: str) -> bool:

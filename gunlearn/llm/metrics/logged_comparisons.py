@@ -63,12 +63,12 @@ def _add_ratio(log: EvaluationLog, references: Sequence[ReferenceLog]) -> None:
 
 def _add_membership(log: EvaluationLog, references: Sequence[ReferenceLog]) -> None:
     if "mia_min_k" in log.figures:
-        known = [r for r in references if "min_k" in r.aucs]
-        aucs = [r.aucs["min_k"] for r in known if not r.unlike]
+        known = [(r, r.min_k) for r in references if r.min_k is not None]
+        aucs = [auc for r, auc in known if not r.unlike]
         usual = sum(aucs) / len(aucs) if aucs else 0.5
         why = "the references' attack finds every member" if usual == 1 else ""
         why = "no log of a retrained model has the AUC of Min-K%" if references and not known else why
-        _say(log, "privleak", known[0].unlike if known and not aucs else why)
+        _say(log, "privleak", known[0][0].unlike if known and not aucs else why)
         if "privleak" not in log.left_out:
             log.figures["privleak"] = privacy_leak(log.figures["mia_min_k"], usual)
     if "reference" not in log.settings["attacks"]:

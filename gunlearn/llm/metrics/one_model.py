@@ -71,8 +71,8 @@ def evaluate_one(
 
     Raises:
         InvalidInputError: rows that are not encoded or have tokens that the model lacks, forgotten or retained rows
-            alone, or those of one among those of the other, logs that do not fit (see `read_reference`), or an `out` of
-            another evaluation.
+            alone, or those of one among those of the other, logs that do not fit (see `read_reference`), an `out` of
+            another evaluation, or `keep_texts` for one that is complete without its texts.
         NotANumberError: a log-likelihood is NaN.
         UnsupportedModelError: an encoder-decoder, a bidirectional model, prompt tuning.
 
@@ -92,7 +92,7 @@ def evaluate_one(
     own.settings["identity"] = identity
     own.left_out |= not_given | impossible
     plan_answers(own, model, settings, sets)
-    own = _resumed(own, team)
+    own = _resumed(own, team, keep_texts)
     found = known_references(own, references)
     if original_log is None and own.original is not None:
         original_log = log_at(own, own.original["file"])
@@ -149,8 +149,8 @@ def _identity(log: EvaluationLog, sets: Mapping[str, Rows]) -> str:
     return identity_of(model, log.tokenizer, sorted(log.settings.items()), digests, beside)
 
 
-def _resumed(own: EvaluationLog, team: Processes) -> EvaluationLog:
-    """Return the log that is there already, if it is of the same evaluation; refuse one of another."""
+def _resumed(own: EvaluationLog, team: Processes, keep_texts: bool) -> EvaluationLog:
+    """Return the log that is there already; refuse one of another evaluation, and a complete one without its texts."""
     if own.path is None or not own.path.exists():
         team.wait()
         return own
@@ -160,5 +160,11 @@ def _resumed(own: EvaluationLog, team: Processes) -> EvaluationLog:
         raise InvalidInputError(
             f"Expected a new file, or the log of the same model, rows and settings (got {own.path}, of another "
             "evaluation); remove it, or write to another one"
+        )
+    spoken = any(name.endswith(("_rougeL", "_memory")) for name in there.figures)
+    if there.complete and keep_texts and spoken and not there.texts:
+        raise InvalidInputError(
+            f"Expected a new file for generated answers as text (got {own.path}, which is complete and whose texts "
+            "were not kept); evaluate into another one"
         )
     return there if there.complete else own

@@ -23,7 +23,8 @@ from gunlearn.metrics.texts import TokenScores, exact_memorization, extraction_s
 
 #: Sets that only generated answers are read of, and what their figure is called.
 SPOKEN = ("knowledge_forget", "knowledge_retain", "verbatim")
-_UTILITY = ("prob", "rougeL", "truth_ratio")
+#: Figures of the model utility, and what a set lacks that has none.
+_UTILITY = {"prob": "no scores", "rougeL": "no generated answers", "truth_ratio": "no wrong answers"}
 
 
 def add_sets(log: EvaluationLog, measures: SetMeasures, sets: Mapping[str, Rows], keep_texts: bool = False) -> None:
@@ -40,9 +41,8 @@ def add_sets(log: EvaluationLog, measures: SetMeasures, sets: Mapping[str, Rows]
                 _write(log, part, row_values(found))
         else:
             scores[part] = _add_set(log, measures, part, rows, keep_texts)
-    useful: list[Any] = [log.figures.get(f"{part}_{name}") for part in _useful(sets) for name in _UTILITY]
-    if len(_useful(sets)) > 1 and useful and None not in useful:
-        log.figures["model_utility"] = tofu.model_utility(useful)
+    if len(_useful(sets)) > 1 and measures.passes.team.main:
+        _add_utility(log, _useful(sets))
     if "forget" not in sets:
         return
     if "holdout" not in sets:
@@ -116,6 +116,16 @@ def _add_choices(log: EvaluationLog, measures: SetMeasures, rows: Rows) -> None:
     if right:
         log.figures["choices_acc"] = sum(right) / len(right)
         _write(log, "choices", [{"right": float(value)} for value in right])
+
+
+def _add_utility(log: EvaluationLog, parts: list[str]) -> None:
+    """Write TOFU's model utility, or which sets lack what it needs."""
+    found = {(part, name): log.figures.get(f"{part}_{name}") for part in parts for name in _UTILITY}
+    lacking = [f"{part} has {_UTILITY[name]}" for (part, name), value in found.items() if value is None]
+    if lacking:
+        log.left_out["model_utility"] = ", ".join(lacking)
+    else:
+        log.figures["model_utility"] = tofu.model_utility([value for value in found.values() if value is not None])
 
 
 def _add_relearning(log: EvaluationLog, measures: SetMeasures, rows: Rows, keep_model: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.metrics.evaluation_log import SCHEMA, EvaluationLog, read_json
-from gunlearn.llm.metrics.framework_logs import framework_aucs, framework_ratio, is_framework_log
+from gunlearn.llm.metrics.framework_logs import framework_min_k, framework_ratio, is_framework_log
 
 #: Settings that two logs must share for their answers to be compared.
 _SHARED = ("sampler", "ends", "answer_tokens", "aligned")
@@ -28,14 +28,14 @@ class ReferenceLog:
     Attributes:
         path: the file.
         ratio: truth ratios of the forgotten rows, `[num_rows]`; `None` where there are none.
-        aucs: AUC of each membership attack.
+        min_k: AUC of Min-K%; `None` where there is none.
         log: a log of our own; `None` for one of open-unlearning.
-        unlike: why the AUCs of Min-K% cannot be compared; empty where they can.
+        unlike: why the AUC of Min-K% cannot be compared; empty where it can.
     """
 
     path: Path
     ratio: Tensor | None
-    aucs: Mapping[str, float] = field(default_factory=dict)
+    min_k: float | None = None
     log: EvaluationLog | None = None
     unlike: str = ""
 
@@ -59,15 +59,15 @@ def read_reference(path: str | PathLike[str], own: EvaluationLog) -> ReferenceLo
     path, number = Path(path), len(own.rows["forget"])
     content = read_json(path)
     if "schema" not in content and is_framework_log(content):
-        ratio, aucs = framework_ratio(content, path, number), framework_aucs(content, path)
-        if ratio is None and not aucs:
+        ratio, min_k = framework_ratio(content, path, number), framework_min_k(content, path)
+        if ratio is None and min_k is None:
             raise InvalidInputError(
-                f"Expected truth ratios per row or membership attacks in {path} (got {sorted(content)[:8]}); summaries "
-                "have none: take the file *_EVAL.json"
+                f"Expected truth ratios per row or mia_min_k in {path} (got {sorted(content)[:8]}); summaries have "
+                "none: take the file *_EVAL.json"
             )
         last = own.settings["end"] == "last"
         unlike = f"{path} leaves out each row's last token, as --end last does (got --end {own.settings['end']})"
-        return ReferenceLog(path, ratio, aucs, unlike="" if last else unlike)
+        return ReferenceLog(path, ratio, min_k, unlike="" if last else unlike)
     if "schema" not in content:
         raise InvalidInputError(f'Expected "schema": "{SCHEMA}" or a log of open-unlearning in {path} (got neither)')
     log = EvaluationLog.load(path)
@@ -75,10 +75,9 @@ def read_reference(path: str | PathLike[str], own: EvaluationLog) -> ReferenceLo
     ratios = [row.get("truth_ratio") for row in log.rows["forget"]]
     alike = [row.get("others") for row in log.rows["forget"]] == [row.get("others") for row in own.rows["forget"]]
     ratio = torch.tensor(ratios, dtype=torch.float64) if alike and None not in ratios else None
-    aucs = {name.removeprefix("mia_"): value for name, value in log.figures.items() if name.startswith("mia_")}
     ends = [(each.settings.get("end"), each.settings.get("ends")) for each in (log, own)]
     unlike = "" if ends[0] == ends[1] else f"{path} was made with end, ends {ends[0]} (got {ends[1]})"
-    return ReferenceLog(path, ratio, aucs, log, unlike)
+    return ReferenceLog(path, ratio, log.figures.get("mia_min_k"), log, unlike)
 
 
 def known_references(own: EvaluationLog, paths: Sequence[str | PathLike[str]]) -> list[ReferenceLog]:

@@ -3,11 +3,13 @@
 import io
 import json
 import re
+import warnings
 
 import pytest
 from rich.console import Console
 
 from gunlearn.errors import InvalidInputError
+from gunlearn.llm.data.evaluation_sets import evaluation_rows
 from gunlearn.llm.metrics import EvalSettings, EvaluationLog, continuation_rows, evaluate_one
 from gunlearn.llm.metrics.continuations import halved_note
 from gunlearn.llm.metrics.figure_legends import legends_of
@@ -99,6 +101,34 @@ def test_numbers_out_of_range_are_refused_by_their_option(option, value, least, 
     """Before a model is loaded: there is none of that name."""
     said = refusal(capsys, "llm-eval", "--model", "none", *files, *QUICK, f"--{option}", value)
     assert f"Expected '--{option}' to be an integer >= {least} (got {value})" in said
+
+
+RECORD = {"question": "where does Ada live?", "answer": "in Oslo", "perturbed_answer": ["in Rome"]}
+TURN = {"prompt": "where does Ada live?", "completion": " in Oslo", "perturbed_answer": ["in Rome"]}
+BARE = {"question": "where does Bob live?", "answer": "in Lima"}
+
+
+@pytest.mark.parametrize(
+    ("records", "said"),
+    [
+        ([RECORD, BARE], r"'perturbed_answer' beside 'question' .* of f\.jsonl \(got it in 1 of 2 records"),
+        ([RECORD, RECORD | {"perturbed_answer": []}], r"got it in 1 of 2 records\): it is not read"),
+        ([TURN, TURN], r"'perturbed_answer' .* \(got prompts of other shapes\): it is not read"),
+        ([RECORD | {"paraphrased_answer": "Oslo"}, RECORD], r"'paraphrased_answer' .* \(got it in 1 of 2 records"),
+        ([BARE | {"paraphrased_answer": "Lima"}] * 2, r"beside 'paraphrased_answer' in f\.jsonl \(got none\)"),
+    ],
+)
+def test_other_answers_that_are_not_read_are_said(records, said):
+    """The controls: records that all have wrong answers, with right ones or without, and records that have none."""
+    with pytest.warns(UserWarning, match=said):
+        rows = evaluation_rows(records, bpe(), "f.jsonl")
+    assert not any("paraphrased" in row for row in rows)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not any("perturbed" in row for row in evaluation_rows([BARE], bpe(), "f.jsonl"))
+        assert all("perturbed" in row for row in evaluation_rows([RECORD], bpe(), "f.jsonl"))
+        (row,) = evaluation_rows([RECORD | {"paraphrased_answer": "Oslo"}], bpe(), "f.jsonl")
+    assert "paraphrased" in row
 
 
 @pytest.mark.parametrize("given", [{"batch_size": 0}, {"align_rows": 0}, {"relearn_share": 2.0}, {"relearn_lr": 0.0}])

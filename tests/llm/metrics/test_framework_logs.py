@@ -105,7 +105,7 @@ def test_losses_give_ratios_without_the_small_number_in_their_denominators():
         ),
         (
             lambda c: [c.pop("mia_min_k"), *map(c.update, [{name: None} for name in NAMES])],
-            r"per row or membership attacks in .*TOFU_EVAL\.json",
+            r"per row or mia_min_k in .*TOFU_EVAL\.json",
         ),
     ],
 )
@@ -121,6 +121,6 @@ def test_summaries_are_refused(tmp_path):
     with pytest.raises(InvalidInputError, match=r"open-unlearning in .*TOFU_EVAL\.json"):
         log_of(tmp_path, "unlearned", written(tmp_path, content), settings=QUICK)
     content = {"retain_Q_A_Prob": {"agg_value": 0.9}}
-    with pytest.raises(InvalidInputError, match=r"per row or membership attacks in .*TOFU_EVAL\.json"):
+    with pytest.raises(InvalidInputError, match=r"per row or mia_min_k in .*TOFU_EVAL\.json"):
         log_of(tmp_path, "unlearned", written(tmp_path, content), settings=QUICK)
     assert not EvaluationLog.load(log_of(tmp_path, "r0", settings=QUICK).path).compared  # control: a run without it

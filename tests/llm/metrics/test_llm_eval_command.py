@@ -45,7 +45,9 @@ def pair(name, city):
 
 
 @pytest.fixture
-def files(tmp_path):
+def files(tmp_path, monkeypatch):
+    """Options of files, in a folder that is the current one: without --out the log is written below it."""
+    monkeypatch.chdir(tmp_path)
     for i, part in enumerate(("forget", "retain", "holdout")):
         text = "\n".join(json.dumps(pair(*given)) for given in NAMES[2 * i : 2 * i + 2])
         (tmp_path / f"{part}.jsonl").write_text(text)

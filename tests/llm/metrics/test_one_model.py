@@ -70,7 +70,7 @@ def test_privleak_is_relative_to_the_references(logs):
     assert log.figures["privleak"] == pytest.approx(privacy_leak(log.figures["mia_min_k"], sum(aucs) / 2))
     log.figures["mia_min_k"], found = 0.7, []
     for aucs in ((0.2, 0.6), (0.5,)):
-        compared(log, [ReferenceLog(logs / "r0.json", None, {"min_k": auc}) for auc in aucs], None)
+        compared(log, [ReferenceLog(logs / "r0.json", None, auc) for auc in aucs], None)
         found.append(log.figures["privleak"])
     assert found == pytest.approx([(0.3 - 0.6) / 0.6 * 100, (0.3 - 0.5) / 0.5 * 100])
 

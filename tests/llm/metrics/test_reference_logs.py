@@ -46,6 +46,12 @@ def test_a_log_that_fits_is_taken(folder):  # control of all below
         (lambda log: log["model"].update(vocabulary=9), r"vocabulary of \d+ tokens in .*r0\.json \(got 9\)"),
         (lambda log: log["rows"]["retain"].pop(), r"same 9 rows of 'retain' in .*r0\.json \(got 8 rows, 8 of them"),
         (lambda log: log["settings"].update(answer_tokens=4), r"with answer_tokens 3, in .*r0\.json \(got 4\)"),
+        (
+            lambda log: log["settings"]["sampler"].update(seed=5),
+            r"with sampler \{.*, in .*r0\.json \(got \{'n_samples'",
+        ),
+        (lambda log: log["settings"].update(ends=[7]), r"with ends \[\d+\], in .*r0\.json \(got \[7\]\)"),
+        (lambda log: log["settings"]["aligned"]["forget"].pop(), r"with aligned \{.*, in .*r0\.json \(got \{'forget'"),
         (lambda log: log.update(schema="other/2"), r'"schema": "gunlearn.llm-eval/1" in .*r0\.json \(got \'other/2\''),
         (lambda log: log.pop("schema"), r"open-unlearning in .*r0\.json \(got neither"),
         (lambda log: log.update(more=1), r"entries of gunlearn.llm-eval/1 in .*r0\.json"),
@@ -106,6 +112,19 @@ def test_a_reference_that_knows_the_forgotten_rows_is_told(folder):
         UserWarning, match=r"without the rows to forget .*r0\.json.* 0\.95, those of the rows to retain 0\.98"
     ):
         unlearned(folder)
+
+
+def test_a_reference_that_looks_untrained_is_told(folder):
+    """The control: one that knows the retained rows nearly as well as the model before unlearning is not."""
+    log_of(folder, "original", sets=PLAIN, settings=QUICK)
+    edited(folder, lambda log: log["figures"].update(retain_prob=0.9, forget_prob=0.9), "original")
+    edited(folder, lambda log: log["figures"].update(retain_prob=0.8, forget_prob=0.1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        unlearned(folder, original_log=folder / "original.json")
+    edited(folder, lambda log: log["figures"].update(retain_prob=0.05, forget_prob=0.1))
+    with pytest.warns(UserWarning, match=r"to retain \(got .*r0\.json.* of 0\.05, the model before unlearning 0\.9"):
+        unlearned(folder, original_log=folder / "original.json")
 
 
 def test_privleak_needs_the_references_attack(tmp_path):
