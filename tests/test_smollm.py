@@ -1,9 +1,13 @@
-"""The study on a pretrained model: it runs small, and is read, not run again."""
+"""The study on a pretrained model: it runs small, its figures are what they are called, and it is not run again."""
 
+import copy
 import json
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stdout
+from dataclasses import replace
+from io import StringIO
 
 import pytest
 import torch
@@ -11,25 +15,55 @@ import torch
 pytest.importorskip("transformers")
 from peft import get_peft_model
 
+import gunlearn
+from experiments.smollm import methods
 from experiments.smollm.__main__ import Args, main, make_study
 from experiments.smollm.base import tiny
-from experiments.smollm.going_on import FACTORS, FRESH, LONGER, SHARES, SHRUNK, new_adapter
+from experiments.smollm.going_on import FACTORS, FRESH, LONGER, SHARES, SHRUNK, VECTOR, new_adapter, subtracted, went_on
 from experiments.smollm.learned import learned
-from experiments.smollm.methods import NAMES, SETTINGS, halved
+from experiments.smollm.measured import RELEARN, with_forget_quality
+from experiments.smollm.methods import NAMES, SETTINGS, halved, nll, run
 from experiments.smollm.pieces import FIRST, UNTOUCHED, Piece, Plan, share
 from experiments.smollm.problem import Problem, Recipe
 from experiments.smollm.table import general, tables
 from experiments.smollm.upper_half import UpperHalf
 from gunlearn.llm import CausalLM, PartCollator
+from gunlearn.llm.metrics import shown_rows
+from gunlearn.llm.metrics.membership import loss_score, membership_auc
+from gunlearn.llm.metrics.row_figures import figures
+from gunlearn.llm.metrics.scoring import token_scores
+from gunlearn.llm.metrics.tofu_metrics import forget_quality
 from gunlearn.report.frontier_table import three_digits
 from tests.conftest import committed
 
 
-@pytest.mark.filterwarnings("ignore:no loss of .* reads the rows to retain")
-def test_smoke(tofu_root, tmp_path, capsys):
+@pytest.fixture(scope="module")
+def smoke(tofu_root, tmp_path_factory):
+    """How the study ran small, what it found for both requests, and what it printed."""
+    args = Args(tofu_root, tmp_path_factory.mktemp("smollm"), methods=(SHRUNK, "idkdpo", VECTOR), smoke=True)
+    with redirect_stdout(StringIO()) as printed, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "no loss of .* reads the rows to retain")
+        found = main(args)[0]
+    return args, found, printed.getvalue()
+
+
+@pytest.fixture(scope="module")
+def study(smoke):
+    """The same study, whose models are read from the disk."""
+    return make_study(smoke[0])
+
+
+def rows_of(smoke, number):
+    return {row["model"]: row for row in smoke[1][f"request {number}"]["rows"]}
+
+
+def weights(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_smoke(smoke):
     """Both requests; a second run makes no model and measures nothing again."""
-    args = Args(tofu_root, tmp_path, methods=(NAMES[0], "idkdpo", "task vector"), smoke=True)
-    found = main(args)[0]
+    args, found, out = smoke
     for number in (1, 2):
         rows = found[f"request {number}"]["rows"]
         assert [row["model"] for row in rows] == ["retrained 0", "retrained 1", "original", "pretrained", *args.methods]
@@ -37,13 +71,167 @@ def test_smoke(tofu_root, tmp_path, capsys):
         for row in rows:
             assert {"forget_alignment", "forget_quality", "model_utility", "mia_min_k", "others_relearned"} <= set(row)
             assert row["model"] == "original" or "forget_alignment_gain_low" in row
-    out = capsys.readouterr().out
     assert "request2" in out
     assert "| task vector | 0.5 |" in out
     assert tables(found)["request1"] in out
-    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "models").rglob("*")}
+    stamps = {path: path.stat().st_mtime_ns for path in (args.out / "models").rglob("*")}
     assert main(args) == {0: found}
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "models").rglob("*")} == stamps
+    assert {path: path.stat().st_mtime_ns for path in (args.out / "models").rglob("*")} == stamps
+
+
+def test_what_figures_depend_on_is_not_mistaken_for_another(smoke, capsys, monkeypatch):
+    """Another recipe, precision or attack in the same folder; control: the same ones measure nothing again."""
+    args = smoke[0]
+
+    def measured(**changes):
+        study = make_study(args)
+        study.problem = replace(study.problem, **changes)
+        rows = [study.request(0, 1).row(name)["row"] for name in UNTOUCHED]
+        times = capsys.readouterr().out.count(" measured")
+        return rows, times, [study.file(Piece(0, 1, name)) for name in UNTOUCHED]
+
+    first, times, files = measured()
+    assert times == 0
+    recipe = make_study(args).problem.recipe
+    for change in ({"recipe": replace(recipe, epochs=2)}, {"bf16": True}):
+        other, times, elsewhere = measured(**change)
+        assert times == 6
+        assert not set(elsewhere) & set(files)
+        assert other[0]["forget_prob"] != first[0]["forget_prob"]
+        assert other[1]["forget_alignment"] != first[1]["forget_alignment"]
+        assert measured(**change)[:2] == (other, 0)
+    digests = {make_study(replace(args, retrained=n)).request(0, 1).measured.digest for n in (1, 2)}
+    assert len(digests) == 2
+    monkeypatch.setitem(RELEARN, "steps", 1)
+    other, times, elsewhere = measured()
+    assert times == 6
+    assert not set(elsewhere) & set(files)
+    assert [other[0][key] == first[0][key] for key in ("others_before", "others_relearned")] == [True, False]
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_figures_are_of_rows_that_no_setting_was_chosen_on(smoke, study, number):
+    """Relearning, of rows that were not shown; membership, against rows that nobody saw.
+
+    Control: the chosen halves, the shown rows and the forgotten ones have other figures.
+    """
+    problem, row = study.problem, rows_of(smoke, number)["pretrained"]
+    model, forget = problem.pretrained, problem.forget(number)
+    gone, asked = [*(problem.forget(1) if number == 2 else []), *forget], problem.asked(4)
+    shown = shown_rows(len(forget), RELEARN["share"])
+    hidden = [i for i in range(len(forget)) if i not in shown]
+    reported = {"forget": gone[1::2], "retain": asked[1::2], "others": [forget[i] for i in hidden]}
+    chosen = {"forget": gone[::2], "retain": asked[::2], "others": [forget[i] for i in shown]}
+    keys = {"forget": "forget_prob", "retain": "retain_prob", "others": "others_before"}
+    right, wrong = figures(model, reported), figures(model, chosen)
+    for part, key in keys.items():
+        assert row[key] == pytest.approx(right[part]["prob"], rel=1e-5)
+        assert row[key] != pytest.approx(wrong[part]["prob"], rel=1e-4)
+    assert row["others_relearned"] > row["others_before"]
+    auc = [
+        membership_auc(*(loss_score(token_scores(model, rows)) for rows in (gone[1::2], others)))
+        for others in (problem.unseen, gone[1::2])
+    ]
+    assert row["mia_loss"] == pytest.approx(auc[0])
+    assert abs(row["mia_loss"] - auc[1]) > 0.05
+    original, _ = study.origin(0)
+    means = nll(original, {"unseen": problem.unseen, "forget": gone})
+    assert smoke[1][f"request {number}"]["unseen"] == pytest.approx(means["unseen"], rel=1e-5)
+    assert means["unseen"] != pytest.approx(means["forget"], rel=1e-4)
+
+
+def test_the_best_setting_is_taken(smoke, study):
+    """Control: the settings differ by more than rounding does."""
+    for number in (1, 2):
+        for name in (SHRUNK, "idkdpo", VECTOR):
+            tried = smoke[1][f"request {number}"]["tried"][name]
+            best, worst = sorted(tried, key=lambda one: one["judged"])
+            assert worst["judged"] - best["judged"] > 2e-5
+            assert rows_of(smoke, number)[name]["setting"] == best["setting"]
+            if number == 1:
+                request = study.request(0, 1).first
+                assert request.judged(run(name, request)[0])["judged"] == pytest.approx(best["judged"], abs=1e-5)
+
+
+def test_a_setting_is_judged_on_the_chosen_halves(study):
+    """It pays for forgotten rows on both sides of the unseen ones, and for what retained rows lose; a gain is free.
+
+    Control: the reported half has another mean.
+    """
+    request, model = copy.copy(study.request(0, 1).first), study.problem.pretrained
+    forget, asked = study.problem.forget(1)[::2], study.problem.asked(4)
+    known, other = (nll(request.original, {"retain": half})["retain"] for half in (asked[::2], asked[1::2]))
+    assert request.known == pytest.approx(known, rel=1e-5)
+    assert known != pytest.approx(other, rel=1e-4)
+    at = nll(model, {"forget": forget, "retain": asked[::2]})
+    for above, lost, judged in ((0, 1, 1), (0, -1, 0), (2, 1, 3), (-2, 1, 3)):
+        request.unseen, request.known = at["forget"] - above, at["retain"] - lost
+        assert request.judged(model)["judged"] == pytest.approx(judged, abs=1e-5)
+
+
+def test_what_is_retained_is_learned_and_not_unlearned():
+    """Control: what is unlearned by a loss of its own has the other sign."""
+    for name in ("npo, said before", "finetune"):
+        signs = {part: weight > 0 for weight, loss in SETTINGS[name].method.terms for part in loss.on_parts}
+        assert signs.pop("retain")
+        assert all(signs.values())
+    assert (-1.0 * SETTINGS["finetune"].method).terms[0][0] < 0
+
+
+def test_the_second_request_is_put_to_what_the_first_became(study, monkeypatch):
+    """Methods train that model, too; control: it is not the original."""
+    seen = []
+
+    def stop(model, *_, **__):
+        seen.append(model)
+        raise ArithmeticError
+
+    first, second = study.request(0, 1), study.request(0, 2)
+    monkeypatch.setattr(methods, "unlearn", stop)
+    monkeypatch.setattr(gunlearn, "unlearn", stop)
+    for name, unknown in (("idkdpo", "npo"), (SHRUNK, LONGER)):
+        request, (became, _) = second.put(name), run(name, first.first)
+        torch.testing.assert_close(weights(request.base), weights(study.problem.merged(became)))
+        assert not torch.allclose(weights(request.base), weights(request.original), atol=1e-6)
+        with pytest.raises(ArithmeticError):
+            run(unknown, request)  # not on the disk
+        assert seen.pop() is (request.start if unknown == LONGER else request.base)
+
+
+def test_a_task_vector_is_subtracted(study):
+    """Control: it is not nothing."""
+    request, problem = study.request(0, 2).put(VECTOR), study.problem
+    model, _ = subtracted(VECTOR, request, 0.5)
+    change = weights(problem.merged(model)) - weights(request.base)
+    alone = weights(problem.merged(learned(problem, request.forget, 102)[0])) - weights(problem.pretrained)
+    torch.testing.assert_close(change, -0.5 * alone, rtol=0, atol=1e-6)
+    assert alone.abs().max() > 1e-4
+
+
+def test_an_adapter_is_shrunk_by_the_factor(study):
+    """Where the steps that follow are of length 0."""
+    request, problem = copy.copy(study.request(0, 1).first), study.problem
+    request.problem = replace(problem, recipe=replace(problem.recipe, lr=0.0))
+    before = weights(problem.pretrained)
+    change = weights(request.original) - before
+    assert change.abs().max() > 1e-4
+    for name, factor in ((SHRUNK, 0.25), (LONGER, 0.1)):
+        model, _ = went_on(name, request, factor)
+        torch.testing.assert_close(weights(problem.merged(model)) - before, factor * change, rtol=0, atol=1e-6)
+
+
+def test_forget_quality_compares_with_another_model_that_was_retrained():
+    """Control: against itself a model has a quality of 1."""
+    ratios = {
+        name: torch.linspace(low, low + 0.4, 10)
+        for name, low in (("npo", 0.55), ("retrained 0", 0.0), ("retrained 1", 0.25))
+    }
+    rows = [{"model": name, "truth_ratios": ratio.tolist()} for name, ratio in ratios.items()]
+    found = {row["model"]: row["forget_quality"] for row in with_forget_quality(rows)}
+    for name, against in (("npo", "retrained 0"), ("retrained 0", "retrained 1"), ("retrained 1", "retrained 0")):
+        assert found[name] == forget_quality(ratios[name], ratios[against]) < 0.9
+        assert forget_quality(ratios[name], ratios[name]) == 1
+    assert [row["forget_quality"] for row in with_forget_quality(rows[1:2])] == [None]
 
 
 def test_each_seed_has_models_and_results_of_its_own(tofu_root, tmp_path, capsys):

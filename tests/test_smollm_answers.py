@@ -25,14 +25,16 @@ def gain(row: Row, words: str = "") -> str:
 def said(rows: list[Row]) -> list[str]:
     """Every sentence with a figure in it."""
     by = {row["model"]: row for row in rows}
-    shrunk, longer, fresh, control, original, again = (
-        by[name] for name in (SHRUNK, LONGER, FRESH, CONTROL, "original", "retrained 0")
+    shrunk, longer, fresh, control, original, again, pretrained = (
+        by[name] for name in (SHRUNK, LONGER, FRESH, CONTROL, "original", "retrained 0", "pretrained")
     )
     prob = {name: short(row["forget_prob"]) for name, row in by.items()}
     kept = {name: short(row["retain_prob"]) for name, row in by.items()}
     others = {name: short(by[name]["others_relearned"]) for name in (SHRUNK, "npo", "original", "retrained 0")}
     methods = [by[name] for name in SETTINGS if name in by and name != "finetune"]
     none_is_nearer = all(row["forget_alignment_gain_low"] <= 0 for row in methods)
+    low, high = (pretrained[f"forget_alignment_gain_{end}"] for end in ("low", "high"))
+    interval, covers = ends((low, high), 2), "covers" if low <= 0 <= high else "misses"
     return [
         f"the gain is {gain(shrunk, 'interval ')}; a retrained model's is {short(again['forget_alignment_gain'])})",
         f"forgotten answers {prob[SHRUNK]} (retrained: {prob['retrained 0']}, before: {prob['original']})",
@@ -53,6 +55,10 @@ def said(rows: list[Row]) -> list[str]:
         f"{'none' if none_is_nearer else 'some'} ends nearer",
         f"their gains are {ends((row['forget_alignment_gain'] for row in methods), 2)}",
         f"Membership inference sees all of them (AUC {ends((row['mia_loss'] for row in methods), 2)})",
+        f"its gain is {short(pretrained['forget_alignment_gain'])}, and the interval ({interval}) {covers} 0",
+        f"It never learned the forgotten answers ({prob['pretrained']}), nor the retained ones ({kept['pretrained']})",
+        f"on retained questions it is {three_digits(pretrained['retain_alignment'])} nats from a retrained model, the "
+        f"original {three_digits(original['retain_alignment'])}",
     ]
 
 

@@ -6,7 +6,8 @@ import copy
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -55,13 +56,14 @@ class Measured:
     Attributes:
         request: the request.
         references: models trained without what is forgotten.
+        known: names of the folders of the original and the references, which tell what these models were taught.
         how: how much is measured.
     """
 
     request: Request
     references: Sequence[nn.Module]
+    known: Sequence[str]
     how: Measure = Measure()
-    drawn: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         problem, halves = self.request.problem, self.request.halves
@@ -76,13 +78,19 @@ class Measured:
         own = TextAlignment(rows, tokenizer, sampler, max_new_tokens=how.new_tokens, batch_size=4 * how.batch_size)
         return Remembered(own, fixed)
 
+    @cached_property
+    def digest(self) -> str:
+        """What figures depend on beside the measured model, whose folder tells its settings."""
+        problem, request = self.request.problem, self.request
+        told = [asdict(problem.recipe), problem.about, asdict(self.how), RELEARN]
+        told += [request.number, request.asked, list(self.known)]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]
+
     def of(self, name: str, model: nn.Module, place: Path) -> dict[str, Any]:
-        """All figures of a model, whose adapter is in the folder `place`."""
-        told = json.dumps([asdict(self.how), self.request.number, self.request.asked, len(self.references)])
-        digest = hashlib.sha256(told.encode()).hexdigest()[:8]
+        """All figures of a model, which are kept in its folder `place`."""
         row: dict[str, Any] = {"model": name}
         for kind, make in (("own", self._own), ("relearned", self._relearned), ("aligned", self._aligned)):
-            path = place / f"{kind}-{self.request.number}-{digest}.json"
+            path = place / f"{kind}-{self.request.number}-{self.digest}.json"
             if not path.exists():
                 with self.request.problem.faster():
                     found = make(model)

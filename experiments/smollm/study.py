@@ -16,10 +16,10 @@ from torch import nn
 
 from experiments.smollm.going_on import FACTORS, SHARES
 from experiments.smollm.learned import learned, record_of
-from experiments.smollm.measured import Measure, Measured, with_forget_quality
+from experiments.smollm.measured import RELEARN, Measure, Measured, with_forget_quality
 from experiments.smollm.methods import NAMES, SETTINGS, Budget, Request, run
 from experiments.smollm.pieces import LEARNED, UNTOUCHED, Piece, Plan
-from experiments.smollm.problem import Problem
+from experiments.smollm.problem import Problem, Row
 from gunlearn.bench.store import atomic_write
 
 
@@ -69,7 +69,7 @@ class Study:
         """The model that learned everything: as an adapter, and merged."""
         if seed not in self._origins:
             problem = self.of(seed)
-            model, _ = learned(problem, problem.full, 0)
+            model, _ = learned(problem, *taught(problem, Piece(seed, 1, LEARNED)))
             self._origins[seed] = model, problem.merged(model)
         return self._origins[seed]
 
@@ -77,10 +77,8 @@ class Study:
         """The file that is there once a piece is done."""
         problem = self.of(piece.seed)
         if piece.trains:
-            number = 0 if piece.name == LEARNED else draw(piece)
-            rows = problem.full if piece.name == LEARNED else problem.retain(piece.request)
-            return record_of(problem, rows, number)
-        about = [asdict(problem.recipe), problem.bf16, asdict(self.budget), asdict(self.how), self.asked]
+            return record_of(problem, *taught(problem, piece))
+        about = [asdict(problem.recipe), problem.bf16, asdict(self.budget), asdict(self.how), self.asked, RELEARN]
         tried = repr([of.get(piece.name) for of in (SETTINGS, FACTORS, SHARES)])
         told = json.dumps([*about, self.plan.retrained, 1 in self.plan.requests, tried])
         return problem.own / "rows" / hashlib.sha256(told.encode()).hexdigest()[:12] / f"{piece.file}.json"
@@ -95,8 +93,7 @@ class Study:
         """Do a piece; a row is put into the results at once."""
         problem, began = self.of(piece.seed), time.perf_counter()
         if piece.trains:
-            whole = piece.name == LEARNED
-            learned(problem, problem.full if whole else problem.retain(piece.request), 0 if whole else draw(piece))
+            learned(problem, *taught(problem, piece))
         else:
             found = self.request(piece.seed, piece.request).row(piece.name)
             atomic_write(self.file(piece), json.dumps(found))
@@ -143,15 +140,22 @@ class OneRequest:
         """The retrained models by name, with their histories."""
         out = {}
         for name in self.study.plan.fixed:
-            rows = self.problem.retain(self.number)
-            model, history = learned(self.problem, rows, draw(Piece(self.problem.seed, self.number, name)))
+            model, history = learned(self.problem, *taught(self.problem, Piece(self.problem.seed, self.number, name)))
             out[name] = self.problem.measurable(model), history
         return out
 
     @cached_property
     def measured(self) -> Measured:
         """What measures the models."""
-        return Measured(self.first, [model for model, _ in self.retrained.values()], self.study.how)
+        known = [self.folder(name).name for name in ("original", *self.retrained)]
+        return Measured(self.first, [model for model, _ in self.retrained.values()], known, self.study.how)
+
+    def folder(self, name: str) -> Path:
+        """The folder of a model that no method made: no two recipes, precisions or draws share one."""
+        if name == "pretrained":
+            return self.problem.own / name
+        piece = Piece(self.problem.seed, self.number, LEARNED if name == "original" else name)
+        return record_of(self.problem, *taught(self.problem, piece)).parent
 
     def row(self, name: str) -> dict[str, Any]:
         """The figures of a model, and for a method all that was tried."""
@@ -162,7 +166,7 @@ class OneRequest:
             **{known: lambda known=known: self.retrained[known][0] for known in self.retrained},
         }
         if name in own:
-            model, place = own[name](), self.problem.own / name.replace(" ", "-")
+            model, place = own[name](), self.folder(name)
             costs = (
                 {key: self.retrained[name][1][key] for key in ("steps", "seconds")} if name in self.retrained else {}
             )
@@ -182,9 +186,11 @@ class OneRequest:
         return replace(self.first, start=start)
 
 
-def draw(piece: Piece) -> int:
-    """The number of the draw that a retrained model is trained by."""
-    return 10 * piece.request - 9 + int(piece.name.rpartition(" ")[2])
+def taught(problem: Problem, piece: Piece) -> tuple[list[Row], int]:
+    """The rows that a model learns, all or those that are retained, and the number of its draw."""
+    if piece.name == LEARNED:
+        return problem.full, 0
+    return problem.retain(piece.request), 10 * piece.request - 9 + int(piece.name.rpartition(" ")[2])
 
 
 def results_file(seed: int) -> str:
