@@ -126,9 +126,9 @@ def check_fits(log: EvaluationLog, own: EvaluationLog) -> None:
     sizes = log.model["vocabulary"], own.model["vocabulary"]
     if sizes[0] != sizes[1]:
         raise InvalidInputError(f"Expected a model with a vocabulary of {sizes[1]} tokens in {path} (got {sizes[0]})")
-    sizes = [(each.model.get("kind"), each.model.get("parameters")) for each in (log, own)]
-    if None not in sizes[0] + sizes[1] and sizes[0] != sizes[1]:
-        found = ["a {} of {:,} parameters".format(*size) for size in sizes]
+    kinds = [(each.model.get("kind"), each.model.get("parameters")) for each in (log, own)]
+    if None not in kinds[0] + kinds[1] and kinds[0] != kinds[1]:
+        found = ["a {} of {:,} parameters".format(*kind) for kind in kinds]
         raise InvalidInputError(f"Expected {found[1]} in {path} (got {found[0]}): a retrained model has the same size")
     for part in sorted(log.rows.keys() & own.rows.keys()):
         theirs, ours = log.digests(part), own.digests(part)

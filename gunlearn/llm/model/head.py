@@ -48,8 +48,8 @@ class _TokenLogProb(torch.autograd.Function):
             top, total = _exponentials(logits)
             out.append((chosen - top - total.log())[:, 0])
             if ctx.needs_input_grad[0]:
-                slope = _excess(logits, total, y).to(weight.dtype) @ weight
-                slopes.append((slope / -total).to(weight.dtype))
+                excess = _excess(logits, total, y).to(weight.dtype) @ weight
+                slopes.append((excess / -total).to(weight.dtype))
         slope = torch.cat(slopes) if slopes else None
         recompute = any(ctx.needs_input_grad[1:3])
         ctx.rows, ctx.has_bias = rows, bias is not None

@@ -13,9 +13,10 @@ class WholeModel(AutoModelForCausalLM):
     """`AutoModelForCausalLM` that refuses files without some of the weights."""
 
     @classmethod
-    def from_pretrained(cls, name: Any, *given: Any, **how: Any) -> Any:
+    def from_pretrained(cls, name: Any, *given: Any, **how: Any) -> Any:  # type: ignore[override]
         """Return the model; `InvalidInputError` where weights are missing (tied ones are not)."""
-        model, info = AutoModelForCausalLM.from_pretrained(name, *given, output_loading_info=True, **how)
+        load: Any = AutoModelForCausalLM.from_pretrained
+        model, info = load(name, *given, output_loading_info=True, **how)
         missing = sorted(info["missing_keys"])
         if missing:
             raise InvalidInputError(
@@ -31,7 +32,7 @@ class WholeAdapter(AutoPeftModelForCausalLM):
     _target_class = WholeModel
 
     @classmethod
-    def from_pretrained(cls, name: Any, *given: Any, **how: Any) -> Any:
+    def from_pretrained(cls, name: Any, *given: Any, **how: Any) -> Any:  # type: ignore[override]
         """Return the model with its adapter; `InvalidInputError` where weights are missing."""
         with warnings.catch_warnings():
             warnings.filterwarnings("error", ".*missing adapter keys.*")

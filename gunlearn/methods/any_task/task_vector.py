@@ -1,11 +1,15 @@
 """Task-vector subtraction: learn the forgotten items further, then take that change away (arXiv 2212.04089)."""
 
+import copy
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import nn
 
 from gunlearn.core.checks import check_number
-from gunlearn.errors import InvalidInputError
+from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.losses import NLL, Objective, as_objective
 from gunlearn.methods.base import Outcome, Problem
 from gunlearn.methods.gradient import GradientMethod
@@ -52,14 +56,22 @@ class TaskVector(GradientMethod):
 
     def _run_adapter(self, problem: Problem) -> Outcome:
         """Train an adapter that changes nothing yet, and turn its product round; factors are not subtracted."""
-        from gunlearn.llm.model.arithmetic import adapter_delta, adapter_scaling  # loads peft
-
-        if any(change.any() for change in adapter_delta(problem.model, problem.model.active_adapter).values()):
+        without = copy.deepcopy(problem.model)
+        _scaling(problem, without)(0.0)
+        if not all(map(torch.equal, problem.model.parameters(), without.parameters())):
             raise InvalidInputError(
                 "Expected a new adapter for 'task_vector' (got one that changes the model already); merge it first "
                 "(merge_and_unload), and give peft='lora'"
             )
-        adapter_scaling(problem.model)  # refuses one that cannot be scaled, before it is trained
         outcome = super().run(problem)
-        adapter_scaling(outcome.model)(-self.scale)
+        _scaling(problem, outcome.model)(-self.scale)
         return outcome
+
+
+def _scaling(problem: Problem, model: nn.Module) -> Callable[[float], Any]:
+    scale = problem.task.adapter_scaling(model)
+    if scale is None:
+        raise UnsupportedModelError(
+            f"Expected a model without an adapter for 'task_vector' of task '{problem.task.name}' (got one of peft)"
+        )
+    return scale
