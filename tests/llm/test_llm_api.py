@@ -107,7 +107,7 @@ def test_refusals_are_taught_where_no_other_answers_are_given():
         run(method="dpo", alternative=FORGET[:3])
     with pytest.raises(InvalidInputError, match=r"\['alternative'\] twice"):
         run(RECORDS, method="dpo", encoding=ENCODING, parts={"alternative": RETAIN})
-    given = run(method="dpo", alternative=facts.rows(facts.FORGET, (1, 0)))
+    given = run(method="dpo", alternative=[dict(row) for row in FORGET])
     assert given.settings["objective"] == "DPO(scale=2.0) + 1.0 * NLL(on='retain')"
 
 
@@ -328,7 +328,7 @@ def test_half_precision_hardly_moves_and_says_so():
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             result = run(method="gradient_ascent", model=model, lr=1e-5, use_cpu=True)
-        warned = any("half precision" in str(w.message) for w in said)
+        warned = any("got bfloat16" in str(w.message) for w in said)
         changed = [(a != b).float().flatten() for a, b in zip(before, result.model.parameters(), strict=True)]
         kind = result.settings["parameters"]["precision"]
         assert warned == ("rounded away" in result.card()) == (kind == "bfloat16")
