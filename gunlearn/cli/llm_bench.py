@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -134,9 +135,8 @@ class LLMBench:
         known = {name: find(method, task)[0] for name, method in found_as.items()}
         options = typed_options(self.method_arg, {name: cls.options() for name, cls in known.items()}, "method")
         rates = found.get("rates", (1e-5, 3e-5, 1e-4))
-        given = {name: {**((own.get(name) or {}).get("options") or {}), **options.get(name, {})} for name in names}
-        options = {name: shrunk_towards(told, str(found["model"])) for name, told in given.items()}
-        arms = gunlearn.bench.llm.arms_of(own or names, rates, options)
+        completed = partial(shrunk_towards, name=str(found["model"]))
+        arms = gunlearn.bench.llm.arms_of(own or names, rates, options, completed)
         how = {f.name for f in fields(gunlearn.bench.llm.TextBench)} - {"arms"}
         return gunlearn.bench.llm.TextBench(arms, **{name: found[name] for name in how & found.keys()})
 

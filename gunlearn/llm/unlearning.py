@@ -19,6 +19,7 @@ from gunlearn.llm.record import LLMResult
 from gunlearn.llm.training import by_loop
 from gunlearn.llm.training.backend import TrainerBackend
 from gunlearn.llm.training.causal_lm import CausalLM
+from gunlearn.llm.training.views import reads_part
 from gunlearn.losses import Loss, Objective, as_objective
 from gunlearn.methods.base import Method
 from gunlearn.methods.door import run_method
@@ -125,7 +126,7 @@ def unlearn(
     looped = not backend.runs(built)
     if looped:
         built = by_loop.ready(built, {**given, **(options or {})}, epochs, backend, task)
-    reads = not looped and any(p.partition(":")[0] == "alternative" for p in as_objective(built.objective()).parts)
+    reads = not looped and reads_part(as_objective(built.objective()).parts, "alternative")
     if alternative is not None and not reads:
         raise InvalidInputError(
             f"Expected a method that teaches other answers beside 'alternative' (got {built.name!r}: it teaches none)"

@@ -62,10 +62,10 @@ def frontier_markdown(rows: Sequence[Mapping[str, Any]], tolerance: float = MAY_
         said.append(
             "No retrained models were given: there is no gain, and settings are chosen by forgotten probability."
         )
-    if any(len(setting.seeds) > 1 for own in by_method(rows, seed).values() for setting in own):
+    every = by_method(rows, seed)
+    if any(len(setting.seeds) > 1 for own in every.values() for setting in own):
         said.append("Figures are means over seeds, gains with the lowest and the highest of them.")
     said.append("Methods with ! have no setting that keeps so much; shown is the one that keeps most.")
-    every = by_method(rows, seed)
     seeds = counted_seeds(rows)
     bare = sorted(name for name in seeds.keys() - every.keys() if seeds[name][0])
     if bare:

@@ -155,6 +155,7 @@ def test_bad_input_is_one_line(files, capsys, monkeypatch):
     whole = ["llm-bench", "--model", model, *options(files, "forget", "retain"), *CHEAP]
     (files / "few.jsonl").write_text("\n".join(map(json.dumps, PAIRS[:3])))
     (files / "bad.yaml").write_text("methdos: [npo]")
+    (files / "list.yaml").write_text("methods: {npo: {options: [beta]}}")
     nobody = ["llm-bench", "--model", "none", *whole[3:], "--methods", "npo"]  # refused before a model is loaded
     cases = [
         (whole, "--methods"),
@@ -177,6 +178,9 @@ def test_bad_input_is_one_line(files, capsys, monkeypatch):
         ([*whole, "--methods", "npo", "--forget", "few.jsonl"], "at least 4 rows of 'forget'"),
         ([*whole, "--methods", "npo", "--forget", "retain.jsonl"], "common rows"),
         ([*whole, "--methods", "npo", "--utility", "ra"], "NAME=FILE"),
+        ([*whole, "--methods", "npo", "--holdout", "forget.jsonl"], "other rows under --holdout than under --forget"),
+        ([*whole, "--methods", "npo", "--utility", "retain=few.jsonl"], "other names of utility sets"),
+        ([*nobody[:-2], "--config", "list.yaml"], "Expected options of 'npo' by name"),
         (["llm-bench", "--config", "bad.yaml"], "did you mean 'methods'"),
         (["llm-bench", "--config", "none.yaml"], "none.yaml"),
     ]

@@ -8,6 +8,7 @@ from gunlearn.core.checks import check_integer, check_number
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.model.adapters import ADAPTERS
 from gunlearn.llm.training.causal_lm import CausalLM
+from gunlearn.llm.training.views import reads_part
 from gunlearn.losses import as_objective
 from gunlearn.methods.for_task import find_method
 from gunlearn.methods.gradient import GradientMethod
@@ -73,7 +74,7 @@ class Arm:
     def reads_alternative(self) -> bool:
         """Return whether the method teaches other answers."""
         objective = getattr(self.built, "objective", None)
-        return objective is not None and "alternative" in as_objective(objective()).parts
+        return objective is not None and reads_part(as_objective(objective()).parts, "alternative")
 
     @property
     def passes(self) -> bool:

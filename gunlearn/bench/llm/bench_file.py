@@ -1,6 +1,6 @@
 """The YAML file of a bench."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,13 +79,19 @@ def check_reporting(settings: Mapping[str, Any]) -> None:
         check_number("tolerance", settings["tolerance"], minimum=0.0)
 
 
-def arms_of(methods: Any, rates: Sequence[Any], options: Mapping[str, Mapping[str, Any]] | None = None) -> list[Arm]:
+def arms_of(
+    methods: Any,
+    rates: Sequence[Any],
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    completed: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
+) -> list[Arm]:
     """Return the methods to compare.
 
     Args:
         methods: names, or settings by name, `{"npo lora": {"method": "npo", "peft": "lora", "rates": [...]}}`.
         rates: learning rates of methods that have none of their own.
         options: options of methods by name, beside their own.
+        completed: returns a method's options, its own and those beside them, with what these need.
 
     Raises:
         InvalidInputError: no methods, unknown settings, or as `Arm`.
@@ -107,7 +113,7 @@ def arms_of(methods: Any, rates: Sequence[Any], options: Mapping[str, Mapping[st
                 method=settings.get("method", name),
                 rates=tuple(_number(rate, name) for rate in (of_arm if isinstance(of_arm, Sequence) else [of_arm])),
                 name=str(name),
-                options={**(options or {}).get(name, {}), **settings.get("options", {})},
+                options=completed({**(options or {}).get(name, {}), **settings.get("options", {})}),
                 **{key: settings.get(key) for key in ("peft", "epochs", "batch_size")},
             )
         )

@@ -12,7 +12,7 @@ from gunlearn.errors import InvalidInputError
 from gunlearn.llm.data.evaluation_sets import evaluation_rows
 from gunlearn.llm.data.records import read_records, refused
 from gunlearn.llm.data.rows import as_rows, separate
-from gunlearn.llm.data.shared_records import check_disjoint
+from gunlearn.llm.data.shared_records import check_disjoint, row_tokens
 from gunlearn.llm.data.spacing import spaced
 
 
@@ -60,8 +60,9 @@ def problem_from_files(
     told = None if "input_ids" in kept_records[0] else kept_records
     separate(rows, kept, "error", tokenizer, (records, told))
     unseen = [] if files.get("holdout") is None else as_rows(files["holdout"], tokenizer, "holdout", **how)[0]
-    sets = {"forget": rows, "retain": kept} | ({"holdout": unseen} if unseen else {})
-    check_disjoint({part: [tuple(map(int, row["input_ids"])) for row in given] for part, given in sets.items()})
+    if unseen:
+        sets = {"forget": rows, "retain": kept, "holdout": unseen}
+        check_disjoint({part: row_tokens(given) for part, given in sets.items()})
     other = None
     if alternatives:
         given = files.get("alternative")

@@ -1,13 +1,19 @@
 """Rows that are in two sets of an evaluation, of which one of them then says nothing."""
 
 import warnings
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from itertools import combinations
+from typing import Any
 
 from gunlearn.errors import InvalidInputError
 
 #: Sets that are measured against each other.
 _APART = ("forget", "retain", "holdout")
+
+
+def row_tokens(rows: Iterable[Mapping[str, Any]]) -> list[tuple[int, ...]]:
+    """Return the token ids of each row, by which encoded rows are told apart."""
+    return [tuple(map(int, row["input_ids"])) for row in rows]
 
 
 def check_disjoint(

@@ -10,7 +10,7 @@ from gunlearn.errors import InvalidInputError
 from gunlearn.llm.data.collate import Rows
 from gunlearn.llm.data.encoding import check_tokenizer
 from gunlearn.llm.data.rows import check_ids
-from gunlearn.llm.data.shared_records import check_disjoint
+from gunlearn.llm.data.shared_records import check_disjoint, row_tokens
 from gunlearn.llm.metrics.eval_settings import EvalSettings
 from gunlearn.llm.metrics.evaluation import encoded_rows
 from gunlearn.llm.model.causality import check_language_model
@@ -53,7 +53,7 @@ def checked_sets(model: nn.Module, tokenizer: Any, sets: Mapping[str, Rows]) -> 
     rows: dict[str, Rows] = {part: encoded_rows(part, given) for part, given in sets.items()}
     if hasattr(model, "get_input_embeddings"):
         check_ids(model, rows)
-    check_disjoint({part: [tuple(map(int, row["input_ids"])) for row in given] for part, given in rows.items()})
+    check_disjoint({part: row_tokens(given) for part, given in rows.items()})
     return rows
 
 

@@ -1,6 +1,6 @@
 """Views of a part: `"forget:target"` are the tokens of the part `"forget"` that `target_mask` marks."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
@@ -14,6 +14,11 @@ VIEWS = ("target", "rest")
 def base_of(part: str) -> str:
     """Return the part of a view: `"forget"` of `"forget:rest"`, and of `"forget"` itself."""
     return part.partition(":")[0]
+
+
+def reads_part(parts: Iterable[str], part: str) -> bool:
+    """Return whether a part is among `parts`, whole or by one of its views."""
+    return any(base_of(own) == part for own in parts)
 
 
 def view_of(part: str) -> str:

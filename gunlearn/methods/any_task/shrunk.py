@@ -58,13 +58,29 @@ def shrinking_of(model: nn.Module, task: Task, factor: float, towards: Any) -> C
         )
     if factor == 1:
         return partial(shrink, model, factor)
+    advice = "merge the adapter, and name the weights before it as 'towards'"
+    return partial(scaling_of(model, task, "'shrink' below 1", advice), factor)
+
+
+def scaling_of(model: nn.Module, task: Task, what: str, advice: str) -> Callable[[float], Any]:
+    """Return what scales the change that a model's adapter makes, in place.
+
+    Args:
+        model: a model with an adapter of peft.
+        task: that knows how.
+        what: needs it, in errors.
+        advice: where the task does not.
+
+    Raises:
+        UnsupportedModelError: a task without adapters, or an adapter without multiples.
+    """
     scale = task.adapter_scaling(model)
     if scale is None:
         raise UnsupportedModelError(
-            f"Expected a model without an adapter for 'shrink' below 1 of task '{task.name}' (got "
-            f"{type(model).__name__}); merge the adapter, and name the weights before it as 'towards'"
+            f"Expected a model without an adapter for {what} of task '{task.name}' (got {type(model).__name__}); "
+            f"{advice}"
         )
-    return partial(scale, factor)
+    return scale
 
 
 def pretrained_weights(model: nn.Module, towards: Any) -> dict[str, Tensor]:

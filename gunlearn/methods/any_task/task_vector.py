@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from gunlearn.core.checks import check_number
-from gunlearn.errors import InvalidInputError, UnsupportedModelError
+from gunlearn.errors import InvalidInputError
 from gunlearn.losses import NLL, Objective, as_objective
+from gunlearn.methods.any_task.shrunk import scaling_of
 from gunlearn.methods.base import Outcome, Problem
 from gunlearn.methods.gradient import GradientMethod
 
@@ -56,22 +57,22 @@ class TaskVector(GradientMethod):
 
     def _run_adapter(self, problem: Problem) -> Outcome:
         """Train an adapter that changes nothing yet, and turn its product round; factors are not subtracted."""
-        without = copy.deepcopy(problem.model)
-        _scaling(problem, without)(0.0)
-        if not all(map(torch.equal, problem.model.parameters(), without.parameters())):
-            raise InvalidInputError(
-                "Expected a new adapter for 'task_vector' (got one that changes the model already); merge it first "
-                "(merge_and_unload), and give peft='lora'"
-            )
+        _check_new(problem)
         outcome = super().run(problem)
         _scaling(problem, outcome.model)(-self.scale)
         return outcome
 
 
-def _scaling(problem: Problem, model: nn.Module) -> Callable[[float], Any]:
-    scale = problem.task.adapter_scaling(model)
-    if scale is None:
-        raise UnsupportedModelError(
-            f"Expected a model without an adapter for 'task_vector' of task '{problem.task.name}' (got one of peft)"
+def _check_new(problem: Problem) -> None:
+    """Refuse an adapter that changes the model already: without the change the model would be another one."""
+    without = copy.deepcopy(problem.model)
+    _scaling(problem, without)(0.0)
+    if not all(map(torch.equal, problem.model.parameters(), without.parameters())):
+        raise InvalidInputError(
+            "Expected a new adapter for 'task_vector' (got one that changes the model already); merge it first "
+            "(merge_and_unload), and give peft='lora'"
         )
-    return scale
+
+
+def _scaling(problem: Problem, model: nn.Module) -> Callable[[float], Any]:
+    return scaling_of(model, problem.task, "'task_vector'", "merge the adapter")
