@@ -31,3 +31,14 @@ def shrunk_towards(options: Mapping[str, Any], name: str) -> dict[str, Any]:
             f"model is {base!r}, no folder here)"
         )
     return {**options, "towards": str(base)}
+
+
+def stays_adapter(name: str, method: str, peft: str | None, options: Mapping[str, Any]) -> bool:
+    """Return whether the model of a folder is an adapter that stays one, and goes on as it is.
+
+    Others are merged first. Shrinking takes back what an adapter changed, and merged it would take the pretrained
+    weights along; `auto` shrinks where it can. `towards` names the weights below a merged one.
+    """
+    shrink = options.get("shrink", 1.0)
+    shrinks = method.partition(":")[0] == "auto" or (isinstance(shrink, int | float) and shrink < 1)
+    return is_adapter(name) and peft is None and shrinks and "towards" not in options

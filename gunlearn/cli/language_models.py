@@ -36,10 +36,11 @@ __all__ = [
 quiet = partial(without_bars, logging)
 
 
-def load_language_model(name: str, dtype: str = "auto", **how: Any) -> tuple[Any, Any]:
-    """Return model and tokenizer of a folder or an id, or refuse it; an adapter is merged into its model.
+def load_language_model(name: str, dtype: str = "auto", merge: bool = True, **how: Any) -> tuple[Any, Any]:
+    """Return model and tokenizer of a folder or an id, or refuse it.
 
-    `how` has further arguments of `from_pretrained`.
+    An adapter is merged into its model; without `merge` it stays one, to be trained. `how` has further arguments of
+    `from_pretrained`.
     """
     path = Path(name)
     if not path.exists() and (path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1):
@@ -50,7 +51,9 @@ def load_language_model(name: str, dtype: str = "auto", **how: Any) -> tuple[Any
             "gunlearn.llm.plain_folder makes one"
         )
     try:
-        if is_adapter(name):
+        if is_adapter(name) and not merge:
+            model = WholeAdapter.from_pretrained(name, dtype=dtype, is_trainable=True, **how)
+        elif is_adapter(name):
             model = WholeAdapter.from_pretrained(name, dtype=dtype, **how).merge_and_unload()
             for parameter in model.parameters():  # peft froze them
                 parameter.requires_grad_(parameter.is_floating_point())

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 import gunlearn
-from gunlearn.cli.adapter_base import shrunk_towards
+from gunlearn.cli.adapter_base import stays_adapter
 from gunlearn.cli.fields import (
     OWN_ARGUMENTS,
     Flag,
@@ -42,19 +42,23 @@ class LLM:
     text, or in the shape of alpaca or ShareGPT.
 
     Args:
-        model: A folder of transformers (or of a peft adapter, which is merged first; with --peft, the merged model is
-            saved too, to the folder base of the outputs), or an id of the Hugging Face Hub.
+        model: A folder of transformers or of a peft adapter, or an id of the Hugging Face Hub. An adapter is merged
+            first (with --peft, the merged model is saved too, to the folder base of the outputs); with auto, and where
+            a method shrinks it, it goes on as an adapter.
         forget: File of what is to be forgotten.
         retain: File of what is to stay.
-        method: See 'gunlearn llm-methods'.
+        method: See 'gunlearn llm-methods'. auto shrinks what fine-tuning changed and goes on with what is to stay,
+            where it knows the weights before (of an adapter, or --method-arg towards=FOLDER) and the learning rate of
+            the training (--lr, or --method-arg training=FOLDER); else it takes npo, and says so.
         method_arg: Option of the method. Can be repeated.
         peft: Train an adapter instead of the model; only the adapter is saved.
         alternative: File of other answers to the forgotten questions, in their order, for methods that teach them;
             refusals by default.
         reference_model: A model that was trained without the forgotten rows: the result is compared with it.
         out: Folder of the outputs; runs/llm by default.
-        epochs: Passes over the forgotten rows; the method's published number by default.
-        lr: Learning rate; the published one by default, ten times that for an adapter.
+        epochs: Passes over the forgotten rows, of what goes on over the others; the method's published number by
+            default.
+        lr: Learning rate; the published one by default, ten times that for an adapter. For auto, the training's.
         batch_size: Forgotten rows per step, beside as many retained ones.
         training_arg: Any of transformers' TrainingArguments, bf16=true. Can be repeated.
         template: How questions are put, 'Q: {question} A: {answer}', in place of the tokenizer's chat template.
@@ -75,7 +79,7 @@ class LLM:
     model: str
     forget: Annotated[Path, tyro.conf.arg(metavar="FILE")]
     retain: File = None
-    method: str = "npo"
+    method: str = "auto"
     method_arg: Pairs = ()
     peft: Annotated[
         Literal["lora", "bounded"] | None, tyro.conf.arg(metavar="{lora,bounded}", help_behavior_hint="")
@@ -109,8 +113,8 @@ class LLM:
         # Check options and files before a model is loaded.
         gunlearn.llm.record.check_folder(self.folder)
         check_writable(self.folder)
-        pairs = dict(parse_pair(argument, "--method-arg") for argument in self.method_arg)
-        options = shrunk_towards(pairs, self.model)
+        options = dict(parse_pair(argument, "--method-arg") for argument in self.method_arg)
+        kept = stays_adapter(self.model, self.method, self.peft, options)
         task = gunlearn.llm.CausalLM()
         gunlearn.methods.for_task.find_method(self.method, task)
         built = gunlearn.methods.build_method(self.method, options, task)
@@ -127,12 +131,13 @@ class LLM:
         if getattr(built, "starts_anew", False):
             console.say(_ANEW)
         with loading.quiet(self.progress):
-            dtype = "float32" if self.dtype == "auto" and self.peft is None else self.dtype
-            model, tokenizer = loading.load_language_model(self.model, dtype)
+            dtype = "float32" if self.dtype == "auto" and self.peft is None and not kept else self.dtype
+            model, tokenizer = loading.load_language_model(self.model, dtype, merge=not kept)
             model = loading.on_device(model, self.device)  # the package's loop trains where the model is
             retrained = None
             if self.reference_model is not None:
-                retrained = loading.load_retrained(self.reference_model, dtype, model, tokenizer, self.model)
+                whole = loading.load_language_model(self.model, dtype)[0] if kept else model
+                retrained = loading.load_retrained(self.reference_model, dtype, whole, tokenizer, self.model)
             base = (self.folder / "base").resolve() if self.peft and loading.is_adapter(self.model) else None
             if base is not None:
                 loading.rename(model, str(base))
@@ -147,13 +152,15 @@ class LLM:
             if base is not None:  # the new adapter belongs to the merged model
                 model.save_pretrained(base)
                 tokenizer.save_pretrained(base)
+            if "chosen" in result.settings:
+                console.say(f"auto chose {result.settings['chosen']}")
             result.save(self.folder)
             if retrained is not None:
                 console.print_table(*result.table(), markdown=False)  # before the slow comparison
                 result = result.compared(model, loading.on_device(retrained, self.device))
                 result.write_record(self.folder)
         console.print_table(*result.table(), markdown=False)
-        print(f"{'adapter' if self.peft else 'model'} and card: {self.folder}")
+        print(f"{'adapter' if self.peft or kept else 'model'} and card: {self.folder}")
         return 0
 
     def _training(self) -> dict[str, Any]:

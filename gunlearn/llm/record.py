@@ -98,6 +98,7 @@ class LLMResult(Result):
     def __repr__(self) -> str:
         s = self.settings
         lines = [[s["objective"], f"{s['steps']} steps, {self.seconds:.0f} s"]]
+        lines += [[f"auto chose {s['chosen']}"]] if s.get("chosen") else []
         lines += in_columns(*self.table())
         if unchanged(self.before, self.after):
             lines.append(["no measurable effect on the rows to forget"])
@@ -120,6 +121,8 @@ class LLMResult(Result):
             ],
             [f"    {s['objective']}"],
         ]
+        if s.get("chosen"):
+            blocks.append([f"`auto` chose {s['chosen']}."])
         if s.get("in_no_loss"):
             blocks.append([f"No loss read the rows of {', '.join(s['in_no_loss'])}: they were measured, at most."])
         blocks += [[sentence] for sentence in movement(self.before, self.after)]

@@ -17,6 +17,7 @@ from gunlearn.llm.model.causality import check_language_model
 from gunlearn.llm.model.head import context_of
 from gunlearn.llm.record import LLMResult
 from gunlearn.llm.training import by_loop
+from gunlearn.llm.training.auto_choice import resolve_auto
 from gunlearn.llm.training.backend import TrainerBackend
 from gunlearn.llm.training.causal_lm import CausalLM
 from gunlearn.llm.training.views import reads_part
@@ -36,7 +37,7 @@ def unlearn(
     tokenizer: Any,
     forget: Any,
     retain: Any = None,
-    method: str | Method | Loss | Objective = "npo",
+    method: str | Method | Loss | Objective = "auto",
     *,
     options: Mapping[str, Any] | None = None,
     peft: Any = None,
@@ -64,7 +65,10 @@ def unlearn(
         forget: the path of a file (see `read_records`), records, or rows with `input_ids` and `labels`.
         retain: what to keep, in the same forms; required if the method's objective reads it.
         method: a name of `gunlearn.METHODS` (`"name:variant"`), a method, or any objective over the parts `"forget"`
-            and `"retain"`. Methods that are more than an objective over the forgotten rows (`"finetune"`,
+            and `"retain"`. `"auto"` shrinks what fine-tuning changed and goes on with the retained rows where it knows
+            the weights before and the learning rate of the training (a model with an adapter, or
+            `options={"towards": ...}`, and `lr`), else it is `"npo"`; see `gunlearn.methods.auto.Auto`, and
+            `result.settings["chosen"]`. Methods that are more than an objective over the forgotten rows (`"finetune"`,
             `"continued_training"`, `"replay"`, `"imu"`, `"task_vector"`) run in the package's own loop, which takes no
             adapter and no `TrainingArguments`, and trains where the model is; a Trainer takes CUDA where there is one.
         options: options of the method.
@@ -123,6 +127,12 @@ def unlearn(
     task = CausalLM(backend=backend, batch_size=batch_size)
     given = {} if lr is None else {"lr": lr}
     built = _method(method, options, given, task, model)
+    if built.name == "auto":  # its class loads graphs
+        choice = resolve_auto(built, task, model, backend, epochs)
+        given, options = {}, choice.options
+        built = build_method(choice.method, options, task, model)
+        backend = replace(backend, record={**backend.record, "chosen": f"{choice.method}, because {choice.why}"})
+        task = replace(task, backend=backend)
     looped = not backend.runs(built)
     if looped:
         built = by_loop.ready(built, {**given, **(options or {})}, epochs, backend, task)

@@ -14,6 +14,7 @@ from gunlearn.errors import InvalidInputError
 from gunlearn.methods import METHODS
 from gunlearn.methods.any_task.by_training import ByTraining, Choice, most_of
 from gunlearn.methods.any_task.careful_teacher import CarefullyTaught, DoubtedTeacher
+from gunlearn.methods.any_task.fine_tuned import choice_of_fine_tuned
 from gunlearn.methods.any_task.known_training import KnownTraining
 from gunlearn.methods.any_task.little_decay import lacking_decay
 from gunlearn.methods.any_task.same_recipe import same_recipe
@@ -47,7 +48,8 @@ class Auto(Method):
 
     The first rule that applies counts:
 
-    1. a linear head trained for certificates (`fit_linear_head`): `cgu`, from a million edges on `scalegun`;
+    1. a linear head trained for certificates (`fit_linear_head`): `cgu`, from a million edges on `scalegun`; a language
+       model: see below;
     2. `budget >= 1`, or at most half of the training items would stay: `retrain`, by `train` if given, else by the
        recipe that the `training`, `optimizer` and other options tell: steps, optimiser, rates, decay, items per step;
     3. images of which a whole class goes, so that no training image of it stays: `npo` with its published settings, and
@@ -73,9 +75,16 @@ class Auto(Method):
     to have settled and nobody gave a `budget`: up to 10 nodes, or their features, that are at most a ten-thousandth of
     the training items and touch at most a thousandth of a graph of at least 50,000 nodes. `["why"]` says so then.
 
+    Language models are fine-tuned and know their rows by heart, which going on leaves as it is (the tables of
+    `experiments/tofu_small` and `smollm`). Where the weights before are known (an adapter of peft, or `towards`) and
+    the learning rate of the training (`training`, `optimizer` or `lr`), `continued_training` shrinks what the training
+    changed to a tenth, and learns the retained rows again: half of the training's steps (or `budget`), four passes
+    where nobody said how many these were. Else `npo` with its published settings, and `lr`. With `train` and a budget
+    of 1, `retrain`.
+
     Args:
         budget: share of retraining's steps that may be spent, at most; `None` is .33, and lets a trace of a large graph
-            take fewer.
+            take fewer; half for a language model.
         training: the state of the training, see `ContinuedTraining`; results say what is missing without it.
         optimizer: the optimiser that trained the model, or its `state_dict`, in place of `training`.
         training_steps: optimiser steps of the training, where neither `training` nor the `optimizer` counts them.
@@ -84,6 +93,7 @@ class Auto(Method):
         train: your training function `train(data, seed) -> model`, for rule 2; other rules do not call it.
         batch_size: items per step of the chosen method, where it takes one; `None` reads as the `training` did, else
             in a loader's batches, else all. Another one than that of the `training` is refused.
+        towards: weights of a language model before it was fine-tuned, see `ContinuedTraining`.
     """
 
     budget: float | None = None
@@ -94,6 +104,7 @@ class Auto(Method):
     weight_decay: float | None = None
     train: Callable[[Data, int], nn.Module] | None = None
     batch_size: int | None = None
+    towards: Any = None
 
     name = "auto"
     summary = "pick one of the others by request, task, model and budget"
@@ -142,6 +153,12 @@ class Auto(Method):
         if isinstance(model, LinearHead) and float(model.alpha) > 0 and task.name == "node_classification":
             large = partition.data.edge_index.size(1) >= MANY_EDGES
             return Choice("scalegun" if large else "cgu", {}, "the model is a linear head trained for certificates")
+        if task.fine_tuned and (self.train is None or self.most < 1):
+            return self.choose_for_fine_tuned(task, model)
+        if self.towards is not None:
+            raise InvalidInputError(
+                f"Expected 'towards', weights before fine-tuning, with a task of fine-tuned models (got {task.name})"
+            )
         if self.most >= 1:
             return self._retrain(task, partition, model, f"a budget of {self.most:g} allows retraining")
         stays = share_that_stays(task, partition)
@@ -187,19 +204,26 @@ class Auto(Method):
         """Return the steps of the training, where they were given or the optimiser counted them."""
         return self.training_steps or steps_taken(self.optimizer)
 
+    def choose_for_fine_tuned(self, task: Task, model: nn.Module) -> Choice:
+        """Return the choice for a model of a task whose models are fine-tuned; it reads no request."""
+        known, words = self._known(model)
+        return choice_of_fine_tuned(known, words, self.budget, self.towards, task, model)
+
     def _by_training(self, task: Task, partition: Any, model: nn.Module) -> ByTraining:
         """Return the rules that read the training, and what was said of it."""
+        return ByTraining(*self._known(model), self.budget, task, partition, model)
+
+    def _known(self, model: nn.Module) -> tuple[KnownTraining, dict[str, Any]]:
+        """Return what is known of the training, and how `ContinuedTraining` is told of it."""
         known = KnownTraining.told(self.training, self.optimizer, self.training_steps, model)
         if known.state is not None:
-            words = {"training": known.state}
-        else:
-            words = {name: getattr(self, name) for name in ("optimizer", "lr", "weight_decay", "training_steps")}
-            words = {name: value for name, value in words.items() if value is not None}
-        return ByTraining(known, words, self.budget, task, partition, model)
+            return known, {"training": known.state}
+        words = {name: getattr(self, name) for name in ("optimizer", "lr", "weight_decay", "training_steps")}
+        return known, {name: value for name, value in words.items() if value is not None}
 
     def run(self, problem: Problem) -> Outcome:
         name, options, why = self.choose(problem.task, problem.partition, problem.model)
-        options = self._in_batches(name, options)
+        options = self.in_batches(name, options)
         method = self._built(name, options, problem)
         if name == "retrain" and self.train is None:
             check_loss(as_training_state(self.training) or self.optimizer, problem, BatchOptions(self.batch_size))
@@ -212,7 +236,8 @@ class Auto(Method):
             outcome = method.run_with_fresh_state(problem)
             outcome.notes["price"] = round(outcome.notes["price"] + before, 4)
         chosen = f"'auto' chose '{name}', because {why}."
-        lacking = self._lacking_decay() if name in ("continued_training", "replay") else ""
+        alone = name in ("continued_training", "replay") and "shrink" not in options
+        lacking = self._lacking_decay() if alone else ""
         if lacking:
             chosen += (
                 f" The training's optimiser had {lacking}: what was learned by heart, steps on the rest hardly undo, "
@@ -244,14 +269,14 @@ class Auto(Method):
         method.supports(problem.task, problem.partition)
         return method
 
-    def _in_batches(self, name: str, options: dict[str, Any]) -> dict[str, Any]:
+    def in_batches(self, name: str, options: dict[str, Any]) -> dict[str, Any]:
         """Return the options with the caller's number of items per step, where the method takes one.
 
         Raises:
             InvalidInputError: the training says another way of reading, which it goes on in.
         """
         if self.batch_size is None:
-            return options
+            return dict(options)
         state = as_training_state(self.training)
         reading = {} if state is None else state.reading
         if reading.get("batch_size", self.batch_size) != self.batch_size:

@@ -80,6 +80,7 @@ def _rows(source: str = _OPEN_UNLEARNING, adapter_lr: float | None = None, **opt
 #: By task, then by `"method"` or `"method:variant"`.
 PUBLISHED: dict[str, dict[str, Settings]] = {
     "causal_lm": {
+        "auto": Settings(source="those of the method that it takes, see `experiments/smollm`"),
         "gradient_ascent": _rows(),
         "graddiff": _rows(),
         "npo": _rows(beta=0.1),

@@ -37,6 +37,7 @@ class Task(ABC):
     summary: ClassVar[str]
     requests: ClassVar[tuple[str, ...]] = ()  # kinds of request that name items of this task, empty for any
     measured_as: ClassVar[str] = ""  # the task whose figures it takes, for a task of another package
+    fine_tuned: ClassVar[bool] = False  # whether its models are pretrained as a rule, and know by heart what they learn
 
     def encode(self, model: nn.Module, data: Data) -> Any:
         """Run one pass over `data`, shared by every part; return `None` where there is nothing to share."""

@@ -131,7 +131,8 @@ def test_errors_are_one_line_and_exit_code_2(tmp_path, files, monkeypatch, capsy
         ([*alone, "--forget", "bad.jsonl"], "line 2 of bad.jsonl"),
         ([*alone, "--forget", "forget.jsonl"], "retain_weight=0"),
         ([*base, "--method", "nope"], "simnpo"),
-        ([*base, "--method-arg", "betta=1"], "'beta'"),
+        ([*base, "--method", "npo", "--method-arg", "betta=1"], "'beta'"),
+        ([*base, "--method-arg", "beta=1"], "options of 'auto'"),
         ([*base, "--method-arg", "beta"], "key=value"),
         ([*base, "--training-arg", "epoch=5"], "epoch"),
         ([*base, "--training-arg", "seed=5"], "--seed"),
@@ -229,24 +230,39 @@ def test_folders_that_are_none_are_named(tmp_path, files, capsys):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_shrinking_an_adapters_folder_leaves_the_weights_below(tmp_path, files, capsys):
-    """The command merges the adapter; the control: without a model below it all maps shrink."""
+def test_an_adapters_folder_that_is_shrunk_stays_an_adapter(tmp_path, files, capsys):
+    """By auto and by name alike; the control: without an adapter all maps shrink."""
     model, adapter, out = saved(tmp_path / "model"), tmp_path / "adapter", tmp_path / "out"
     how = [*files, *FEW, "--method", "graddiff", "--peft", "lora"]
     assert call("llm", "--model", model, *how, "--out", str(adapter)) == 0
     shrunk = ["--method", "continued_training", "--method-arg", "shrink=0.1", "--method-arg", "optimizer=adamw"]
-    shrunk = [*files, "--epochs", "1", "--lr", "1e-9", "--device", "cpu", *shrunk]
+    few = [*files, "--epochs", "1", "--lr", "1e-9", "--device", "cpu"]
     before, name = AutoModelForCausalLM.from_pretrained(model).state_dict(), "model.layers.0.self_attn.q_proj.weight"
-    for given in (str(adapter), model):
-        assert call("llm", "--model", given, *shrunk, "--out", str(out / Path(given).name)) == 0
-    kept, control = (AutoModelForCausalLM.from_pretrained(out / n).state_dict()[name] for n in ("adapter", "model"))
-    change = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model), adapter).merge_and_unload()
-    change = change.state_dict()[name] - before[name]
-    torch.testing.assert_close(kept, before[name] + 0.1 * change, atol=1e-6, rtol=1e-4)
-    torch.testing.assert_close(control, 0.1 * before[name], atol=1e-6, rtol=1e-4)
-    config = json.loads((adapter / "adapter_config.json").read_text()) | {"base_model_name_or_path": "owner/name"}
-    (adapter / "adapter_config.json").write_text(json.dumps(config))
+
+    def merged(folder):
+        found = AutoPeftModelForCausalLM.from_pretrained(folder) if (folder / "adapter_config.json").exists() else None
+        found = AutoModelForCausalLM.from_pretrained(folder) if found is None else found.merge_and_unload()
+        return found.state_dict()[name]
+
+    change = merged(adapter) - before[name]
+    for own in ([], shrunk):
+        given = out / str(len(own))
+        argv = ["--model", str(adapter), *few, *own, "--reference-model", saved(tmp_path / "other", seed=1)]
+        assert call("llm", *argv, "--out", str(given)) == 0
+        assert ("auto chose continued_training" in (given / "README.md").read_text().replace("`", "")) == (not own)
+        assert f"adapter and card: {given}" in capsys.readouterr().out
+        torch.testing.assert_close(merged(given), before[name] + 0.1 * change, atol=1e-6, rtol=1e-4)
+        assert json.loads((given / "unlearning.json").read_text())["alignment"]["after"] > 0
+    assert call("llm", "--model", model, *few, *shrunk, "--out", str(out / "control")) == 0
+    torch.testing.assert_close(merged(out / "control"), 0.1 * before[name], atol=1e-6, rtol=1e-4)
     capsys.readouterr()
-    assert "'towards', a folder" in refusal(
-        capsys, "llm", "--model", str(adapter), *shrunk, "--out", str(tmp_path / "o")
-    )
+    argv = ["llm", "--model", str(adapter), *few, "--reference-model", str(adapter), "--out", str(out / "same")]
+    assert "the model of" in refusal(capsys, *argv)
+
+
+@pytest.mark.filterwarnings("ignore:no measurable effect")
+def test_auto_is_the_default_and_says_what_it_chose(tmp_path, files, capsys):
+    model = saved(tmp_path / "model")
+    assert call("llm", "--model", model, *files, *FEW, "--out", str(tmp_path / "out")) == 0
+    assert "auto chose npo, because" in capsys.readouterr().err
+    assert json.loads((tmp_path / "out" / "unlearning.json").read_text())["settings"]["method"] == "npo"

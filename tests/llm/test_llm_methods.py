@@ -17,7 +17,7 @@ from tests.llm import facts
 from tests.llm.training import FORGET, RETAIN, UNMARKED, make
 
 #: Methods that are an objective over the forgotten rows, which a Trainer trains; the package's loop runs the others.
-OBJECTIVES = set(PUBLISHED["causal_lm"]) - {"finetune", "task_vector", "continued_training", "replay"}
+OBJECTIVES = set(PUBLISHED["causal_lm"]) - {"auto", "finetune", "task_vector", "continued_training", "replay"}
 
 
 def other(value, values):

@@ -28,6 +28,9 @@ def test_blocks_run_as_printed(tmp_path, monkeypatch, capsys):
     assert known(names["model"], forget) > 0.9  # the caller's model, after all that was done to copies of it
     assert known(names["result"].model, forget) < 0.1 < known(names["result"].model, retain)
     assert known(names["retrained"][0], forget) < 0.5
+    assert known(names["tuned"].model, forget) > 0.5  # an adapter does not teach words that were never written
+    assert known(names["nearer"].model, forget) < 0.3 < 0.9 < known(names["nearer"].model, retain)
+    assert names["nearer"].method == "continued_training"
     assert names["deployed"].card["request"]["records"] == 3
     assert not names["deployed"].card["private"]
     assert known(names["released"].model, forget) < 0.9

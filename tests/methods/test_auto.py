@@ -80,6 +80,12 @@ def test_with_a_training_it_replays_what_the_budget_allows():
     assert "learning rate" not in result.notes["lacks"]
 
 
+def test_weights_before_fine_tuning_are_for_models_that_are_fine_tuned():
+    model, data = classifier()
+    with pytest.raises(GunlearnError, match=r"'towards'.*task of fine-tuned models \(got node_classification"):
+        gu.unlearn(model, data, gu.ForgetEdges(count=3), "auto", "node_classification", towards=model)
+
+
 def test_a_class_of_nodes_that_goes_as_a_whole_is_told():
     """Control: with one node of it left, and for edges, nothing is said."""
     model, data = classifier()

@@ -64,6 +64,7 @@ class TokenPrediction(Task):
     summary = "which token comes next?"
     requests = ("items",)
     one_label = False
+    fine_tuned = True
 
     reads: Collection[str] = ("log_prob", "logits", "label")
     layer: int = -1

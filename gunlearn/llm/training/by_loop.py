@@ -26,6 +26,13 @@ from gunlearn.training.state_sources import as_training_state
 _FINE = ("use_cpu", "per_device_train_batch_size", "num_train_epochs")
 
 
+def read_by_trainer_alone(backend: TrainerBackend) -> list[str]:
+    """Return the names of what the caller gave that the package's loop does not read."""
+    more = sorted(set(backend.training) - set(_FINE))
+    given = {"peft": backend.peft is not None, "reference": backend.reference != "auto", **dict.fromkeys(more, True)}
+    return [name for name, there in given.items() if there]
+
+
 def ready(
     method: Method, options: Mapping[str, Any], epochs: float | None, backend: TrainerBackend, task: CausalLM
 ) -> Method:
@@ -35,9 +42,7 @@ def ready(
         UnsupportedMethodError: an adapter, arguments of a Trainer, parts or a reference of the caller's own.
         InvalidInputError: a fraction of a pass.
     """
-    more = sorted(set(backend.training) - set(_FINE))
-    given = {"peft": backend.peft is not None, "reference": backend.reference != "auto", **dict.fromkeys(more, True)}
-    refused = [name for name, there in given.items() if there]
+    refused = read_by_trainer_alone(backend)
     if refused:
         raise UnsupportedMethodError(
             f"Expected no {refused[0]!r} for '{method.name}', which the package's own loop trains (got one); methods "
