@@ -81,7 +81,7 @@ def make_study(args: Args) -> Study:
         args, how = replace(args, asked=4, bf16=False), Measure(4, 1, 4)
     (args.out / "locks").mkdir(parents=True, exist_ok=True)
     with FileLock(args.out / "locks" / "base.lock"):
-        base = tiny(args.out / "base", args.root) if args.smoke else smollm(args.out / "base")
+        base = tiny(args.out / "tiny", args.root) if args.smoke else smollm(args.out / "base")
     device = resolve_device(args.device)
     problem = Problem(args.root, base, args.out / "models", recipe, args.bf16, args.seeds[0], device)
     plan = Plan(args.seeds, args.requests, args.methods, args.retrained)

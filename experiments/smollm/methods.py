@@ -18,7 +18,7 @@ from experiments.smollm.problem import Problem, Row
 from gunlearn.bench.store import atomic_write
 from gunlearn.llm import unlearn
 from gunlearn.llm.metrics.row_figures import figures
-from gunlearn.losses import NLL, NPO
+from gunlearn.losses import NLL, NPO, KLToReference
 
 #: Rates of AdamW for an adapter: published ones, for all parameters, are 1e-5, with ten times as many steps.
 RATES = (7e-4, 1.5e-3)
@@ -31,7 +31,8 @@ class Setting:
     Attributes:
         method: its name, or an objective.
         rates: learning rates to choose from.
-        says: what to answer instead: `"refusals"`, or what the model said `"before"` it learned anything.
+        says: what to answer instead: `"refusals"`, what the model said `"before"` it learned anything, or what it
+            `"predicted"` then of each token, as the reference of the losses.
     """
 
     method: Any
@@ -47,6 +48,7 @@ SETTINGS: dict[str, Setting] = {
     "wga": Setting("wga"),
     "undial": Setting("undial"),
     "npo, said before": Setting(NPO(beta=0.1) + NLL(on="retain") + NLL(on="alternative"), says="before"),
+    "distilled from pretrained": Setting(KLToReference(on="forget") + NLL(on="retain"), says="predicted"),
     "finetune": Setting(NLL(on="retain"), (1e-3,)),
 }
 #: Rows whose strength is a factor, on the adapter that the model learned by or on one of the forgotten rows alone.
@@ -157,6 +159,7 @@ def _unlearned(setting: Setting, rate: float, request: Request) -> tuple[nn.Modu
     problem, budget = request.problem, request.budget
     said: dict[str | None, Callable[[], list[Row] | None]] = {
         None: lambda: None,
+        "predicted": lambda: None,
         "refusals": lambda: problem.refusals(request.forget),
         "before": lambda: problem.said_before(request.forget),
     }
@@ -173,6 +176,7 @@ def _unlearned(setting: Setting, rate: float, request: Request) -> tuple[nn.Modu
         batch_size=budget.batch_size,
         seed=problem.seed,
         figure_rows=0,
+        reference=problem.pretrained if setting.says == "predicted" else "auto",
         use_cpu=problem.device.type == "cpu",
         bf16=problem.bf16,
     )

@@ -13,6 +13,14 @@ def is_adapter(name: str) -> bool:
     return (Path(name) / "adapter_config.json").is_file()
 
 
+def base_of(name: str) -> str | None:
+    """Return the folder or id of the model that an adapter's folder names; `None` of other folders."""
+    if not is_adapter(name):
+        return None
+    config = json.loads((Path(name) / "adapter_config.json").read_text(encoding="utf-8"))
+    return str(config.get("base_model_name_or_path"))
+
+
 def shrunk_towards(options: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Return options of a method; where it shrinks the model of an adapter's folder, with the model below as `towards`.
 
@@ -24,13 +32,13 @@ def shrunk_towards(options: Mapping[str, Any], name: str) -> dict[str, Any]:
     shrink = options.get("shrink", 1.0)
     if not is_adapter(name) or "towards" in options or not isinstance(shrink, int | float) or shrink >= 1:
         return dict(options)
-    base = json.loads((Path(name) / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
-    if not Path(str(base)).is_dir():
+    base = base_of(name)
+    if base is None or not Path(base).is_dir():
         raise InvalidInputError(
             f"Expected 'towards', a folder with the weights below the adapter, beside 'shrink' (got {name}, whose "
             f"model is {base!r}, no folder here)"
         )
-    return {**options, "towards": str(base)}
+    return {**options, "towards": base}
 
 
 def stays_adapter(name: str, method: str, peft: str | None, options: Mapping[str, Any]) -> bool:

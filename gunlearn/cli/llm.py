@@ -165,7 +165,7 @@ class LLM:
 
     def _training(self) -> dict[str, Any]:
         """Return further `TrainingArguments`; refuse numbers out of range, and what options of the command set."""
-        from gunlearn.llm.training.settings import checked_arguments  # loads torch
+        from gunlearn.llm.training.settings import check_checkpoints, checked_arguments  # loads torch
 
         check_numbers(self, {"batch_size": 1, "max_length": 2, "seed": 0}, ("epochs", "lr"))
         own = OWN_ARGUMENTS | {f.name: f.name.replace("_", "-") for f in fields(self)}
@@ -173,6 +173,7 @@ class LLM:
         if self.epochs is not None and "max_steps" in found:
             raise InvalidInputError(f"Expected --epochs or --training-arg max_steps (got both, {self.epochs:g})")
         found |= {"use_cpu": True} if self.device == "cpu" else {}
+        check_checkpoints(found)
         if found:
             checked_arguments({"output_dir": tempfile.gettempdir(), **found})
         return found

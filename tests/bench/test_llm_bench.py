@@ -264,6 +264,13 @@ def test_points_between_do_not_change_a_run(done, tmp_path):
     assert done[1][3]["points"][0]["values"] != done[1][3]["points"][1]["values"]
 
 
+@pytest.mark.parametrize(("epochs", "numbers"), [(0.5, [0.5]), (1.5, [1, 1.5]), (2.0, [1, 2])])
+def test_a_part_of_a_pass_is_no_whole_one(epochs, numbers, tmp_path):
+    rows = run_text_bench(problem(()), bench(Arm("graddiff", (1e-3,), epochs=epochs), rouge=False), tmp_path)
+    assert [point["epoch"] for point in rows[-1]["points"]] == numbers
+    assert f"| {numbers[-1]} |" in frontier_markdown(rows)
+
+
 def test_a_method_that_is_not_done_between_passes_has_one_point(tmp_path):
     arms = (
         Arm("task_vector", (1e-3,)),

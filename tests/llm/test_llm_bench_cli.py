@@ -1,15 +1,17 @@
 """`gunlearn llm-bench` from the command line and from a file."""
 
 import json
+import shutil
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import gunlearn
-from gunlearn.cli.llm_bench import LLMBench
+from gunlearn.cli.llm_bench import LLMBench, _weights
 from tests.command import call, refusal
 from tests.llm.test_llm_cli import renumbered, saved
 
@@ -189,3 +191,21 @@ def test_bad_input_is_one_line(files, capsys, monkeypatch):
         assert words in refusal(capsys, *argv)
     assert "'gnndelete'" not in refusal(capsys, *whole, "--methods", "nothing")
     assert not (files / "runs").exists() or not list((files / "runs").rglob("rows.jsonl"))
+
+
+def test_another_base_below_an_adapter_is_another_model(tmp_path):
+    """Control: a copy of the base is the same one, and a folder without weights is known by its name."""
+    model, adapter = tmp_path / "model", tmp_path / "adapter"
+    saved(model)
+    base = AutoModelForCausalLM.from_pretrained(model)
+    get_peft_model(base, LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")).save_pretrained(adapter)
+
+    def told(below):
+        config = json.loads((adapter / "adapter_config.json").read_text()) | {"base_model_name_or_path": str(below)}
+        (adapter / "adapter_config.json").write_text(json.dumps(config))
+        return _weights(str(adapter))
+
+    saved(tmp_path / "other", seed=1)
+    shutil.copytree(model, tmp_path / "copy")
+    assert told(model) == told(tmp_path / "copy") != told(tmp_path / "other")
+    assert told("owner/name").endswith(" owner/name")

@@ -136,6 +136,7 @@ def test_errors_are_one_line_and_exit_code_2(tmp_path, files, monkeypatch, capsy
         ([*base, "--method-arg", "beta"], "key=value"),
         ([*base, "--training-arg", "epoch=5"], "epoch"),
         ([*base, "--training-arg", "seed=5"], "--seed"),
+        ([*nobody, "--training-arg", "save_strategy=steps"], "'output_dir', a folder of checkpoints"),
         ([*base, "--max-length", "8"], "fit into 8 tokens"),
         ([*base, "--template", "{question}"], "{answer}"),
         ([*base, "--system", "be kind"], "'system'"),

@@ -198,7 +198,7 @@ def test_requests_of_graphs_are_refused() -> None:
         ({"accumulate": True, "batch_size": 2}, "'accumulate'"),
         ({"eval_every": 2}, "'eval_every'"),
         ({"retain_samples": 2}, "'retain_samples'"),
-        ({"checkpoint_dir": "somewhere"}, "save_strategy"),
+        ({"checkpoint_dir": "somewhere"}, "save_strategy='steps' and output_dir"),
     ],
 )
 def test_options_that_the_trainer_does_not_read_are_refused(options: dict[str, Any], words: str) -> None:

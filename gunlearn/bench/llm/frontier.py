@@ -30,7 +30,7 @@ class ArmSetting:
 
     method: str
     rate: float | None
-    epoch: int
+    epoch: float
     chosen: Figures
     reported: Figures
     seeds: tuple[int, ...] = (0,)
@@ -58,7 +58,7 @@ def arm_settings(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> list[ArmSe
         seed: of the halves.
     """
     choose, report = halves_of(rows, seed)
-    original, found = _first(rows)["values"], dict[tuple[str, float | None, int], dict[int, Mapping[str, Any]]]()
+    original, found = _first(rows)["values"], dict[tuple[str, float | None, float], dict[int, Mapping[str, Any]]]()
     seeds = counted_seeds(rows)
     for row in rows:
         if "rate" not in row or row["seed"] not in seeds[row["method"]][0]:

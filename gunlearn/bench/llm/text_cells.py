@@ -137,7 +137,8 @@ class _Points(Callback):
     def __init__(self, measure: Callable[[nn.Module], dict[str, Any]], every: int) -> None:
         self.measure, self.every = measure, every
         self.found: list[dict[str, Any]] = []
-        self.epochs, self.steps, self.spent, self.began = 0, 0, 0.0, time.perf_counter()
+        self.epochs: float = 0
+        self.steps, self.spent, self.began = 0, 0.0, time.perf_counter()
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         self.epochs += 1
@@ -152,6 +153,11 @@ class _Points(Callback):
         cost = {"epoch": self.epochs, "steps": steps, "seconds": round(start - self.began - self.spent, 2)}
         self.found.append(cost | self.measure(model))
         self.spent += time.perf_counter() - start
+
+
+def _passes(asked: float | None, counted: float) -> float:
+    """Return the passes of a whole run; callbacks count a begun one as one."""
+    return max(counted, 1) if asked is None or asked == int(asked) else asked
 
 
 def run_text_cell(
@@ -181,7 +187,7 @@ def run_text_cell(
                 **bench.training_of(arm),
                 **problem.training,
             )
-            points.epochs = max(points.epochs, 1)
+            points.epochs = _passes(bench.training_of(arm)["epochs"], points.epochs)
             points.measure = lambda model: _point(model, problem, bench, aligner, ended=True)
             points.add(result.model, points.steps)
         except DivergenceError as error:  # a result, too

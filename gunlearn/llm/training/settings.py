@@ -71,6 +71,7 @@ def recorded_adapter(model: Any) -> dict[str, Any] | None:
 
 def run_arguments(method: GradientMethod, batch_size: int, seed: int, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the `TrainingArguments` of a run: the method's, overridden by the caller's."""
+    check_checkpoints(given)
     return {
         "report_to": [],
         "save_strategy": "no",
@@ -86,6 +87,15 @@ def run_arguments(method: GradientMethod, batch_size: int, seed: int, given: Map
         **({} if method.max_grad_norm == 1.0 else {"max_grad_norm": method.max_grad_norm or 0.0}),
         **given,
     }
+
+
+def check_checkpoints(given: Mapping[str, Any]) -> None:
+    """Refuse checkpoints that would be written to a folder which goes at the end of the run."""
+    if given.get("save_strategy", "no") != "no" and "output_dir" not in given:
+        raise InvalidInputError(
+            f"Expected 'output_dir', a folder of checkpoints, beside save_strategy={given['save_strategy']!r} (got "
+            "none; the command line keeps none)"
+        )
 
 
 def checked_arguments(given: Mapping[str, Any]) -> TrainingArguments:
