@@ -13,7 +13,7 @@ def is_adapter(name: str) -> bool:
     return (Path(name) / "adapter_config.json").is_file()
 
 
-def base_of(name: str) -> str | None:
+def model_below(name: str) -> str | None:
     """Return the folder or id of the model that an adapter's folder names; `None` of other folders."""
     if not is_adapter(name):
         return None
@@ -32,7 +32,7 @@ def shrunk_towards(options: Mapping[str, Any], name: str) -> dict[str, Any]:
     shrink = options.get("shrink", 1.0)
     if not is_adapter(name) or "towards" in options or not isinstance(shrink, int | float) or shrink >= 1:
         return dict(options)
-    base = base_of(name)
+    base = model_below(name)
     if base is None or not Path(base).is_dir():
         raise InvalidInputError(
             f"Expected 'towards', a folder with the weights below the adapter, beside 'shrink' (got {name}, whose "

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 import gunlearn
-from gunlearn.cli.adapter_base import base_of, shrunk_towards
+from gunlearn.cli.adapter_base import model_below, shrunk_towards
 from gunlearn.cli.fields import Flag, Folder, Pairs, Real, Reals, Text, Texts, Whole, Wholes
 from gunlearn.cli.llm import File
 from gunlearn.core.atomic import check_writable, file_checksum
@@ -185,5 +185,5 @@ class LLMBench:
 def _weights(name: str) -> str:
     """Return what tells a model from others: checksums of its files and of an adapter's base, or its id on the Hub."""
     found = [path for pattern in _WEIGHTS for path in sorted(Path(name).glob(pattern))]
-    base = base_of(name)
+    base = model_below(name)
     return " ".join([*map(file_checksum, found), *([] if base is None else [_weights(base)])]) or name
