@@ -7,7 +7,7 @@ from statistics import median
 import pytest
 
 pytest.importorskip("transformers")
-from experiments.tofu_small import frontier
+from experiments.tofu_small import frontier, instead
 from experiments.tofu_small.__main__ import Args, main
 from experiments.tofu_small.continued import CONTINUED
 from experiments.tofu_small.frontier_seeds import by_rate, table
@@ -167,3 +167,22 @@ def test_what_seeds_say_of_the_frontiers():
 def found_names(rows):
     """The methods of the frontier."""
     return {row["method"] for row in rows if "rate" in row}
+
+
+@pytest.mark.filterwarnings("ignore:continued_training.*")
+def test_what_to_say_instead_runs_small_and_goes_on(tofu_root, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(instead, "RATES", (1e-3,) * 2)
+    monkeypatch.setattr(instead, "SHRUNK", (1e-3,))
+    monkeypatch.setattr(instead, "LOSSES", {name: instead.LOSSES[name] for name in (instead.WRONG, instead.TEACHER)})
+    args = instead.Args(tofu_root, tmp_path, seeds=(0,), smoke=True)
+    rows = instead.main(args)
+    names = {row["model"]: row for row in rows}
+    assert len(names) == len(rows) == 8
+    assert names["original"]["gain"] is None
+    assert names["npo, wrong answers, then shrunk | 0.001"]["steps"] == sum(
+        names[f"{name} | 0.001"]["steps"] for name in ("npo, wrong answers", "shrunk")
+    )
+    probs = {row["forget_prob"] for row in rows}
+    assert len(probs) == 8  # each is another model
+    assert "| teacher, then shrunk | 0.001 |" in capsys.readouterr().out
+    assert instead.main(args) == rows
