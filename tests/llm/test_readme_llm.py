@@ -30,6 +30,7 @@ def test_blocks_run_as_printed(tmp_path, monkeypatch, capsys):
     assert known(names["retrained"][0], forget) < 0.5
     assert known(names["tuned"].model, forget) > 0.5  # an adapter does not teach words that were never written
     assert known(names["nearer"].model, forget) < 0.3 < 0.9 < known(names["nearer"].model, retain)
+    assert known(names["student"], forget) < 0.1 < 0.4 < known(names["student"], retain)
     assert names["nearer"].method == "continued_training"
     assert names["deployed"].card["request"]["records"] == 3
     assert not names["deployed"].card["private"]
