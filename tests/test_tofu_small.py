@@ -152,14 +152,31 @@ def test_what_seeds_say_of_the_frontiers():
     seeds = [
         json.loads((folder / f"{name}.json").read_text()) for name in ("frontier", "frontier-seed1", "frontier-seed2")
     ]
-    shared = set.intersection(*(set(found_names(rows)) for rows in seeds))
-    gains = []
+    assert len({frozenset(found_names(rows)) for rows in seeds}) == 1
+    assert len(found_names(seeds[0])) == 21
+    counts, always = Counter(), []
     for rows in seeds:
-        kept = {n: s.reported["gain"] for n, s in at_equal_retention(rows).items() if n in shared and s is not None}
-        assert max(kept, key=kept.get) == "shrunk"
-        assert min(kept[name] for name in ("dpo", "simnpo", "npo lora")) > 0
-        gains.append({(s.method, s.rate, s.epoch): s.reported["gain"] for s in arm_settings(rows)}["npo", 3e-3, 10])
-    assert min(gains) < 0 < max(gains)
+        kept = {n: s.reported for n, s in at_equal_retention(rows).items() if s is not None}
+        assert max(kept, key=lambda name: kept[name]["gain"]) == "shrunk"
+        assert not kept.keys() & {"npo", "graddiff", "wga", "ihl", "pdu"}
+        assert kept["rmu"]["gain"] < 0
+        assert 0.5 < kept["rmu"]["mia_min_k"] < 0.57
+        found = {(s.method, s.rate, s.epoch): s.reported for s in arm_settings(rows)}
+        assert found["npo", 3e-3, 10]["gain_low"] > 0
+        assert 0.915 < found["npo", 3e-3, 10]["retain_prob"] < 0.945
+        last, other = found["shrunk", 6e-3, 8], compared_models(rows, 0)["retrained 0"]
+        assert other["gain_low"] <= last["gain"] <= other["gain_high"]
+        assert 0.755 < last["mia_min_k"] < 0.89
+        assert min(found["shrunk", rate, 8]["mia_min_k"] for rate in (1e-3, 3e-3)) > 0.98
+        low = [(name, f) for (name, *_), f in found.items() if f["forget_prob"] < 0.1]
+        nearer, further = ([n for n, f in low if f[k] * sign > 0] for k, sign in (("gain_low", 1), ("gain_high", -1)))
+        counts.update(settings=len(found), low=len(low), nearer=len(nearer), further=len(further))
+        of, away = Counter(name for name, _ in low), Counter(further)
+        always.append((set(nearer), {name for name in of if of[name] == away[name]}))
+    assert counts == {"settings": 351, "low": 162, "further": 95, "nearer": 44}
+    nearer, further = (set.intersection(*(sides[i] for sides in always)) for i in (0, 1))
+    assert nearer == {"shrunk", "npo", "npo lora", "npo bounded", "kto", "dto"}
+    assert further == {"graddiff", "gradient_ascent", "influence_ascent", "ce_unlearning", "task_vector"}
     assert "| `shrunk` |" in table(seeds)
     assert by_rate(seeds, "npo").count("\n") == 7
 
