@@ -14,11 +14,12 @@ def is_adapter(name: str) -> bool:
 
 
 def model_below(name: str) -> str | None:
-    """Return the folder or id of the model that an adapter's folder names; `None` of other folders."""
+    """Return the folder or id of the model that an adapter's folder names; `None` where it names none."""
     if not is_adapter(name):
         return None
     config = json.loads((Path(name) / "adapter_config.json").read_text(encoding="utf-8"))
-    return str(config.get("base_model_name_or_path"))
+    found = config.get("base_model_name_or_path")
+    return None if found is None else str(found)
 
 
 def shrunk_towards(options: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -41,12 +42,23 @@ def shrunk_towards(options: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {**options, "towards": base}
 
 
-def stays_adapter(name: str, method: str, peft: str | None, options: Mapping[str, Any]) -> bool:
-    """Return whether the model of a folder is an adapter that stays one, and goes on as it is.
+def stays_adapter(name: str, peft: str | None, options: Mapping[str, Any]) -> bool:
+    """Return whether the model of a folder is an adapter that stays one, and is shrunk towards its base.
 
-    Others are merged first. Shrinking takes back what an adapter changed, and merged it would take the pretrained
-    weights along; `auto` shrinks where it can. `towards` names the weights below a merged one.
+    Others are merged first: shrinking them would take the pretrained weights along.
+
+    Raises:
+        InvalidInputError: an adapter that unlearning made: shrinking it would take that back.
     """
-    shrink = options.get("shrink", 1.0)
-    shrinks = method.partition(":")[0] == "auto" or (isinstance(shrink, int | float) and shrink < 1)
-    return is_adapter(name) and peft is None and shrinks and "towards" not in options
+    shrink, towards = options.get("shrink", 1.0), options.get("towards")
+    shrinks = towards == "base" or (towards is None and isinstance(shrink, int | float) and shrink < 1)
+    if not is_adapter(name) or peft is not None or not shrinks:
+        return False
+    record = Path(name) / "unlearning.json"
+    method = json.loads(record.read_text(encoding="utf-8"))["settings"]["method"] if record.is_file() else None
+    if method not in (None, "continued_training"):
+        raise InvalidInputError(
+            f"Expected an adapter that fine-tuning made, to be shrunk (got {name}, which unlearning made by "
+            f"{method or 'an objective'!r}: shrinking would take that back)"
+        )
+    return True

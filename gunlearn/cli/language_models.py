@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging
 
 import gunlearn.llm.model.bounded  # noqa: F401  # registers its adapter with peft
-from gunlearn.cli.adapter_base import is_adapter
+from gunlearn.cli.adapter_base import is_adapter, model_below
 from gunlearn.cli.progress_bars import without_bars
 from gunlearn.core.devices import resolve_device
 from gunlearn.errors import InvalidInputError, MissingExtraError
@@ -50,6 +50,10 @@ def load_language_model(name: str, dtype: str = "auto", merge: bool = True, **ho
             f"Expected a folder of transformers, which can be trained and saved (got a GGUF file: {name}); "
             "gunlearn.llm.plain_folder makes one"
         )
+    below = model_below(name)
+    if is_adapter(name) and (below is None or (Path(below).is_absolute() and not Path(below).is_dir())):
+        got = "no 'base_model_name_or_path'" if below is None else f"{below}, no folder here"
+        raise InvalidInputError(f"Expected the model below the adapter in {name} (got {got})")
     try:
         if is_adapter(name) and not merge:
             model = WholeAdapter.from_pretrained(name, dtype=dtype, is_trainable=True, **how)

@@ -43,22 +43,23 @@ class LLM:
 
     Args:
         model: A folder of transformers or of a peft adapter, or an id of the Hugging Face Hub. An adapter is merged
-            first (with --peft, the merged model is saved too, to the folder base of the outputs); with auto, and where
-            a method shrinks it, it goes on as an adapter.
+            first (with --peft, the merged model is saved too, to the folder base of the outputs); where a method
+            shrinks it, it goes on as an adapter.
         forget: File of what is to be forgotten.
         retain: File of what is to stay.
-        method: See 'gunlearn llm-methods'. auto shrinks what fine-tuning changed and goes on with what is to stay,
-            where it knows the weights before (of an adapter, or --method-arg towards=FOLDER) and the learning rate of
-            the training (--lr, or --method-arg training=FOLDER); else it takes npo, and says so.
+        method: See 'gunlearn llm-methods'. auto shrinks what fine-tuning changed and learns what is to stay again, all
+            of which --retain must hold, where it is told the weights before (--method-arg towards=FOLDER; towards=base
+            of an adapter that fine-tuning made) and the learning rate of that training (--lr, or --method-arg
+            training=FOLDER); else it takes npo, and says so.
         method_arg: Option of the method. Can be repeated.
         peft: Train an adapter instead of the model; only the adapter is saved.
         alternative: File of other answers to the forgotten questions, in their order, for methods that teach them;
             refusals by default.
         reference_model: A model that was trained without the forgotten rows: the result is compared with it.
         out: Folder of the outputs; runs/llm by default.
-        epochs: Passes over the forgotten rows, of what goes on over the others; the method's published number by
-            default.
-        lr: Learning rate; the published one by default, ten times that for an adapter. For auto, the training's.
+        epochs: Passes over the forgotten rows (over those that stay, where what fine-tuning changed is shrunk); the
+            method's published number by default.
+        lr: Learning rate; the published one by default, ten times that for an adapter. Beside towards, the training's.
         batch_size: Forgotten rows per step, beside as many retained ones.
         training_arg: Any of transformers' TrainingArguments, bf16=true. Can be repeated.
         template: How questions are put, 'Q: {question} A: {answer}', in place of the tokenizer's chat template.
@@ -114,7 +115,7 @@ class LLM:
         gunlearn.llm.record.check_folder(self.folder)
         check_writable(self.folder)
         options = dict(parse_pair(argument, "--method-arg") for argument in self.method_arg)
-        kept = stays_adapter(self.model, self.method, self.peft, options)
+        kept = stays_adapter(self.model, self.peft, options)
         task = gunlearn.llm.CausalLM()
         gunlearn.methods.for_task.find_method(self.method, task)
         built = gunlearn.methods.build_method(self.method, options, task)

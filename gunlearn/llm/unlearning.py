@@ -65,10 +65,11 @@ def unlearn(
         forget: the path of a file (see `read_records`), records, or rows with `input_ids` and `labels`.
         retain: what to keep, in the same forms; required if the method's objective reads it.
         method: a name of `gunlearn.METHODS` (`"name:variant"`), a method, or any objective over the parts `"forget"`
-            and `"retain"`. `"auto"` shrinks what fine-tuning changed and goes on with the retained rows where it knows
-            the weights before and the learning rate of the training (a model with an adapter, or
-            `options={"towards": ...}`, and `lr`), else it is `"npo"`; see `gunlearn.methods.auto.Auto`, and
-            `result.settings["chosen"]`. Methods that are more than an objective over the forgotten rows (`"finetune"`,
+            and `"retain"`. `"auto"` shrinks what fine-tuning changed and learns the retained rows again, where it is
+            told the weights before (`options={"towards": ...}`, `"base"` of an adapter that fine-tuning made) and the
+            learning rate of that training (`lr`, or `"training"`), else it is `"npo"`; see
+            `gunlearn.methods.auto.Auto`, and `result.settings["chosen"]`. Methods that are more than an objective over
+            the forgotten rows (`"finetune"`,
             `"continued_training"`, `"replay"`, `"imu"`, `"task_vector"`) run in the package's own loop, which takes no
             adapter and no `TrainingArguments`, and trains where the model is; a Trainer takes CUDA where there is one.
         options: options of the method.
@@ -112,6 +113,8 @@ def unlearn(
     for name, value, other in (("lr", lr, "learning_rate"), ("epochs", epochs, "num_train_epochs")):
         if value is not None and other in training:
             raise InvalidInputError(f"Expected {name!r} or {other!r} (got both, {value} and {training[other]})")
+    epochs = training.pop("num_train_epochs", epochs)
+    batch_size = training.pop("per_device_train_batch_size", batch_size)
     _check_inputs(model, tokenizer, seed, peft)
     how = {"max_length": max_length or context_of(model)} | dict(encoding or {})
     asked = {} if epochs is None else {"num_train_epochs": epochs}  # a Trainer also takes fractions of an epoch
@@ -145,6 +148,8 @@ def unlearn(
     kept = [] if retain is None else _retained(retain, (rows, records), tokenizer, overlap, how)
     paired = {"alternative": _alternative(alternative, records, tokenizer, seed, how)} if reads else {}
     request = split_rows([*rows, *kept], len(rows))
+    if looped and parts:
+        raise InvalidInputError(f"Expected no 'parts' for {built.name!r}, which reads none (got {sorted(parts)})")
     if looped:
         return by_loop.run_by_loop(
             built, model, request, replace(task, backend="loop"), backend, seed, callbacks, progress

@@ -76,11 +76,11 @@ class Auto(Method):
     the training items and touch at most a thousandth of a graph of at least 50,000 nodes. `["why"]` says so then.
 
     Language models are fine-tuned and know their rows by heart, which going on leaves as it is (the tables of
-    `experiments/tofu_small` and `smollm`). Where the weights before are known (an adapter of peft, or `towards`) and
-    the learning rate of the training (`training`, `optimizer` or `lr`), `continued_training` shrinks what the training
-    changed to a tenth, and learns the retained rows again: half of the training's steps (or `budget`), four passes
-    where nobody said how many these were. Else `npo` with its published settings, and `lr`. With `train` and a budget
-    of 1, `retrain`.
+    `experiments/tofu_small` and `smollm`). Where the caller names the weights before (`towards`; of an adapter that
+    fine-tuning made, `"base"`, or the state of its training) and the learning rate of the training (`training`,
+    `optimizer` or `lr`), `continued_training` shrinks what the training changed to a tenth, and learns the retained
+    rows again, which must be all of the rest: half of the training's steps (or `budget`), four passes where nobody said
+    how many these were. Else `npo` with its published settings, and `lr`. With `train` and a budget of 1, `retrain`.
 
     Args:
         budget: share of retraining's steps that may be spent, at most; `None` is .33, and lets a trace of a large graph
@@ -93,7 +93,7 @@ class Auto(Method):
         train: your training function `train(data, seed) -> model`, for rule 2; other rules do not call it.
         batch_size: items per step of the chosen method, where it takes one; `None` reads as the `training` did, else
             in a loader's batches, else all. Another one than that of the `training` is refused.
-        towards: weights of a language model before it was fine-tuned, see `ContinuedTraining`.
+        towards: weights of a language model before it was fine-tuned, see `ContinuedTraining`; `"base"` of an adapter.
     """
 
     budget: float | None = None
@@ -204,10 +204,10 @@ class Auto(Method):
         """Return the steps of the training, where they were given or the optimiser counted them."""
         return self.training_steps or steps_taken(self.optimizer)
 
-    def choose_for_fine_tuned(self, task: Task, model: nn.Module) -> Choice:
+    def choose_for_fine_tuned(self, task: Task, model: nn.Module, epochs: int | None = None) -> Choice:
         """Return the choice for a model of a task whose models are fine-tuned; it reads no request."""
         known, words = self._known(model)
-        return choice_of_fine_tuned(known, words, self.budget, self.towards, task, model)
+        return choice_of_fine_tuned(known, words, self.budget, self.towards, task, model, epochs)
 
     def _by_training(self, task: Task, partition: Any, model: nn.Module) -> ByTraining:
         """Return the rules that read the training, and what was said of it."""

@@ -193,6 +193,11 @@ def _number_of(found: Mapping[str, Any], step: str | None, name: str) -> tuple[s
 def _of_trainer(path: Path) -> _Read:
     """Read a folder that transformers' Trainer wrote."""
     safe, old = path / "model.safetensors", path / "pytorch_model.bin"
+    if (path / "adapter_model.safetensors").is_file() and not (safe.is_file() or old.is_file()):
+        raise CheckpointError(
+            f"Expected a checkpoint of a whole model in {path} (got an adapter's; its training is told by its learning "
+            "rate, lr=, and by towards='base')"
+        )
     try:
         weights = load_file(safe) if safe.is_file() else _load(old)
         step = json.loads((path / _TRAINER).read_text())["global_step"]

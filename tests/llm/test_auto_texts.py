@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import AdaLoraConfig, LoraConfig, get_peft_model
 from torch import nn
+from transformers import PrinterCallback
 
 import gunlearn as gu
-from gunlearn.errors import InvalidInputError
+from gunlearn.errors import GunlearnError, InvalidInputError, UnsupportedModelError
 from gunlearn.llm import BoundedConfig, CausalLM, LLMResult, adapter_delta
 from tests.llm import facts
 from tests.llm.training import FORGET, RETAIN, adapted, same, state, unlearned
@@ -40,33 +41,41 @@ def test_without_the_weights_before_it_is_npo(lr: float | None) -> None:
     assert same(state(result.model), state(named.model))
     assert result.method == "npo"
     said = result.settings["chosen"]
-    assert "needs the weights before it" in said
-    assert ("the learning rate of the training" in said) == (lr is None)
+    assert "needs the weights before it ('towards')" in said
+    assert ("the learning rate of the training ('lr')" in said) == (lr is None)
     assert "chosen" not in named.settings
     assert f"`auto` chose {said}." in result.card()
     assert f"auto chose {said}" in repr(result)
 
 
-def test_it_is_the_default_of_unlearn(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "auto" in gu.llm.unlearn.__defaults__
-    assert "npo" not in gu.llm.unlearn.__defaults__
+@pytest.mark.filterwarnings("ignore:no measurable effect")
+def test_it_is_the_default_of_unlearn() -> None:
+    given = {"epochs": 1, "figure_rows": 0}
+    assert "chosen" in gu.llm.unlearn(facts.full(), facts.tokenizer(), FORGET[:2], RETAIN[:2], **given).settings
 
 
-def test_an_adapter_is_shrunk_and_goes_on() -> None:
-    """What was chosen is the method by name, bit for bit; a control: it is no NPO."""
+@pytest.mark.filterwarnings("ignore:no measurable effect")
+def test_an_adapter_is_shrunk_where_it_is_said_to_be_what_fine_tuning_changed() -> None:
+    """What was chosen is the method by name, bit for bit. Controls: NPO, and an adapter of which nothing is said.
+
+    Such an adapter may be what an earlier request changed, which shrinking would take back.
+    """
     model = adapted(init_lora_weights=False)
-    result = unwritten(model=model, lr=1e-3, epochs=2)
+    result = unwritten(model=model, lr=1e-3, epochs=2, options={"towards": "base"})
     assert result.method == "continued_training"
     options = {"shrink": 0.1, "optimizer": "adamw", "lr": 1e-3}
     named = unwritten("continued_training", model=model, options=options, epochs=2)
     assert same(state(result.model), state(named.model))
-    assert not same(state(result.model), state(unwritten("npo", model=model, lr=1e-3).model))
+    unsaid, npo = unwritten(model=model, lr=1e-3), unwritten("npo", model=model, lr=1e-3)
+    assert same(state(unsaid.model), state(npo.model))
+    assert not same(state(result.model), state(npo.model))
     assert "took back 90% of what the training changed" in result.settings["chosen"]
-    unsaid = unlearned(model=model, method="auto", lr=1e-9, epochs=None)
-    assert "4 passes, as nobody said how many steps" in unsaid.settings["chosen"]
-    assert unsaid.settings["steps"] == 4 * -(-len(RETAIN) // 8)
+    assert "with 2 passes; what is not among them is lost" in result.settings["chosen"]
+    usual = unlearned(model=model, method="auto", lr=1e-9, epochs=None, options={"towards": "base"})
+    assert "4 passes, as nobody said how many steps" in usual.settings["chosen"]
+    assert usual.settings["steps"] == 4 * -(-len(RETAIN) // 8)
     before = adapter_delta(model)
-    for name, change in adapter_delta(unsaid.model).items():
+    for name, change in adapter_delta(usual.model).items():
         torch.testing.assert_close(change, 0.1 * before[name], atol=1e-6, rtol=1e-3)
 
 
@@ -95,29 +104,64 @@ def test_what_a_trainer_reads_alone_asks_for_npo(more: dict[str, Any], read: str
     result = unlearned(model=model, method="auto", **more)
     assert result.method == "npo"
     assert result.settings["chosen"] == f"npo, because only methods of a Trainer read '{read}'"
-    for name, value in (("towards", facts.full()), ("training_steps", 9), ("budget", 0.2)):
+    for name, value in (("towards", "base"), ("training_steps", 9), ("budget", 0.2)):
         with pytest.raises(InvalidInputError, match=f"no '{name}' of 'auto' beside '{read}'"):
             unlearned(method="auto", options={name: value}, **more)
 
 
-@pytest.mark.filterwarnings("ignore:no measurable effect")
-def test_a_bounded_adapter_and_a_missing_rate_are_npo() -> None:
-    bounded = get_peft_model(facts.full(), BoundedConfig(r=2, task_type="CAUSAL_LM"))
-    assert "needs an adapter that has multiples" in unwritten(model=bounded, lr=1e-3).settings["chosen"]
-    assert unwritten(model=bounded, lr=1e-3).method == "npo"
-    said = unwritten(model=adapted(init_lora_weights=False)).settings["chosen"]
-    assert said.startswith("npo, because")
-    assert said.endswith("needs the learning rate of the training")
+def other_adapter(kind: str) -> nn.Module:
+    """A model with an adapter that is no multiple of anything, or not the only change."""
+    if kind == "bounded":
+        return get_peft_model(facts.full(), BoundedConfig(r=2, task_type="CAUSAL_LM"))
+    if kind == "two":
+        model = adapted(init_lora_weights=False)
+        model.add_adapter("other", model.peft_config["default"])
+        model.base_model.set_adapter(["default", "other"])
+        return model
+    if kind == "beside":
+        model = adapted(init_lora_weights=False)
+        model.get_input_embeddings().weight.requires_grad_(True)
+        return model
+    if kind == "adalora":
+        config = AdaLoraConfig(init_r=4, target_r=2, total_step=9, target_modules=["q_proj"], task_type="CAUSAL_LM")
+        return get_peft_model(facts.full(), config)
+    return adapted(**({"use_dora": True} if kind == "dora" else {"init_lora_weights": kind}))
+
+
+@pytest.mark.parametrize("kind", ["bounded", "two", "beside", "adalora", "dora", "pissa", "olora"])
+def test_adapters_that_cannot_be_shrunk_are_refused_where_that_is_asked_for(kind: str) -> None:
+    for options in ({"towards": "base"}, {"towards": "base", "training_steps": 10}):
+        with pytest.raises(InvalidInputError, match="needs another adapter"):
+            unwritten(model=other_adapter(kind), lr=1e-3, options=options)
+    with pytest.raises(UnsupportedModelError):
+        unwritten("continued_training", model=other_adapter(kind), options={"shrink": 0.5, "optimizer": "adamw"})
 
 
 def test_what_it_would_not_read_is_refused() -> None:
-    other = facts.full()
-    for options, model, match in (
-        ({"towards": other}, adapted(init_lora_weights=False), "no 'towards' for a model with an adapter"),
-        ({"train": lambda data, seed: other}, None, "no 'train' of 'auto' here"),
+    other, model = facts.full(), adapted(init_lora_weights=False)
+    base = {"towards": "base"}
+    for options, given, more, match in (
+        ({"towards": other}, model, {"lr": 1e-3}, "no 'towards' for a model with an adapter"),
+        ({"train": lambda data, seed: other}, None, {}, "no 'train' of 'auto' here"),
+        (base, model, {"lr": None}, "needs the learning rate of the training"),
+        ({"budget": 0.1}, None, {}, "more than 'budget'"),
+        ({"training_steps": 9}, model, {}, "more than 'training_steps'"),
+        ({**base, "budget": 0.1}, model, {"epochs": None, "lr": 1e-3}, "'training_steps' beside 'budget'"),
+        ({**base, "budget": 0.1, "training_steps": 9}, model, {"epochs": 1, "lr": 1e-3}, "'budget' or 'epochs'"),
+        (base, model, {"lr": 1e-3, "parts": {"more": RETAIN}}, "no 'parts'"),
+        (base, model, {"lr": 1e-3, "callbacks": (PrinterCallback(),)}, "callbacks of gunlearn"),
     ):
-        with pytest.raises(InvalidInputError, match=match):
-            unlearned(model=model, method="auto", options=options)
+        with pytest.raises(GunlearnError, match=match):
+            unwritten(model=given, options=options, **more)
+    with pytest.raises(InvalidInputError, match="those of the model itself"):
+        unwritten(model=other, lr=1e-3, options={"towards": other})
+
+
+def test_names_of_a_trainer_for_passes_and_rows_are_those_of_unlearn() -> None:
+    model, given = adapted(init_lora_weights=False), {"lr": 1e-3, "options": {"towards": "base"}}
+    told = unwritten(model=model, epochs=None, num_train_epochs=1, per_device_train_batch_size=48, **given)
+    assert told.settings["steps"] == -(-len(RETAIN) // 48)
+    assert same(state(told.model), state(unwritten(model=model, epochs=1, batch_size=48, **given).model))
 
 
 def test_the_door_chooses_the_same() -> None:
@@ -126,12 +170,11 @@ def test_the_door_chooses_the_same() -> None:
     request = gu.ForgetItems(list(range(len(FORGET))))
     most = gu.ForgetItems(list(range(len(rows) - 4)))
     for asked in (request, most):
-        found = gu.unlearn(
-            model, rows, asked, "auto", CausalLM(batch_size=8), lr=1e-9, training_steps=8, weight_decay=0.0
-        )
+        how = {"lr": 1e-9, "training_steps": 8, "weight_decay": 0.0, "towards": "base", "budget": 0.25}
+        found = gu.unlearn(model, rows, asked, "auto", CausalLM(batch_size=8), **how)
         assert found.notes["chosen"] == "continued_training"
         assert found.notes["options"]["shrink"] == "0.1"
-        assert found.notes["price"] == 0.5
+        assert found.notes["price"] == 0.25
         assert "hardly undo" not in found.notes["why"]
 
 

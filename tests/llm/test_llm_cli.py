@@ -237,6 +237,10 @@ def test_an_adapters_folder_that_is_shrunk_stays_an_adapter(tmp_path, files, cap
     how = [*files, *FEW, "--method", "graddiff", "--peft", "lora"]
     assert call("llm", "--model", model, *how, "--out", str(adapter)) == 0
     shrunk = ["--method", "continued_training", "--method-arg", "shrink=0.1", "--method-arg", "optimizer=adamw"]
+    capsys.readouterr()
+    undoing = ["llm", "--model", str(adapter), *files, *shrunk, "--out", str(out / "undone")]
+    assert "which unlearning made by 'graddiff'" in refusal(capsys, *undoing)
+    (adapter / "unlearning.json").unlink()  # as if fine-tuning had made it
     few = [*files, "--epochs", "1", "--lr", "1e-9", "--device", "cpu"]
     before, name = AutoModelForCausalLM.from_pretrained(model).state_dict(), "model.layers.0.self_attn.q_proj.weight"
 
@@ -246,19 +250,35 @@ def test_an_adapters_folder_that_is_shrunk_stays_an_adapter(tmp_path, files, cap
         return found.state_dict()[name]
 
     change = merged(adapter) - before[name]
-    for own in ([], shrunk):
+    for own in (["--method-arg", "towards=base"], shrunk):
         given = out / str(len(own))
         argv = ["--model", str(adapter), *few, *own, "--reference-model", saved(tmp_path / "other", seed=1)]
         assert call("llm", *argv, "--out", str(given)) == 0
-        assert ("auto chose continued_training" in (given / "README.md").read_text().replace("`", "")) == (not own)
+        assert ("auto chose continued_training" in (given / "README.md").read_text().replace("`", "")) == (
+            own is not shrunk
+        )
         assert f"adapter and card: {given}" in capsys.readouterr().out
         torch.testing.assert_close(merged(given), before[name] + 0.1 * change, atol=1e-6, rtol=1e-4)
         assert json.loads((given / "unlearning.json").read_text())["alignment"]["after"] > 0
     assert call("llm", "--model", model, *few, *shrunk, "--out", str(out / "control")) == 0
     torch.testing.assert_close(merged(out / "control"), 0.1 * before[name], atol=1e-6, rtol=1e-4)
     capsys.readouterr()
-    argv = ["llm", "--model", str(adapter), *few, "--reference-model", str(adapter), "--out", str(out / "same")]
+    argv = [
+        "llm",
+        "--model",
+        str(adapter),
+        *few,
+        *shrunk,
+        "--reference-model",
+        str(adapter),
+        "--out",
+        str(out / "same"),
+    ]
     assert "the model of" in refusal(capsys, *argv)
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    for below, words in ((None, "no 'base_model_name_or_path'"), (str(tmp_path / "gone"), "gone, no folder here")):
+        (adapter / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": below}))
+        assert words in refusal(capsys, *argv)
 
 
 @pytest.mark.filterwarnings("ignore:no measurable effect")

@@ -45,6 +45,8 @@ class Arm:
     built: Any = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        if self.method.partition(":")[0] == "auto":
+            raise InvalidInputError("Expected a method by name in a bench (got 'auto', which takes another's)")
         has_rate = "lr" in find_method(self.method, CausalLM())[0].options()
         if has_rate != bool(self.rates):
             wanted = "at least one learning rate" if has_rate else "no learning rates"

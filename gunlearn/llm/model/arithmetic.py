@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, cast
 
 import torch
+from peft.tuners.adalora.layer import AdaLoraLayer
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
@@ -16,6 +17,8 @@ from gunlearn.llm.model.bounded_layer import BoundedLinear
 from gunlearn.llm.model.causality import check_declared, check_language_model
 from gunlearn.llm.model.head import unwrap, without_peft
 
+#: Values of `init_lora_weights` that take the adapter's start out of the weights below it.
+_TAKEN_OUT = ("pissa", "olora", "corda", "loftq")
 #: Settings of peft with which an adapter is more than one product per layer, and why.
 _MORE = {
     "modules_to_save": "whole modules are trained beside it",
@@ -84,11 +87,30 @@ def scale_adapter(model: nn.Module, factor: float, adapter: str = "default", inp
 
 
 def adapter_scaling(model: nn.Module, adapter: str | None = None) -> Callable[[float], nn.Module]:
-    """Return `scale_adapter` in place, of the active adapter by default; raise as it does, but for a factor of 1."""
-    name = cast(Any, model).active_adapter if adapter is None else adapter
-    bounded = [layer for layer in _adapted(model, name).values() if isinstance(layer, BoundedLinear)]
-    if bounded:
-        raise UnsupportedModelError(f"Expected a LoRA adapter to scale (got {bounded[0]!r:.80})")
+    """Return `scale_adapter` in place, of the active adapter by default.
+
+    Raises:
+        UnsupportedModelError: as `adapter_delta`; a bounded adapter; one whose start was taken out of the weights below
+            it, so that 0 times it is another model; several active ones, or further trained weights beside it.
+    """
+    active = list(getattr(model, "active_adapters", None) or [cast(Any, model).active_adapter])
+    if adapter is None and len(active) > 1:
+        raise UnsupportedModelError(f"Expected one active adapter to scale (got {active})")
+    name = active[0] if adapter is None else adapter
+    layers = _adapted(model, name)
+    others = [layer for layer in layers.values() if isinstance(layer, BoundedLinear | AdaLoraLayer)]
+    if others:
+        raise UnsupportedModelError(f"Expected a LoRA adapter to scale (got {others[0]!r:.80})")
+    start = str(getattr(cast(Any, model).peft_config[name], "init_lora_weights", True)).lower()
+    if start.startswith(_TAKEN_OUT):
+        raise UnsupportedModelError(
+            f"Expected an adapter that changed nothing at its start to scale (got init_lora_weights={start!r}, which "
+            "takes its start out of the weights below)"
+        )
+    within = {id(p) for layer in layers.values() for n, p in layer.named_parameters() if "base_layer" not in n}
+    beside = [n for n, p in model.named_parameters() if p.requires_grad and id(p) not in within]
+    if adapter is None and beside:
+        raise UnsupportedModelError(f"Expected no trained weights beside the adapter to scale (got {beside[0]!r})")
     return partial(scale_adapter, model, adapter=name, inplace=True)
 
 

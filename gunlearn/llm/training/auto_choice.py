@@ -31,8 +31,5 @@ def resolve_auto(auto: Any, task: Task, model: nn.Module, backend: TrainerBacken
         rate = {} if auto.lr is None else {"lr": auto.lr}
         choice = Choice("npo", rate, f"only methods of a Trainer read {more[0]!r}")
     else:
-        choice = auto.choose_for_fine_tuned(task, model)
-    options = auto.in_batches(choice.method, choice.options)
-    if epochs is not None:
-        options.pop("budget", None)  # its epochs are the caller's
-    return choice._replace(options=options)
+        choice = auto.choose_for_fine_tuned(task, model, None if epochs is None else int(epochs))
+    return choice._replace(options=auto.in_batches(choice.method, choice.options))

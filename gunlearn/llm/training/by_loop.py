@@ -1,12 +1,15 @@
 """Methods that are more than an objective over the forgotten rows: the package's loop trains."""
 
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
+from transformers import TrainerCallback
 
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
+from gunlearn.llm.card import unchanged
 from gunlearn.llm.data.rows import check_ids
 from gunlearn.llm.metrics.row_figures import figures
 from gunlearn.llm.model.adapters import precision
@@ -73,6 +76,11 @@ def run_by_loop(
     progress: bool,
 ) -> LLMResult:
     """Unlearn as `gunlearn.methods.run_method` does; the result has the figures and record of a language model."""
+    theirs = [type(callback).__name__ for callback in callbacks if isinstance(callback, TrainerCallback)]
+    if theirs:
+        raise UnsupportedMethodError(
+            f"Expected callbacks of gunlearn for '{method.name}', which the package's own loop trains (got {theirs[0]})"
+        )
     rows, kept = (rows_of(partition.data, mask) for mask in (partition.forget_mask, partition.retain_mask))
     if not kept and "retained data" in method.needs:
         raise InvalidInputError(f"Expected rows to retain for '{method.name}' (got none)")
@@ -90,7 +98,13 @@ def run_by_loop(
     if backend.in_place:
         model.load_state_dict(result.model.state_dict())
         result.model, result.original = model.eval(), None
-    source = published(method.name, task)
+    after, source = measure(result.model), published(method.name, task)
+    if unchanged(before, after) and not result.unchanged:
+        warnings.warn(
+            "no measurable effect: the model answers the rows to forget as it did before; raise lr or epochs",
+            UserWarning,
+            stacklevel=3,
+        )
     steps = int(result.history[-1]["step"]) if result.history else 0
     settings = {
         **shared_record(method, model, result.model, {**backend.record, "peft": None}, steps, weights),
@@ -109,7 +123,7 @@ def run_by_loop(
         tokenizer=backend.tokenizer,
         settings=settings,
         before=before,
-        after=measure(result.model),
+        after=after,
         parts=parts,
         figure_rows=backend.figure_rows,
         batch_size=size,

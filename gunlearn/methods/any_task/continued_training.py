@@ -94,7 +94,7 @@ class ContinuedTraining(GradientMethod):
             more steps. An adapter of peft is scaled: its change of the weights is shrunk, not its factors.
         towards: weights of the model before it was fine-tuned, for a pretrained model: `shrink` is then the factor on
             the difference from them, of all trained parameters, and may be 0. A model of the same architecture, its
-            `state_dict`, or a file or folder of safetensors. An adapter needs none: it is that difference.
+            `state_dict`, or a file or folder of safetensors. An adapter is that difference: it needs none, or `"base"`.
     """
 
     training: Any = None

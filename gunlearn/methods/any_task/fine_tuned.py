@@ -18,49 +18,68 @@ _STAYS = "going on with the training leaves what was learned by heart"
 
 
 def choice_of_fine_tuned(
-    known: KnownTraining, words: dict[str, Any], budget: float | None, towards: Any, task: Task, model: nn.Module
+    known: KnownTraining,
+    words: dict[str, Any],
+    budget: float | None,
+    towards: Any,
+    task: Task,
+    model: nn.Module,
+    epochs: int | None = None,
 ) -> Choice:
     """Return the choice between shrinking what fine-tuning changed, then going on, and `npo`.
 
-    Shrinking needs the weights before (`towards`, or the base of an adapter), and the rate that the retained items were
-    learned at, which are learned again.
+    Shrinking needs the weights before, and the rate that the retained items were learned at, which are learned again.
+    An adapter counts where the caller says that fine-tuning made it (`towards="base"`, or the state of its training):
+    what unlearning changed must not be taken back.
 
     Args:
         known: of the training.
-        words: how `ContinuedTraining` is told of it; `lr` is `npo`'s as well.
+        words: how `ContinuedTraining` is told of it; `lr` is `npo`'s where nothing else was said.
         budget: share of the training's steps that may be spent, `_SHARE` where nobody named one.
         towards: weights before fine-tuning; `None` where nobody named them.
         task: the task.
         model: as fine-tuned.
+        epochs: passes over the retained items, in place of `budget`.
 
     Raises:
-        InvalidInputError: `towards` beside a model with an adapter.
+        InvalidInputError: words that `npo` does not read where it is chosen, `epochs` beside `budget`, or a `budget`
+            of a training of unknown length.
     """
     adapter = task.adapts(model)
-    if adapter and towards is not None:
-        raise InvalidInputError("Expected no 'towards' for a model with an adapter, whose base is known (got both)")
-    lacking = [] if towards is not None or _has_multiples(task, model) else ["the weights before it"]
-    if lacking and adapter:
-        lacking = ["an adapter that has multiples (one of LoRA)"]
-    lacking += [] if known.source is not None or "lr" in words else ["the learning rate of the training"]
+    named = towards is not None or (adapter and known.source is not None)
+    reason = _unscaled(task, model) if adapter and named else ""
+    lacking = [] if named and not reason else [reason or "the weights before it ('towards')"]
+    lacking += [] if known.source is not None or "lr" in words else ["the learning rate of the training ('lr')"]
     if lacking:
-        given = {"lr": words["lr"]} if "lr" in words else {}
-        return Choice("npo", given, f"{_STAYS}, and shrinking what it changed needs {' and '.join(lacking)}")
+        why = f"{_STAYS}, and shrinking what it changed needs {' and '.join(lacking)}"
+        told = {name: value for name, value in words.items() if name != "lr"}
+        given = [*told, *(["budget"] if budget is not None else []), *(["towards"] if towards is not None else [])]
+        if given:
+            raise InvalidInputError(f"Expected more than {given[0]!r} for 'auto': {why}; 'npo' reads it not")
+        return Choice("npo", {"lr": words["lr"]} if "lr" in words else {}, why)
     options = words | {"shrink": _SHRINK} | ({} if towards is None else {"towards": towards})
     options |= {"optimizer": "adamw"} if known.source is None else {}
-    if known.total is None:
-        options["epochs"] = _PASSES
-        spent = f"{_PASSES} passes, as nobody said how many steps the training took"
+    if epochs is not None or (known.total is None and budget is None):
+        if budget is not None:
+            raise InvalidInputError(f"Expected 'budget' or 'epochs' (got both, {budget:g} and {epochs})")
+        options["epochs"] = _PASSES if epochs is None else epochs
+        unsaid = ", as nobody said how many steps the training took" if epochs is None else ""
+        spent = f"{options['epochs']} passes{unsaid}"
+    elif known.total is None:
+        raise InvalidInputError(f"Expected 'training' or 'training_steps' beside 'budget' (got {budget:g} alone)")
     else:
-        options["budget"] = _SHARE if budget is None else budget
+        options["budget"] = _SHARE if budget is None else min(1.0, budget)
         spent = f"{options['budget']:g} of the training's steps"
     took = f"it took back {1 - _SHRINK:.0%} of what the training changed, and learned the retained items again"
-    return Choice("continued_training", options, f"{_STAYS}; {took}, with {spent}")
+    return Choice("continued_training", options, f"{_STAYS}; {took}, with {spent}; what is not among them is lost")
 
 
-def _has_multiples(task: Task, model: nn.Module) -> bool:
-    """Return whether the model has an adapter, not one to come, that can be shrunk."""
+def _unscaled(task: Task, model: nn.Module) -> str:
+    """Return what a model lacks whose adapter cannot be shrunk; empty where it can be."""
+    if not hasattr(model, "peft_config"):
+        return "an adapter that is there"
     try:
-        return hasattr(model, "peft_config") and task.adapter_scaling(model) is not None
-    except UnsupportedModelError:
-        return False
+        task.adapter_scaling(model)
+    except UnsupportedModelError as error:
+        return f"another adapter ({error})"
+    return ""

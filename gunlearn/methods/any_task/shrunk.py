@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedModelError
 from gunlearn.tasks.base import Task
 
+#: What `towards` may be for a model with an adapter: its own base.
+BASE = "base"
+
 
 @torch.no_grad()
 def shrink(model: nn.Module, factor: float, towards: Mapping[str, Tensor] | None = None) -> None:
@@ -51,10 +54,10 @@ def shrinking_of(model: nn.Module, task: Task, factor: float, towards: Any) -> C
     """
     if not hasattr(model, "peft_config"):
         return partial(shrink, model, factor, None if towards is None else pretrained_weights(model, towards))
-    if towards is not None:
+    if towards is not None and not (isinstance(towards, str) and towards == BASE):
         raise InvalidInputError(
-            "Expected no 'towards' for a model with an adapter, which is shrunk towards its own base (got "
-            f"{type(towards).__name__}); merge the adapter to shrink other weights"
+            f"Expected no 'towards' for a model with an adapter, which is shrunk towards its own base, or {BASE!r} "
+            f"(got {type(towards).__name__}); merge the adapter to shrink other weights"
         )
     if factor == 1:
         return partial(shrink, model, factor)
@@ -93,7 +96,7 @@ def pretrained_weights(model: nn.Module, towards: Any) -> dict[str, Tensor]:
 
     Raises:
         InvalidTypeError: none of these.
-        InvalidInputError: no such file, or weights that are not finite.
+        InvalidInputError: no such file, weights that are not finite, or the model's own.
         UnsupportedModelError: weights of another architecture: names or shapes that differ.
     """
     given = _weights(towards)
@@ -119,6 +122,9 @@ def pretrained_weights(model: nn.Module, towards: Any) -> dict[str, Tensor]:
             raise InvalidInputError(f"Expected finite weights in 'towards' (got others in '{name}')")
         if parameter.requires_grad:
             found[name] = known.detach()
+    own = dict(model.named_parameters())
+    if found and all(torch.equal(value.to(own[name]), own[name]) for name, value in found.items()):
+        raise InvalidInputError("Expected 'towards' as the weights before fine-tuning (got those of the model itself)")
     return found
 
 
