@@ -44,6 +44,7 @@ from experiments.retain_samples.__main__ import tables as retain_samples
 from experiments.smollm.table import tables as smollm
 from experiments.speed.layer_steps import table as layer_steps
 from experiments.speed.per_step import table as per_step
+from experiments.tofu_small import instead
 from experiments.tofu_small.frontier_seeds import by_rate
 from experiments.tofu_small.frontier_seeds import table as frontier_seeds
 from gunlearn.report import frontier_markdown, markdown_table
@@ -89,6 +90,7 @@ def tofu_small() -> dict[str, str]:
     others = sorted((HERE / "tofu_small").glob("frontier-seed*.json"))
     every = [read("tofu_small", name) for name in ("frontier", *(file.stem for file in others))]
     found = {"frontier": frontier_markdown(every[0]), "frontier_seeds": frontier_seeds(every)}
+    found |= {"instead": instead.table(read("tofu_small", "instead"))}
     return found | {f"{name}_rates": by_rate(every, name) for name in ("shrunk", "npo")}
 
 

@@ -203,3 +203,22 @@ def test_what_to_say_instead_runs_small_and_goes_on(tofu_root, tmp_path, monkeyp
     assert len(probs) == 8  # each is another model
     assert "| teacher, then shrunk | 0.001 |" in capsys.readouterr().out
     assert instead.main(args) == rows
+
+
+def test_what_the_readme_says_of_what_to_say_instead():
+    folder = REPOSITORY / "experiments" / "tofu_small"
+    rows = json.loads((folder / "instead.json").read_text())
+    assert instead.table(rows) in (folder / "README.md").read_text()
+    two = {(row["model"], row["seed"]): row for row in rows}
+    for seed in (1, 2):
+        end, again = two["teacher | 0.003", seed], two["retrained", seed]
+        assert abs(end["gain"] - again["gain"]) < 0.03
+        assert 9 < end["forget_prob"] / again["forget_prob"] < 16.5
+        assert 0.89 < end["retain_prob"] < 0.92
+        assert two["teacher itself", seed]["gain"] > 0.44
+        assert two["teacher itself", seed]["retain_prob"] < 0.024
+        said = {name: [two[f"{name} | {rate:g}", seed]["gain"] for rate in instead.RATES] for name in instead.LOSSES}
+        assert min(said["npo, refusals"]) > 0.36 > 0.16 > max(said["npo, wrong answers"] + said["wrong answers"])
+    for rate, least, most in ((1e-3, 0.09, 0.24), (3e-3, 0.0076, 0.011)):
+        both, alone = (two[f"{name} | {rate:g}", 2] for name in ("teacher, then shrunk", "shrunk"))
+        assert least <= both["forget_prob"] < alone["forget_prob"] < most

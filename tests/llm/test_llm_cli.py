@@ -263,17 +263,8 @@ def test_an_adapters_folder_that_is_shrunk_stays_an_adapter(tmp_path, files, cap
     assert call("llm", "--model", model, *few, *shrunk, "--out", str(out / "control")) == 0
     torch.testing.assert_close(merged(out / "control"), 0.1 * before[name], atol=1e-6, rtol=1e-4)
     capsys.readouterr()
-    argv = [
-        "llm",
-        "--model",
-        str(adapter),
-        *few,
-        *shrunk,
-        "--reference-model",
-        str(adapter),
-        "--out",
-        str(out / "same"),
-    ]
+    argv = ["llm", "--model", str(adapter), *few, "--method-arg", "towards=base", "--out", str(out / "same")]
+    argv += ["--reference-model", str(adapter)]
     assert "the model of" in refusal(capsys, *argv)
     config = json.loads((adapter / "adapter_config.json").read_text())
     for below, words in ((None, "no 'base_model_name_or_path'"), (str(tmp_path / "gone"), "gone, no folder here")):
