@@ -50,20 +50,20 @@ def load_language_model(name: str, dtype: str = "auto", merge: bool = True, **ho
             f"Expected a folder of transformers, which can be trained and saved (got a GGUF file: {name}); "
             "gunlearn.llm.plain_folder makes one"
         )
-    below = model_below(name)
-    if is_adapter(name) and (below is None or (Path(below).is_absolute() and not Path(below).is_dir())):
+    adapter, below = is_adapter(name), model_below(name)
+    if adapter and (below is None or (Path(below).is_absolute() and not Path(below).is_dir())):
         got = "no 'base_model_name_or_path'" if below is None else f"{below}, no folder here"
         raise InvalidInputError(f"Expected the model below the adapter in {name} (got {got})")
     try:
-        if is_adapter(name) and not merge:
+        if not adapter:
+            model = WholeModel.from_pretrained(name, dtype=dtype, **how)
+        elif not merge:
             model = WholeAdapter.from_pretrained(name, dtype=dtype, is_trainable=True, **how)
-        elif is_adapter(name):
+        else:
             model = WholeAdapter.from_pretrained(name, dtype=dtype, **how).merge_and_unload()
             for parameter in model.parameters():  # peft froze them
                 parameter.requires_grad_(parameter.is_floating_point())
             rename(model, name)
-        else:
-            model = WholeModel.from_pretrained(name, dtype=dtype, **how)
         return model, AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, RuntimeError, LookupError, TypeError, SafetensorError) as error:  # damaged files too
         raise InvalidInputError(

@@ -69,9 +69,9 @@ def unlearn(
             told the weights before (`options={"towards": ...}`, `"base"` of an adapter that fine-tuning made) and the
             learning rate of that training (`lr`, or `"training"`), else it is `"npo"`; see
             `gunlearn.methods.auto.Auto`, and `result.settings["chosen"]`. Methods that are more than an objective over
-            the forgotten rows (`"finetune"`,
-            `"continued_training"`, `"replay"`, `"imu"`, `"task_vector"`) run in the package's own loop, which takes no
-            adapter and no `TrainingArguments`, and trains where the model is; a Trainer takes CUDA where there is one.
+            the forgotten rows (`"finetune"`, `"continued_training"`, `"replay"`, `"imu"`, `"task_vector"`) run in the
+            package's own loop, which takes no new adapter and no `TrainingArguments`, and trains where the model is; a
+            Trainer takes CUDA where there is one.
         options: options of the method.
         peft: `None` trains the model's trainable parameters; `"lora"` an adapter on all linear layers, `"bounded"` one
             on the feed-forward layers (`BoundedConfig`), or a configuration of peft.
