@@ -55,7 +55,7 @@ def choice_of_fine_tuned(
         told = {name: value for name, value in words.items() if name != "lr"}
         given = [*told, *(["budget"] if budget is not None else []), *(["towards"] if towards is not None else [])]
         if given:
-            raise InvalidInputError(f"Expected more than {given[0]!r} for 'auto': {why}; 'npo' reads it not")
+            raise InvalidInputError(f"Expected more than {given[0]!r} for 'auto': {why}; 'npo' does not read it")
         return Choice("npo", {"lr": words["lr"]} if "lr" in words else {}, why)
     options = words | {"shrink": _SHRINK} | ({} if towards is None else {"towards": towards})
     options |= {"optimizer": "adamw"} if known.source is None else {}
