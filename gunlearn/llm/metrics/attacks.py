@@ -12,7 +12,7 @@ from gunlearn.errors import DivergenceError, EmptyForgetSetError, InvalidInputEr
 from gunlearn.llm.data.collate import Rows, collator_of, row_batch
 from gunlearn.llm.model.arithmetic import merged
 from gunlearn.llm.model.causality import check_language_model
-from gunlearn.llm.model.head import output_head
+from gunlearn.llm.model.head import output_head, without_peft
 from gunlearn.llm.model.token_prediction import token_loss
 from gunlearn.seed import isolated_rng
 
@@ -77,7 +77,7 @@ def relearn(
         trainable = list(victim.parameters())
     collator, curve = collator_of(victim), Curve(chosen)
     curve.append({"step": 0, **measure(victim.eval())})
-    with isolated_rng(seed), _stepping(trainable, lr):
+    with isolated_rng(seed), _recomputing(victim), _stepping(trainable, lr):
         for step in range(1, steps + 1):
             index = torch.randint(len(rows), (batch_size,)) if len(rows) > batch_size else range(len(rows))
             loss = token_loss(victim.train(), row_batch(victim, [rows[int(i)] for i in index], collator))
@@ -110,6 +110,22 @@ def _stepping(parameters: Sequence[nn.Parameter], lr: float) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+@contextmanager
+def _recomputing(model: nn.Module) -> Iterator[None]:
+    """Inside the block a model of transformers computes each layer's activations again in place of keeping them."""
+    plain = without_peft(model)
+    already = any(getattr(module, "gradient_checkpointing", False) for module in plain.modules())
+    if already or not getattr(plain, "supports_gradient_checkpointing", False):
+        yield
+        return
+    verb = "activation" if hasattr(plain, "activation_checkpointing_enable") else "gradient"
+    getattr(plain, f"{verb}_checkpointing_enable")({"use_reentrant": False})
+    try:
+        yield
+    finally:
+        getattr(plain, f"{verb}_checkpointing_disable")()
 
 
 @torch.no_grad()

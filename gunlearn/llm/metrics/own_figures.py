@@ -12,6 +12,7 @@ from gunlearn.llm.metrics.attacks import relearn, shown_rows
 from gunlearn.llm.metrics.choices import chosen_right
 from gunlearn.llm.metrics.continuations import halved_note, memory
 from gunlearn.llm.metrics.evaluation_log import EvaluationLog
+from gunlearn.llm.metrics.freed_memory import give_back_freed
 from gunlearn.llm.metrics.harness import harness_figures
 from gunlearn.llm.metrics.measured_sets import SetMeasures, row_values
 from gunlearn.llm.metrics.membership import membership_auc
@@ -140,7 +141,8 @@ def _add_relearning(log: EvaluationLog, measures: SetMeasures, rows: Rows, keep_
 
     def measure(model: nn.Module) -> dict[str, float]:
         def work(index: list[int]) -> list[float]:
-            return token_scores(model, [rows[others[i]] for i in index], s.batch_size).mean_log_prob.exp().tolist()
+            asked = [rows[others[i]] for i in index]
+            return token_scores(model, asked, min(s.batch_size, s.relearn_batch)).mean_log_prob.exp().tolist()
 
         found = passes.run("relearn", len(others), work)
         return {"prob": sum(found) / len(found) if found else 0.0}
@@ -148,6 +150,7 @@ def _add_relearning(log: EvaluationLog, measures: SetMeasures, rows: Rows, keep_
     def curve() -> list[dict[str, float]]:
         how = {"share": s.relearn_share, "steps": s.relearn_steps, "lr": s.relearn_lr, "in_place": not keep_model}
         how["batch_size"] = s.relearn_batch
+        give_back_freed()  # its optimiser's memory is the evaluation's peak
         return list(relearn(measures.model, rows, measure, **how))  # type: ignore[arg-type]
 
     found = measures.passes.once("relearn", curve)
